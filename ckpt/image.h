@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A district's image: one committed cut as memfds, ready to be run. What failover, migration and
+ * restart from a file have in common.
+ */
+#ifndef DISTRICT_CKPT_IMAGE_H
+#define DISTRICT_CKPT_IMAGE_H
+
+#include "ckpt/format.h"
+#include "stream.pb-c.h"
+
+typedef struct Image {
+    District__CutState *cut; /* owned */
+    uint32_t n_members;
+    int *ram_fds;            /* one sealed memfd per member, owned */
+} Image;
+
+/* Take over a CutState memfd's first state_len bytes and ram fds (ownership passes, also on failure;
+ * state_fd stays the caller's). Everything is checked. */
+Image *image_from_fds(int state_fd, uint64_t state_len, int *ram_fds, uint32_t n_fds,
+                      GError **error);
+
+/* Read a whole checkpoint file, verifying every byte, into memfds. path is for messages only.
+ * Refuses damaged, truncated and foreign files by name; never loads in part. */
+Image *image_load_file(int fd, const char *path, GError **error);
+
+void image_free(Image *image);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Image, image_free)
+
+#endif

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The receiving side of the format, shared by district-standby (from the wire) and by reading a
+ * checkpoint file: a state machine that is fed records in order and calls back with verified
+ * content. It knows the order of records, the sequence, the tally and all limits; it does not know
+ * where pages are kept.
+ */
+#ifndef DISTRICT_CKPT_RECEIVE_H
+#define DISTRICT_CKPT_RECEIVE_H
+
+#include "ckpt/encode.h"
+#include "stream.pb-c.h"
+
+typedef struct ReceiverOps {
+    /* HELLO has been parsed and its version is ours. Refuse by returning FALSE with error. */
+    gboolean (*hello)(void *opaque, const District__StreamHello *hello, GError **error);
+    /* A new epoch. Members, names and sizes are already checked against the limits. */
+    gboolean (*begin)(void *opaque, const District__StreamEpochBegin *begin, GError **error);
+    /* Pages of member (index into begin's list). Only staged: the epoch is not verified yet. */
+    gboolean (*pages)(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count,
+                      GError **error);
+    /* The rest of the cut: packed CutState bytes and the same parsed; consistent with begin. */
+    gboolean (*state)(void *opaque, const uint8_t *packed, size_t len,
+                      const District__CutState *state, GError **error);
+    /* The epoch is complete and verified: commit. */
+    gboolean (*end)(void *opaque, uint64_t epoch, GError **error);
+} ReceiverOps;
+
+typedef struct Receiver Receiver;
+Receiver *receiver_new(const ReceiverOps *ops, void *opaque);
+void receiver_free(Receiver *receiver);
+
+/* Feed one record whose header has been decoded; verifies the checksum itself. After FALSE the
+ * receiver refuses everything. HEARTBEAT is accepted and ignored. */
+gboolean receiver_record(Receiver *receiver, const uint8_t raw_header[RECORD_HEADER_BYTES],
+                         const uint8_t *payload, GError **error);
+
+/* True between records of an epoch (an EOF here is a truncated epoch). */
+bool receiver_in_epoch(const Receiver *receiver);
+
+#endif
