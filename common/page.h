@@ -9,7 +9,8 @@
 #define PAGE_SHIFT_4K 12
 #define PAGE_BYTES ((size_t)1 << PAGE_SHIFT_4K)
 
-/* Largest guest RAM accepted anywhere, bytes: 1 TiB. Peers' and files' sizes are checked against it. */
+/* Largest guest RAM accepted anywhere, bytes: 1 TiB. Peers' and files' sizes are checked against
+ * it. */
 #define RAM_BYTES_MAX ((uint64_t)1 << 40)
 /* Most members of a district. */
 #define MEMBERS_MAX 256

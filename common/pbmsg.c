@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* protobuf-c messages over fdmsg sockets. */
+#include "common/pbmsg.h"
+
+gboolean
+pbmsg_send(int fd, const ProtobufCMessage *msg, const int *fds, guint n_fds, int timeout_ms,
+           GError **error)
+{
+    size_t len = protobuf_c_message_get_packed_size(msg);
+
+    if (len == 0 || len > FDMSG_BYTES_MAX) {
+        g_set_error(error, FDMSG_ERROR, FDMSG_ERROR_TOO_BIG,
+                    "%s of %zu bytes is outside the limits", msg->descriptor->short_name, len);
+        return FALSE;
+    }
+    g_autofree uint8_t *buf = g_malloc(len);
+    protobuf_c_message_pack(msg, buf);
+    return fdmsg_send(fd, buf, len, fds, n_fds, timeout_ms, error);
+}
+
+ProtobufCMessage *
+pbmsg_recv(int fd, const ProtobufCMessageDescriptor *type, int *fds, guint *n_fds, int timeout_ms,
+           GError **error)
+{
+    g_autofree uint8_t *buf = g_malloc(FDMSG_BYTES_MAX);
+    gssize len = fdmsg_recv(fd, buf, FDMSG_BYTES_MAX, fds, n_fds, timeout_ms, error);
+
+    if (len < 0)
+        return NULL;
+    ProtobufCMessage *msg = protobuf_c_message_unpack(type, NULL, (size_t)len, buf);
+    if (!msg) {
+        if (fds && n_fds)
+            fdmsg_close_fds(fds, *n_fds);
+        g_set_error(error, FDMSG_ERROR, FDMSG_ERROR_TOO_BIG, "a packet that is no %s arrived",
+                    type->short_name);
+    }
+    return msg;
+}
