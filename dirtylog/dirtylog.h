@@ -6,7 +6,11 @@
  *
  * Promise: a page written before dirtylog_harvest is called, and not reported by an earlier harvest,
  * is reported by it; a page written while it runs is reported by it or by the next. So a page copied
- * after the harvest that reported it can only be stale if a later harvest reports it again.
+ * after the harvest that reported it can only be stale if a later harvest reports it again. The first
+ * harvest after a slot was added reports all of its pages, with every source.
+ *
+ * What a *running* vCPU wrote just before a harvest may come with a later one, as CPUs log in batches
+ * (ring, KVM API §8.29). With all vCPUs out of KVM_RUN a harvest is exact.
  *
  * Threads: dirtylog_mark from any thread; dirtylog_ring_full from vCPU threads; everything else from
  * one thread at a time. An internal mutex serialises the ring.
@@ -36,7 +40,8 @@ typedef struct DirtyLogSlot {
 /*
  * Create for a VM, before any vCPU exists (the ring must be enabled first; KVM API §8.29) and before
  * memslots are set: they need KVM_MEM_LOG_DIRTY_PAGES from the start. ring_entries: power of two,
- * 0 for the default of 65536. NULL with error set if the wanted source is not offered.
+ * 0 for the default of 65536. NULL with error set if the wanted source is not offered. The fds stay
+ * the caller's and must outlive the log.
  */
 DirtyLog *dirtylog_new(int kvm_fd, int vm_fd, DirtyLogSource source, uint32_t ring_entries,
                        GError **error);
@@ -49,19 +54,23 @@ const char *dirtylog_source_name(const DirtyLog *log);
 gboolean dirtylog_add_slot(DirtyLog *log, const DirtyLogSlot *slot, GError **error);
 gboolean dirtylog_add_vcpu(DirtyLog *log, int vcpu_fd, GError **error);
 
-/* The VMM wrote pages [first_page, first_page + count) of the RAM memfd. Atomic, never blocks. */
+/*
+ * The VMM wrote pages [first_page, first_page + count) of the RAM memfd: call it after the write.
+ * Atomic, never blocks. Pages of no slot are ignored.
+ */
 void dirtylog_mark(DirtyLog *log, uint64_t first_page, uint64_t count);
 
 /*
  * KVM_EXIT_DIRTY_RING_FULL on a vCPU: empty the rings into the log's own pending set so that the
- * vCPU can go on. Reported by the next harvest.
+ * vCPU can go on. Reported by the next harvest. FALSE with error set if KVM fails.
  */
 gboolean dirtylog_ring_full(DirtyLog *log, GError **error);
 
 /*
  * Collect what was dirtied since the last harvest, re-protect it, and OR it into bits (page indices
  * of the RAM memfd; common/pagebits.h; may be shared memory). *n_pages, if not NULL: pages
- * collected. FALSE with error set if KVM fails: then nothing may be taken as clean.
+ * collected. FALSE with error set if KVM fails: then bits is as it was and nothing may be taken as
+ * clean; what KVM had given away already comes with the next harvest that succeeds.
  */
 gboolean dirtylog_harvest(DirtyLog *log, uint64_t *bits, uint64_t *n_pages, GError **error);
 
