@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Descriptor-passing messages, sealed memfds and page bitmaps. */
+#include "common/fdmsg.h"
+#include "common/memfd.h"
+#include "common/page.h"
+#include "common/pagebits.h"
+
+#include <glib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static void
+make_pair(int fds[2])
+{
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds), ==, 0);
+}
+
+static void
+test_message_carries_fds(void)
+{
+    int pair[2], got[4];
+    guint n = G_N_ELEMENTS(got);
+    char buf[64];
+    g_autoptr(GError) error = NULL;
+
+    make_pair(pair);
+    int memfd = memfd_from_data("t", "hello", 5, &error);
+    g_assert_no_error(error);
+    g_assert_true(fdmsg_send(pair[0], "abc", 3, &memfd, 1, 100, &error));
+    g_assert_cmpint(fdmsg_recv(pair[1], buf, sizeof(buf), got, &n, 100, &error), ==, 3);
+    g_assert_cmpuint(n, ==, 1);
+    g_assert_cmpint(pread(got[0], buf, 5, 0), ==, 5);
+    g_assert_cmpmem(buf, 5, "hello", 5);
+    fdmsg_close_fds(got, n);
+    close(memfd);
+    close(pair[0]);
+    close(pair[1]);
+}
+
+static void
+test_unwanted_fds_are_closed(void)
+{
+    int pair[2];
+    char buf[64];
+    g_autoptr(GError) error = NULL;
+
+    make_pair(pair);
+    int probe = dup(0);
+    close(probe);
+    int extra = memfd_create_sealed("t", PAGE_BYTES, &error);
+    g_assert_true(fdmsg_send(pair[0], "abc", 3, &extra, 1, 100, &error));
+    close(extra);
+    g_assert_cmpint(fdmsg_recv(pair[1], buf, sizeof(buf), NULL, NULL, 100, &error), ==, 3);
+    int after = dup(0);
+    g_assert_cmpint(after, ==, probe);
+    close(after);
+    close(pair[0]);
+    close(pair[1]);
+}
+
+static void
+test_longer_message_is_refused(void)
+{
+    int pair[2];
+    char buf[8], big[16] = {0};
+    g_autoptr(GError) error = NULL;
+
+    make_pair(pair);
+    g_assert_true(fdmsg_send(pair[0], big, sizeof(big), NULL, 0, 100, &error));
+    g_assert_cmpint(fdmsg_recv(pair[1], buf, sizeof(buf), NULL, NULL, 100, &error), ==, -1);
+    g_assert_error(error, FDMSG_ERROR, FDMSG_ERROR_TOO_BIG);
+    close(pair[0]);
+    close(pair[1]);
+}
+
+static void
+test_closed_peer_is_reported(void)
+{
+    int pair[2];
+    char buf[8];
+    g_autoptr(GError) error = NULL;
+
+    make_pair(pair);
+    close(pair[0]);
+    g_assert_cmpint(fdmsg_recv(pair[1], buf, sizeof(buf), NULL, NULL, 100, &error), ==, -1);
+    g_assert_error(error, FDMSG_ERROR, FDMSG_ERROR_CLOSED);
+    close(pair[1]);
+}
+
+static void
+test_receive_ends_at_its_time_limit(void)
+{
+    int pair[2];
+    char buf[8];
+    g_autoptr(GError) error = NULL;
+
+    make_pair(pair);
+    g_assert_cmpint(fdmsg_recv(pair[1], buf, sizeof(buf), NULL, NULL, 20, &error), ==, -1);
+    g_assert_error(error, FDMSG_ERROR, FDMSG_ERROR_TIMEOUT);
+    close(pair[0]);
+    close(pair[1]);
+}
+
+static void
+test_memfd_cannot_shrink(void)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = memfd_create_sealed("t", 2 * PAGE_BYTES, &error);
+
+    g_assert_no_error(error);
+    g_assert_cmpint(ftruncate(fd, PAGE_BYTES), ==, -1);
+    g_assert_true(memfd_check(fd, 2 * PAGE_BYTES, "t", &error));
+    g_assert_false(memfd_check(fd, 3 * PAGE_BYTES, "t", &error));
+    close(fd);
+}
+
+static void
+test_unsealed_memfd_is_refused(void)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = memfd_create("t", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    g_assert_cmpint(ftruncate(fd, PAGE_BYTES), ==, 0);
+    g_assert_false(memfd_check(fd, PAGE_BYTES, "RAM of member db", &error));
+    g_assert_true(g_str_has_prefix(error->message, "RAM of member db: "));
+    close(fd);
+}
+
+static void
+test_range_sets_exactly_its_bits(void)
+{
+    uint64_t bits[8];
+
+    for (uint64_t first = 0; first < 130; first += 13) {
+        for (uint64_t count = 0; count < 200; count += 7) {
+            memset(bits, 0, sizeof(bits));
+            pagebits_set_range(bits, first, count);
+            for (uint64_t p = 0; p < 512; p++)
+                g_assert_cmpint(pagebits_test(bits, p), ==, p >= first && p < first + count);
+            g_assert_cmpuint(pagebits_count(bits, 8), ==, count);
+        }
+    }
+}
+
+static void
+test_taken_word_is_clear(void)
+{
+    uint64_t bits[2] = {0, 0};
+
+    pagebits_set(bits, 64);
+    pagebits_set(bits, 127);
+    g_assert_cmpuint(pagebits_take_word(bits, 1), ==, 1ULL | 1ULL << 63);
+    g_assert_cmpuint(pagebits_take_word(bits, 1), ==, 0);
+}
+
+int
+main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/fdmsg/a message carries descriptors", test_message_carries_fds);
+    g_test_add_func("/fdmsg/descriptors nobody asked for are closed", test_unwanted_fds_are_closed);
+    g_test_add_func("/fdmsg/a message longer than the buffer is refused",
+                    test_longer_message_is_refused);
+    g_test_add_func("/fdmsg/a closed peer is reported as closed", test_closed_peer_is_reported);
+    g_test_add_func("/fdmsg/a receive ends at its time limit", test_receive_ends_at_its_time_limit);
+    g_test_add_func("/memfd/a sealed memfd cannot shrink", test_memfd_cannot_shrink);
+    g_test_add_func("/memfd/an unsealed memfd is refused by name", test_unsealed_memfd_is_refused);
+    g_test_add_func("/pagebits/a range sets exactly its bits", test_range_sets_exactly_its_bits);
+    g_test_add_func("/pagebits/a word that was taken is clear", test_taken_word_is_clear);
+    return g_test_run();
+}
