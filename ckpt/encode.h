@@ -50,7 +50,8 @@ void encoder_set_level(Encoder *encoder, int zstd_level);
 
 /*
  * Encode up to PAGES_PER_RECORD_MAX pages. hashes may be NULL (nothing is left out then, except that
- * full, if set, says the receiver starts from zero pages so zero pages are left out). Appends one
+ * full, if set, says the receiver starts from zero pages so zero pages are left out; a page may then
+ * be given only once per epoch). Appends one
  * PAGES payload to out (nothing if no page is left to send) and returns the number of pages in it;
  * stats are added to, not reset.
  */
@@ -75,7 +76,8 @@ const DecodedPage *decoder_pages(Decoder *decoder, const uint8_t *payload, size_
                                  const uint64_t *n_pages_of, uint32_t n_members, uint32_t *member,
                                  uint32_t *count, GError **error);
 
-/* One zstd frame of a CutState, and back; size limits are checked. Caller frees. */
+/* One zstd frame of a packed CutState, and back. Caller frees. A writer checks len against
+ * CUT_STATE_BYTES_MAX and the result against RECORD_LENGTH_MAX; the way back refuses more. */
 GByteArray *state_compress(const void *data, size_t len);
 GByteArray *state_decompress(const void *data, size_t len, GError **error);
 

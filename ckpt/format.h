@@ -22,6 +22,10 @@
 #include <stdint.h>
 
 #define STREAM_VERSION 1
+/* CutState.version. */
+#define CUT_STATE_VERSION 1
+/* Largest packed CutState, bytes. */
+#define CUT_STATE_BYTES_MAX (256u * 1024 * 1024)
 #define RECORD_MAGIC 0x52545344u /* "DSTR" */
 #define RECORD_HEADER_BYTES 40
 #define RECORD_LENGTH_MAX (64u * 1024 * 1024)
@@ -58,11 +62,15 @@ typedef enum {
 #define FORMAT_ERROR (format_error_quark())
 GQuark format_error_quark(void);
 
+/* "PAGES" for RECORD_PAGES and so on, for messages; never NULL. */
+const char *record_type_name(uint16_t type);
+
 /* Write the 40 header bytes for a payload into out; computes the checksum and returns it. */
 uint64_t record_header_encode(uint8_t out[RECORD_HEADER_BYTES], RecordType type, uint64_t sequence,
                               uint64_t epoch, const void *payload, uint32_t length);
 
-/* Parse a header: magic, reserved fields, type and length are checked; the checksum is not yet. */
+/* Parse a header: magic, reserved fields, type and the length against the type's limit (at most
+ * RECORD_LENGTH_MAX) are checked; the checksum is not yet. */
 gboolean record_header_decode(const uint8_t in[RECORD_HEADER_BYTES], RecordHeader *header,
                               GError **error);
 
@@ -77,6 +85,7 @@ typedef struct EpochTally {
     void *hash; /* XXH3 state */
 } EpochTally;
 
+/* Start from nothing; *tally need not be initialised. Clear it before starting it again. */
 void epoch_tally_start(EpochTally *tally);
 /* Add a record (EPOCH_BEGIN, PAGES, STATE). pages: pages in it. */
 void epoch_tally_add(EpochTally *tally, const RecordHeader *header, uint32_t pages);

@@ -12,7 +12,8 @@
 #include "stream.pb-c.h"
 
 typedef struct ReceiverOps {
-    /* HELLO has been parsed and its version is ours. Refuse by returning FALSE with error. */
+    /* HELLO has been parsed, its version is ours and its district a possible name. Refuse by
+     * returning FALSE with error. */
     gboolean (*hello)(void *opaque, const District__StreamHello *hello, GError **error);
     /* A new epoch. Members, names and sizes are already checked against the limits. */
     gboolean (*begin)(void *opaque, const District__StreamEpochBegin *begin, GError **error);
@@ -37,5 +38,8 @@ gboolean receiver_record(Receiver *receiver, const uint8_t raw_header[RECORD_HEA
 
 /* True between records of an epoch (an EOF here is a truncated epoch). */
 bool receiver_in_epoch(const Receiver *receiver);
+
+/* True once BYE has been received: the end was wanted. */
+bool receiver_over(const Receiver *receiver);
 
 #endif

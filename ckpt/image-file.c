@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Reading a district's image from a checkpoint file.
+ *
+ * Theory of operation. A checkpoint file is a stream: HELLO, one full epoch, then any number of
+ * epochs that build on it. It goes through the same Receiver as a stream from the wire, so every
+ * byte is verified. Pages are written to fresh memfds as they come; these become an Image only when
+ * the file ends exactly after an EPOCH_END. On any other end they are dropped: an image is whole or
+ * it is not there.
+ */
+#include "ckpt/image.h"
+
+#include "ckpt/layout.h"
+#include "ckpt/ramset.h"
+#include "ckpt/receive.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Memory that loading leaves to the rest of the host, and how often that is looked at. */
+#define MEMORY_RESERVE ((uint64_t)64 * 1024 * 1024)
+#define MEMORY_CHECK_PAGES 8192
+
+typedef struct Loader {
+    RamSet *ram;
+    District__CutState *cut;
+    uint64_t epoch;
+    uint64_t pages; /* stored since memory was last looked at */
+} Loader;
+
+static gboolean
+load_hello(void *opaque, const District__StreamHello *hello, GError **error)
+{
+    (void)opaque;
+    (void)hello;
+    (void)error;
+    return TRUE;
+}
+
+static bool
+same_sizes(const RamSet *ram, const District__StreamEpochBegin *begin)
+{
+    if (ram->n != begin->n_members)
+        return false;
+    for (uint32_t i = 0; i < ram->n; i++) {
+        if (ram->sizes[i] != begin->members[i]->ram_size)
+            return false;
+    }
+    return true;
+}
+
+static gboolean
+load_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error)
+{
+    Loader *loader = opaque;
+    g_autofree uint64_t *sizes = NULL;
+
+    if (!begin->full) {
+        if (loader->ram != NULL && begin->base_epoch == loader->epoch &&
+            same_sizes(loader->ram, begin))
+            return TRUE;
+        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
+                    "epoch %" G_GUINT64_FORMAT " builds on epoch %" G_GUINT64_FORMAT
+                    ", which the file does not have",
+                    begin->epoch, begin->base_epoch);
+        return FALSE;
+    }
+    g_clear_pointer(&loader->ram, ram_set_free);
+    sizes = g_new(uint64_t, begin->n_members);
+    for (size_t i = 0; i < begin->n_members; i++)
+        sizes[i] = begin->members[i]->ram_size;
+    loader->ram = ram_set_new(sizes, (uint32_t)begin->n_members, error);
+    return loader->ram != NULL;
+}
+
+static gboolean
+check_memory(Loader *loader, uint32_t count, GError **error)
+{
+    uint64_t available;
+
+    loader->pages += count;
+    if (loader->pages < MEMORY_CHECK_PAGES)
+        return TRUE;
+    loader->pages = 0;
+    available = memory_available();
+    if (available >= MEMORY_RESERVE)
+        return TRUE;
+    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT,
+                "not enough memory: %" G_GUINT64_FORMAT " MiB of RAM in %" G_GUINT64_FORMAT
+                " MiB available: free memory on this host or use another one",
+                ram_set_bytes(loader->ram) >> 20,
+                (ram_set_allocated(loader->ram) + available) >> 20);
+    return FALSE;
+}
+
+static gboolean
+load_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count, GError **error)
+{
+    Loader *loader = opaque;
+
+    if (!check_memory(loader, count, error))
+        return FALSE;
+    for (uint32_t i = 0; i < count; i++)
+        ram_set_put(loader->ram, member, pages[i].index, pages[i].data);
+    return TRUE;
+}
+
+static void
+drop_cut(Loader *loader)
+{
+    if (loader->cut != NULL)
+        district__cut_state__free_unpacked(loader->cut, NULL);
+    loader->cut = NULL;
+}
+
+static gboolean
+load_state(void *opaque, const uint8_t *packed, size_t len, const District__CutState *state,
+           GError **error)
+{
+    Loader *loader = opaque;
+
+    (void)state;
+    drop_cut(loader);
+    loader->cut = (District__CutState *)layout_unpack(&district__cut_state__descriptor, packed, len,
+                                                      "STATE record", error);
+    return loader->cut != NULL;
+}
+
+static gboolean
+load_end(void *opaque, uint64_t epoch, GError **error)
+{
+    Loader *loader = opaque;
+
+    (void)error;
+    loader->epoch = epoch;
+    return TRUE;
+}
+
+static const ReceiverOps load_ops = {
+    .hello = load_hello,
+    .begin = load_begin,
+    .pages = load_pages,
+    .state = load_state,
+    .end = load_end,
+};
+
+/* Read up to len bytes; fewer only at the end of the file. -1 with error set. */
+static gssize
+read_upto(int fd, uint8_t *buf, size_t len, GError **error)
+{
+    size_t done = 0;
+
+    while (done < len) {
+        ssize_t got = read(fd, buf + done, len - done);
+        if (got == 0)
+            break;
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0) {
+            int saved = errno;
+            g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(saved), "cannot be read: %s",
+                        g_strerror(saved));
+            return -1;
+        }
+        done += (size_t)got;
+    }
+    return (gssize)done;
+}
+
+static gboolean
+truncated(GError **error, uint64_t records)
+{
+    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_TRUNCATED,
+                "truncated: it ends in the middle of an epoch, after %" G_GUINT64_FORMAT
+                " whole records: use an intact copy",
+                records);
+    return FALSE;
+}
+
+static gboolean
+decode_header(const uint8_t raw[RECORD_HEADER_BYTES], uint64_t records, RecordHeader *header,
+              GError **error)
+{
+    GError *why = NULL;
+
+    if (record_header_decode(raw, header, &why))
+        return TRUE;
+    /* It began as one of ours: what does not look like a record further on is damage. */
+    if (records > 0 && g_error_matches(why, FORMAT_ERROR, FORMAT_ERROR_FOREIGN)) {
+        g_clear_error(&why);
+        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
+                    "damaged: no record starts after record %" G_GUINT64_FORMAT, records - 1);
+        return FALSE;
+    }
+    g_propagate_error(error, why);
+    return FALSE;
+}
+
+/* Read the next record into raw and payload. *more FALSE: the file ends here. */
+static gboolean
+read_record(int fd, uint64_t records, uint8_t raw[RECORD_HEADER_BYTES], GByteArray *payload,
+            gboolean *more, GError **error)
+{
+    RecordHeader header;
+    gssize got = read_upto(fd, raw, RECORD_HEADER_BYTES, error);
+
+    if (got < 0)
+        return FALSE;
+    *more = got > 0;
+    if (got == 0)
+        return TRUE;
+    if (got < RECORD_HEADER_BYTES)
+        return truncated(error, records);
+    if (!decode_header(raw, records, &header, error))
+        return FALSE;
+    g_byte_array_set_size(payload, header.length);
+    got = read_upto(fd, payload->data, header.length, error);
+    if (got < 0)
+        return FALSE;
+    return (uint32_t)got == header.length || truncated(error, records);
+}
+
+/* Feed records to the receiver until the file ends where it may. */
+static gboolean
+feed_file(int fd, Receiver *receiver, GError **error)
+{
+    g_autoptr(GByteArray) payload = g_byte_array_new();
+    uint8_t raw[RECORD_HEADER_BYTES];
+
+    for (uint64_t records = 0;; records++) {
+        gboolean more = FALSE;
+
+        if (!read_record(fd, records, raw, payload, &more, error))
+            return FALSE;
+        if (!more)
+            return !receiver_in_epoch(receiver) || truncated(error, records);
+        if (!receiver_record(receiver, raw, payload->data, error))
+            return FALSE;
+    }
+}
+
+static Image *
+image_from_loader(Loader *loader, GError **error)
+{
+    Image *image;
+
+    if (loader->epoch == 0) {
+        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_TRUNCATED,
+                    "truncated: there is no whole epoch in it: use an intact copy");
+        return NULL;
+    }
+    image = g_new0(Image, 1);
+    image->cut = g_steal_pointer(&loader->cut);
+    image->n_members = loader->ram->n;
+    image->ram_fds = g_memdup2(loader->ram->fds, loader->ram->n * sizeof *loader->ram->fds);
+    for (uint32_t i = 0; i < loader->ram->n; i++)
+        loader->ram->fds[i] = -1;
+    return image;
+}
+
+Image *
+image_load_file(int fd, const char *path, GError **error)
+{
+    Loader loader = {0};
+    Receiver *receiver = receiver_new(&load_ops, &loader);
+    Image *image = NULL;
+
+    if (lseek(fd, 0, SEEK_SET) < 0 && errno != ESPIPE)
+        g_debug("%s: lseek: %s", path, g_strerror(errno));
+    if (feed_file(fd, receiver, error))
+        image = image_from_loader(&loader, error);
+    receiver_free(receiver);
+    g_clear_pointer(&loader.ram, ram_set_free);
+    drop_cut(&loader);
+    if (image == NULL)
+        g_prefix_error(error, "checkpoint file %s: ", path);
+    return image;
+}

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Unpacking and checking of the protobuf messages in a checkpoint stream or file. */
+#include "ckpt/layout.h"
+
+#include <string.h>
+
+/* Memory an unpacked message may take: structs and pointers beside the bytes it carries. */
+#define UNPACK_BASE (64 * 1024)
+#define UNPACK_FACTOR 32
+#define UNPACK_EXTRA_MAX ((size_t)16 * 1024 * 1024)
+
+static gboolean G_GNUC_PRINTF(2, 3) damaged(GError **error, const char *format, ...)
+{
+    g_autofree char *text = NULL;
+    va_list args;
+
+    va_start(args, format);
+    text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED, "%s", text);
+    return FALSE;
+}
+
+/* ---- Unpacking ---- */
+
+static void *
+budget_alloc(void *budget, size_t size)
+{
+    size_t *left = budget;
+
+    if (size > *left)
+        return NULL;
+    *left -= size;
+    return malloc(size);
+}
+
+static void
+budget_free(void *budget, void *block)
+{
+    (void)budget;
+    free(block);
+}
+
+ProtobufCMessage *
+layout_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len,
+              const char *what, GError **error)
+{
+    size_t budget = len + UNPACK_BASE + MIN(len * UNPACK_FACTOR, UNPACK_EXTRA_MAX);
+    ProtobufCAllocator allocator = {budget_alloc, budget_free, &budget};
+    ProtobufCMessage *message = protobuf_c_message_unpack(type, &allocator, len, data);
+
+    /* The default allocator is malloc and free too, so the message outlives this one. */
+    if (message == NULL)
+        damaged(error, "damaged %s: it does not parse", what);
+    return message;
+}
+
+/* ---- Names and memory layouts ---- */
+
+bool
+layout_name_good(const char *name)
+{
+    size_t len = strnlen(name, NAME_BYTES_MAX + 1);
+
+    if (len == 0 || len > NAME_BYTES_MAX || !(g_ascii_isalnum(name[0]) || name[0] == '_'))
+        return false;
+    for (size_t i = 0; i < len; i++) {
+        if (!g_ascii_isalnum(name[i]) && strchr("._-", name[i]) == NULL)
+            return false;
+    }
+    return true;
+}
+
+static bool
+pages_whole(uint64_t bytes)
+{
+    return bytes % PAGE_BYTES == 0;
+}
+
+/* [a, a + size) and [b, b + size) have something in common; neither range wraps. */
+static bool
+ranges_overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
+{
+    return a < b + b_size && b < a + a_size;
+}
+
+static gboolean
+check_region(const char *name, uint64_t ram_size, District__RamRegion *const *regions, size_t i,
+             GError **error)
+{
+    const District__RamRegion *r = regions[i];
+
+    if (r->size == 0 || !pages_whole(r->size) || !pages_whole(r->gpa) || !pages_whole(r->offset))
+        return damaged(error, "member %s: RAM region %zu is not of whole pages", name, i);
+    if (r->size > ram_size || r->offset > ram_size - r->size || r->gpa > UINT64_MAX - r->size)
+        return damaged(error, "member %s: RAM region %zu is out of range", name, i);
+    for (size_t j = 0; j < i; j++) {
+        const District__RamRegion *q = regions[j];
+        if (ranges_overlap(r->gpa, r->size, q->gpa, q->size) ||
+            ranges_overlap(r->offset, r->size, q->offset, q->size))
+            return damaged(error, "member %s: RAM regions %zu and %zu overlap", name, j, i);
+    }
+    return TRUE;
+}
+
+static gboolean
+check_member(const char *name, uint64_t ram_size, District__RamRegion *const *regions,
+             size_t n_regions, GError **error)
+{
+    if (!layout_name_good(name))
+        return damaged(error, "a member's name is not one");
+    if (ram_size == 0 || ram_size > RAM_BYTES_MAX || !pages_whole(ram_size))
+        return damaged(error, "member %s: %" G_GUINT64_FORMAT " is not a possible RAM size", name,
+                       ram_size);
+    if (n_regions > REGIONS_MAX)
+        return damaged(error, "member %s: %zu RAM regions, at most %d are allowed", name, n_regions,
+                       REGIONS_MAX);
+    for (size_t i = 0; i < n_regions; i++) {
+        if (!check_region(name, ram_size, regions, i, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+check_member_count(size_t n_members, GError **error)
+{
+    if (n_members >= 1 && n_members <= MEMBERS_MAX)
+        return TRUE;
+    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT,
+                "a district of %zu members: 1 to %d are allowed", n_members, MEMBERS_MAX);
+    return FALSE;
+}
+
+gboolean
+layout_check_begin(const District__StreamEpochBegin *begin, GError **error)
+{
+    if (!check_member_count(begin->n_members, error))
+        return FALSE;
+    for (size_t i = 0; i < begin->n_members; i++) {
+        const District__StreamMember *m = begin->members[i];
+
+        if (!check_member(m->name, m->ram_size, m->regions, m->n_regions, error))
+            return FALSE;
+        for (size_t j = 0; j < i; j++) {
+            if (strcmp(begin->members[j]->name, m->name) == 0)
+                return damaged(error, "two members are named %s", m->name);
+        }
+    }
+    return TRUE;
+}
+
+gboolean
+layout_check_cut(const District__CutState *cut, GError **error)
+{
+    if (cut->version != CUT_STATE_VERSION) {
+        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_FOREIGN,
+                    "the cut's state is of version %u, this program reads version %u: use the "
+                    "release that wrote it",
+                    cut->version, CUT_STATE_VERSION);
+        return FALSE;
+    }
+    if (!layout_name_good(cut->district))
+        return damaged(error, "the cut's district name is not one");
+    if (cut->epoch == 0)
+        return damaged(error, "the cut has no epoch number");
+    if (!check_member_count(cut->n_members, error))
+        return FALSE;
+    for (size_t i = 0; i < cut->n_members; i++) {
+        const District__CutMember *m = cut->members[i];
+        if (!check_member(m->name, m->ram_size, m->regions, m->n_regions, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static bool
+regions_equal(District__RamRegion *const *a, size_t n_a, District__RamRegion *const *b, size_t n_b)
+{
+    if (n_a != n_b)
+        return false;
+    for (size_t i = 0; i < n_a; i++) {
+        if (a[i]->gpa != b[i]->gpa || a[i]->size != b[i]->size || a[i]->offset != b[i]->offset)
+            return false;
+    }
+    return true;
+}
+
+gboolean
+layout_check_match(const District__StreamEpochBegin *begin, const District__CutState *cut,
+                   GError **error)
+{
+    if (cut->epoch != begin->epoch)
+        return damaged(error,
+                       "the cut's state is of epoch %" G_GUINT64_FORMAT
+                       " inside epoch %" G_GUINT64_FORMAT,
+                       cut->epoch, begin->epoch);
+    if (cut->n_members != begin->n_members)
+        return damaged(error, "the cut has state of %zu members, its RAM is of %zu", cut->n_members,
+                       begin->n_members);
+    for (size_t i = 0; i < cut->n_members; i++) {
+        const District__CutMember *c = cut->members[i];
+        const District__StreamMember *b = begin->members[i];
+
+        if (strcmp(c->name, b->name) != 0)
+            return damaged(error, "the cut's member %zu is %s, its RAM is of %s", i, c->name,
+                           b->name);
+        if (c->ram_size != b->ram_size ||
+            !regions_equal(c->regions, c->n_regions, b->regions, b->n_regions))
+            return damaged(error, "member %s: the cut's state and its RAM differ in layout",
+                           c->name);
+    }
+    return TRUE;
+}
