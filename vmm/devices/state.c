@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Packing and unpacking of device state. */
+#include "vmm/devices/state.h"
+
+G_DEFINE_QUARK(device - error - quark, device_error)
+
+void
+state_append(GByteArray *out, const ProtobufCMessage *msg)
+{
+    size_t len = protobuf_c_message_get_packed_size(msg);
+    guint start = out->len;
+
+    g_byte_array_set_size(out, start + (guint)len);
+    protobuf_c_message_pack(msg, out->data + start);
+}
+
+/* Depth of the check is bounded by the schema: our messages do not nest recursively. */
+static gboolean
+has_unknown_fields(const ProtobufCMessage *msg)
+{
+    if (msg->n_unknown_fields > 0)
+        return TRUE;
+    for (unsigned i = 0; i < msg->descriptor->n_fields; i++) {
+        const ProtobufCFieldDescriptor *field = &msg->descriptor->fields[i];
+        const uint8_t *member = (const uint8_t *)msg + field->offset;
+
+        if (field->type != PROTOBUF_C_TYPE_MESSAGE)
+            continue;
+        if (field->label == PROTOBUF_C_LABEL_REPEATED) {
+            size_t n = *(const size_t *)((const uint8_t *)msg + field->quantifier_offset);
+            ProtobufCMessage *const *items = *(ProtobufCMessage *const *const *)member;
+            for (size_t k = 0; k < n; k++) {
+                if (has_unknown_fields(items[k]))
+                    return TRUE;
+            }
+        } else {
+            const ProtobufCMessage *item = *(ProtobufCMessage *const *)member;
+            if (item && has_unknown_fields(item))
+                return TRUE;
+        }
+    }
+    return FALSE;
+}
+
+ProtobufCMessage *
+state_parse(const char *kind, const ProtobufCMessageDescriptor *type, const uint8_t *data,
+            size_t len, GError **error)
+{
+    ProtobufCMessage *msg = protobuf_c_message_unpack(type, NULL, len, data);
+
+    if (!msg) {
+        state_refuse(error, kind, "%zu bytes are not a %s", len, type->name);
+        return NULL;
+    }
+    if (has_unknown_fields(msg)) {
+        protobuf_c_message_free_unpacked(msg, NULL);
+        state_refuse(error, kind,
+                     "it has fields that this version does not know; load it with the version "
+                     "that saved it");
+        return NULL;
+    }
+    return msg;
+}
+
+gboolean
+state_refuse(GError **error, const char *kind, const char *format, ...)
+{
+    va_list args;
+    g_autofree char *text = NULL;
+
+    va_start(args, format);
+    text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error(error, DEVICE_ERROR, DEVICE_ERROR_STATE, "%s: saved state refused: %s", kind, text);
+    return FALSE;
+}
