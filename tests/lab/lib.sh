@@ -1,0 +1,173 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# What lab scenarios with districts share: daemons, host certificates, the district "shop", claims.
+#
+# Scenarios source this file; they run on the build machine with lab's commands on their PATH. A claim
+# prints one TAP line, "ok - sentence" or "not ok - sentence", with its evidence behind "#".
+
+TREE=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+BUILD=${LAB_BUILD:-$TREE/build}
+DB_ADDR=10.77.0.51
+APP_ADDR=10.77.0.52
+CLAIMS=0
+HELD=0
+
+# claim SENTENCE EVIDENCE COMMAND...: the claim holds if the command succeeds.
+claim()
+{
+	local sentence=$1 evidence=$2
+	shift 2
+	CLAIMS=$((CLAIMS + 1))
+	if "$@" >/dev/null 2>&1; then
+		HELD=$((HELD + 1))
+		printf 'ok %d - %s\n' "$CLAIMS" "$sentence"
+	else
+		printf 'not ok %d - %s\n' "$CLAIMS" "$sentence"
+	fi
+	[[ -z $evidence ]] || sed 's/^/#     /' <<<"$evidence"
+}
+
+# claims_end WORD: the closing line; fails if a claim did.
+claims_end()
+{
+	printf '%s: %d of %d claims held\n' "$1" "$HELD" "$CLAIMS"
+	[[ $HELD -eq $CLAIMS && $CLAIMS -gt 0 ]]
+}
+
+note() { printf '# %s\n' "$*"; }
+
+die()
+{
+	printf 'not ok - %s\n' "$*"
+	exit 1
+}
+
+# within SECONDS COMMAND...: try it until it succeeds; fails after the time limit.
+within()
+{
+	local end=$((SECONDS + $1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		[[ $SECONDS -lt $end ]] || return 1
+		sleep 0.2
+	done
+}
+
+# dst HOST ARGS...: the district command there.
+dst()
+{
+	local host=$1
+	shift
+	on --timeout 90 "$host" "$BUILD/control/district" "$@"
+}
+
+# field HOST DISTRICT PATH: one value of `district show --json`, by the jq-like path a.b.c.
+field()
+{
+	dst "$1" show "$2" --json 2>/dev/null | "$BUILD/tests/lab/tools/json-get" "$3"
+}
+
+is() { [[ $(field "$1" "$2" "$3") == "$4" ]]; }
+
+# start_daemon HOST: districtd with its usual paths.
+start_daemon()
+{
+	local host=$1
+	on "$host" sh -c "mkdir -p /etc/district /var/log/district && cat >/etc/district/districtd.conf" <<-EOF
+	[Daemon]
+	HostName=$host
+	PkiDir=/var/lib/district/pki
+	EOF
+	on "$host" sh -c "setsid $BUILD/control/districtd </dev/null >>/var/log/district/districtd.log 2>&1 &"
+	within 20 dst "$host" list || die "districtd of $host does not answer: $(on "$host" tail -n 3 /var/log/district/districtd.log)"
+}
+
+# join_hosts A B: one command on each side.
+join_hosts()
+{
+	local a=$1 b=$2 a_addr="LAB_ADDR_$1" b_addr="LAB_ADDR_$2" token
+	token=$(dst "$a" host add "$b" --address "${!b_addr}" --json | "$BUILD/tests/lab/tools/json-get" token)
+	[[ -n $token ]] || die "host add on $a gave no token"
+	dst "$b" host add "$a" --address "${!a_addr}" --token "$token" || die "$b could not join $a"
+}
+
+guest_cache()
+{
+	local dir=${DISTRICT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/district}
+	mkdir -p "$dir"
+	printf '%s\n' "$dir"
+}
+
+# make_guests: images of db and app, made once per version of their scripts.
+make_guests()
+{
+	local dir name packages key
+	dir=$(guest_cache)
+	for name in db app; do
+		packages=
+		[[ $name == db ]] && packages=redis-server
+		key=$(cat "$TREE/scripts/mkguest" "$TREE"/scripts/lib/*.sh "$TREE/tests/lab/guests/$name.sh" |
+			sha256sum | head -c 12)
+		eval "${name^^}_IMAGE=$dir/$name-$key.cpio"
+		[[ -e $dir/$name-$key.cpio ]] || "$TREE/scripts/mkguest" "$dir/$name-$key.cpio" \
+			--packages "$packages" --script "$TREE/tests/lab/guests/$name.sh" >&2 ||
+			die "mkguest failed for $name"
+	done
+}
+
+# write_shop HOST [EXTRA-LINE...]: the definition of district shop, as /etc/district/shop.district.
+write_shop()
+{
+	local host=$1 name cpus
+	shift
+	{
+		printf '[District]\nName=shop\nInterval=%s\nBridge=br0\n' "${SHOP_INTERVAL:-25ms}"
+		[[ $# -eq 0 ]] || printf '%s\n' "$@"
+		for name in db app; do
+			local image=${name^^}_IMAGE addr=${name^^}_ADDR
+			cpus=1
+			[[ $name == db ]] && cpus=${DB_CPUS:-1}
+			printf '\n[Member %s]\nEngine=kvm\nKernel=%s\nInitrd=%s\nMemory=192M\nCPUs=%s\nRng=yes\n' \
+				"$name" "$LAB_KERNEL" "${!image}" "$cpus"
+			printf 'CommandLine=console=ttyS0 quiet hostname=%s ip=%s/24 db=%s\n' \
+				"$name" "${!addr}" "$DB_ADDR"
+		done
+	} | on "$host" sh -c "cat >/etc/district/shop.district"
+}
+
+# console HOST MEMBER: what the guest has printed since its engine started on that host.
+console() { on "$1" cat "/var/log/district/shop/$2.console.log" | tr -d '\r'; }
+
+console_has() { console "$1" "$2" | grep -q "$3"; }
+
+# redis HOST COMMAND: ask db's redis from a host's own stack, one line of answer.
+redis()
+{
+	on --timeout 10 "$1" bash -c "exec 3<>/dev/tcp/$DB_ADDR/6379; echo '$2' >&3; read -t 8 -r a <&3; echo \"\${a%?}\"; if [[ \$a == \\\$[1-9]* ]]; then read -t 8 -r a <&3; echo \"\${a%?}\"; fi" | tail -n 1
+}
+
+# start_shop HOST: create and start shop, wait until app counts.
+start_shop()
+{
+	local host=$1
+	dst "$host" create /etc/district/shop.district || die "create failed"
+	dst "$host" start shop || die "start failed"
+	within 120 console_has "$host" app 'app: acked' || {
+		console "$host" app | tail -n 5 | sed 's/^/# app: /'
+		console "$host" db | tail -n 5 | sed 's/^/# db: /'
+		die "the guests did not come up in 120 s"
+	}
+}
+
+# protect_shop HOST STANDBY OPTIONS...: and wait until there is something to fail over to.
+protect_shop()
+{
+	local host=$1 standby=$2
+	shift 2
+	dst "$host" protect shop --standby "$standby" "$@" || die "protect failed"
+	within 180 is "$host" shop protection protected || die "shop was not protected within 180 s: $(dst "$host" show shop)"
+}
+
+# last_acked HOST: the newest value app has printed there.
+last_acked() { console "$1" app | sed -n 's/^app: acked \([0-9]*\)$/\1/p' | tail -n 1; }
