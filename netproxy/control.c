@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The control server's requests. */
+#include "netproxy/control.h"
+
+#include "common/memfd.h"
+
+#include <sys/mman.h>
+
+static gboolean
+control_refuse(GError **error, const char *why)
+{
+    g_set_error_literal(error, SWITCH_ERROR, SWITCH_ERROR_REFUSED, why);
+    return FALSE;
+}
+
+static gboolean
+control_cut_begin(Control *control, int client, guint64 epoch, GError **error)
+{
+    if (!switch_cut_begin(control->sw, epoch, error))
+        return FALSE;
+    control->cutter = client;
+    return TRUE;
+}
+
+static gboolean
+control_cut_end(Control *control, guint64 epoch, District__NetReply *reply, int *reply_fd,
+                GError **error)
+{
+    g_autofree guint8 *state = NULL;
+    gsize len;
+
+    if (!switch_cut_end(control->sw, epoch, &state, &len, error))
+        return FALSE;
+    *reply_fd = memfd_from_data("district-net-state", state, len, error);
+    if (*reply_fd < 0)
+        return FALSE;
+    reply->cut_end = g_new(District__NetCutEndReply, 1);
+    district__net_cut_end_reply__init(reply->cut_end);
+    reply->cut_end->state_len = len;
+    return TRUE;
+}
+
+/* The state is copied before it is looked at: whoever sent the memfd can still write to it. */
+static gboolean
+control_restore(Control *control, const District__NetRestoreRequest *request, const int *fds,
+                guint n_fds, GError **error)
+{
+    guint64 len = request->state_len;
+
+    if (n_fds != 1)
+        return control_refuse(error, "restore: one memfd must come with the request");
+    if (!memfd_check(fds[0], 0, "network state", error))
+        return FALSE;
+    if (len == 0 || len > memfd_size(fds[0]))
+        return control_refuse(error, "network state: its length does not fit its memfd");
+    void *map = memfd_map(fds[0], len, FALSE, error);
+    if (!map)
+        return FALSE;
+    g_autofree guint8 *copy = g_memdup2(map, len);
+    munmap(map, len);
+    return switch_restore(control->sw, copy, len, request->reset_crossing, request->incarnation,
+                          error);
+}
+
+static void
+control_stats(Control *control, District__NetReply *reply)
+{
+    reply->stats = g_new(District__NetStatsReply, 1);
+    switch_stats(control->sw, reply->stats);
+}
+
+static gboolean
+control_dispatch(Control *control, int client, const District__NetRequest *request, const int *fds,
+                 guint n_fds, District__NetReply *reply, int *reply_fd, GError **error)
+{
+    Switch *sw = control->sw;
+
+    switch (request->op_case) {
+    case DISTRICT__NET_REQUEST__OP_CUT_BEGIN:
+        return control_cut_begin(control, client, request->cut_begin->epoch, error);
+    case DISTRICT__NET_REQUEST__OP_CUT_MEMBER:
+        return switch_cut_member(sw, request->cut_member->epoch, request->cut_member->member,
+                                 error);
+    case DISTRICT__NET_REQUEST__OP_CUT_END:
+        return control_cut_end(control, request->cut_end->epoch, reply, reply_fd, error);
+    case DISTRICT__NET_REQUEST__OP_CUT_ABORT:
+        return switch_cut_abort(sw, request->cut_abort->epoch, error);
+    case DISTRICT__NET_REQUEST__OP_COMMIT:
+        return switch_commit(sw, request->commit->epoch, error);
+    case DISTRICT__NET_REQUEST__OP_RESTORE:
+        return control_restore(control, request->restore, fds, n_fds, error);
+    case DISTRICT__NET_REQUEST__OP_ANNOUNCE:
+        switch_announce(sw);
+        return TRUE;
+    case DISTRICT__NET_REQUEST__OP_MODE:
+        switch_set_mode(sw, request->mode->output_commit, request->mode->protected_);
+        return TRUE;
+    case DISTRICT__NET_REQUEST__OP_STATS:
+        control_stats(control, reply);
+        return TRUE;
+    default:
+        return control_refuse(error, "this district-net does not know the request: update it");
+    }
+}
+
+void
+control_handle(Control *control, int client, const District__NetRequest *request, const int *fds,
+               guint n_fds, District__NetReply *reply, int *reply_fd)
+{
+    g_autoptr(GError) error = NULL;
+
+    district__net_reply__init(reply);
+    reply->id = request->id;
+    *reply_fd = -1;
+    if (!control_dispatch(control, client, request, fds, n_fds, reply, reply_fd, &error))
+        reply->error = g_strdup(error->message);
+}
+
+void
+control_reply_clear(District__NetReply *reply)
+{
+    if (reply->error != (char *)protobuf_c_empty_string)
+        g_free(reply->error);
+    g_free(reply->cut_end);
+    if (reply->stats)
+        switch_stats_clear(reply->stats);
+    g_free(reply->stats);
+    district__net_reply__init(reply);
+}
+
+void
+control_client_gone(Control *control, int client)
+{
+    if (control->cutter != client)
+        return;
+    control->cutter = -1;
+    if (switch_cut_epoch(control->sw))
+        switch_cut_abort(control->sw, switch_cut_epoch(control->sw), NULL);
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The control server: common/proto/net.proto, request by request. */
+#ifndef DISTRICT_NETPROXY_CONTROL_H
+#define DISTRICT_NETPROXY_CONTROL_H
+
+#include "netproxy/switch.h"
+
+/* Most clients at a time; a further one is turned away. */
+#define CONTROL_CLIENTS_MAX 16
+/* Most descriptors with one request. */
+#define CONTROL_FDS_MAX 1
+
+/* Which client began the cut under way: if that one goes, so does the cut. */
+typedef struct Control {
+    Switch *sw;
+    int cutter; /* client number, -1: none */
+} Control;
+
+/*
+ * Carry out request of client (its number) with the descriptors that came along (they stay the
+ * caller's) and fill reply. *reply_fd: a descriptor to send with it, the caller's to close, or -1.
+ * Free the reply's contents with control_reply_clear().
+ */
+void
+control_handle(Control *control, int client, const District__NetRequest *request, const int *fds,
+               guint n_fds, District__NetReply *reply, int *reply_fd);
+void
+control_reply_clear(District__NetReply *reply);
+
+/* client has gone. */
+void
+control_client_gone(Control *control, int client);
+
+#endif

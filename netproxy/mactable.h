@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Which port a MAC address lives at, learned from source addresses (IEEE 802.1D §7.8).
+ *
+ * A member's address is its own: the outside can never take it over, another member only once the
+ * owner has been silent for 300 s (addresses that move between members, as VRRP's, announce
+ * themselves for longer than that). A guest that claims somebody else's address therefore gets
+ * nothing, unless it speaks up before the owner ever has.
+ */
+#ifndef DISTRICT_NETPROXY_MACTABLE_H
+#define DISTRICT_NETPROXY_MACTABLE_H
+
+#include "netproxy/packet.h"
+
+/* Addresses one member may have; further ones are flooded to. */
+#define MAC_MEMBER_MAX 64
+/* Addresses known outside; the table of those starts afresh when it is full. */
+#define MAC_OUTSIDE_MAX 4096
+#define MAC_PORT_NONE G_MAXUINT
+
+typedef struct MacTable MacTable;
+typedef void (*MacFunc)(void *opaque, const guint8 mac[MAC_BYTES], guint port);
+
+/* outside: index of the outside port; members have the ones below it. */
+MacTable *
+mac_table_new(guint outside);
+void
+mac_table_free(MacTable *table);
+/* A frame from mac has come in at port. */
+void
+mac_table_learn(MacTable *table, const guint8 mac[MAC_BYTES], guint port, gint64 now_ns);
+/* The port of mac, or MAC_PORT_NONE. */
+guint
+mac_table_find(const MacTable *table, const guint8 mac[MAC_BYTES]);
+/* For each address of a member. */
+void
+mac_table_foreach_member(const MacTable *table, MacFunc func, void *opaque);
+
+#endif
