@@ -1,0 +1,27 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# A guest with two vCPUs is checkpointed and fails over like any other.
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+make_guests
+start_daemon h1
+start_daemon h2
+join_hosts h1 h2
+DB_CPUS=2 write_shop h1 OutputCommit=no
+start_shop h1
+claim "the guest runs on two CPUs" "$(console h1 db | grep -i smp | tail -n 1)" \
+	test "$(field h1 shop members.db.vcpus)" = 2
+protect_shop h1 h2
+sleep 5
+power-off h1
+dst h2 failover shop || die "failover failed"
+claim "a district with a two-CPU member runs on after failover" "" is h2 shop state running
+within 60 console_has h2 app 'app: acked' || true
+claim "its client goes on over the same connection" "$(console h2 app | head -n 2)" \
+	eval 'console_has h2 app "app: acked" && ! console_has h2 app "connected port"'
+claim "its console says nothing of a stuck or lost CPU" "$(console h2 db | tail -n 2)" \
+	eval '! console h2 db | grep -qiE "stuck|stall|lockup|panic"'
+claims_end smp
