@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Why a stream is turned away or ended. */
+#include "standby/error.h"
+
+#include "ckpt/format.h"
+
+G_DEFINE_QUARK(district - standby - error - quark, standby_error)
+
+District__StreamErrorCode
+standby_error_code(const GError *error)
+{
+    if (error->domain == STANDBY_ERROR)
+        return (District__StreamErrorCode)error->code;
+    if (error->domain != FORMAT_ERROR)
+        return DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_UNKNOWN;
+    switch ((FormatError)error->code) {
+    case FORMAT_ERROR_FOREIGN:
+        return DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_VERSION;
+    case FORMAT_ERROR_LIMIT:
+        return STANDBY_FULL;
+    case FORMAT_ERROR_DAMAGED:
+    case FORMAT_ERROR_TRUNCATED:
+        return STANDBY_DAMAGED;
+    }
+    return DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_UNKNOWN;
+}

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The intake: carries what a stream's Receiver has verified into the shadow. */
+#include "standby/intake.h"
+
+#include "standby/error.h"
+
+#include <string.h>
+
+struct Intake {
+    Keeper *keeper;
+    IntakeCommitted committed;
+    gpointer opaque;
+    uint64_t incarnation;
+    Shadow *fresh; /* of the open full epoch, not committed yet */
+};
+
+Intake *
+intake_new(Keeper *keeper, IntakeCommitted committed, gpointer opaque)
+{
+    Intake *intake = g_new0(Intake, 1);
+
+    intake->keeper = keeper;
+    intake->committed = committed;
+    intake->opaque = opaque;
+    return intake;
+}
+
+void
+intake_free(Intake *intake)
+{
+    shadow_free(intake->fresh);
+    g_free(intake);
+}
+
+uint64_t
+intake_incarnation(const Intake *intake)
+{
+    return intake->incarnation;
+}
+
+static gboolean
+intake_hello(void *opaque, const District__StreamHello *hello, GError **error)
+{
+    Intake *intake = opaque;
+
+    if (strcmp(hello->district, keeper_district(intake->keeper)) != 0) {
+        g_set_error(error, STANDBY_ERROR, STANDBY_REFUSED,
+                    "a stream of district %s came to the standby of district %s", hello->district,
+                    keeper_district(intake->keeper));
+        return FALSE;
+    }
+    intake->incarnation = hello->incarnation;
+    return keeper_admit(intake->keeper, hello->incarnation, error);
+}
+
+/* Where the open epoch goes. */
+static Shadow *
+intake_target(Intake *intake)
+{
+    return intake->fresh != NULL ? intake->fresh : keeper_shadow(intake->keeper);
+}
+
+static gboolean
+begin_increment(Intake *intake, const District__StreamEpochBegin *begin, GError **error)
+{
+    Shadow *shadow = keeper_shadow(intake->keeper);
+
+    if (shadow == NULL || shadow_incarnation(shadow) != intake->incarnation) {
+        g_set_error(error, STANDBY_ERROR, STANDBY_DAMAGED,
+                    "epoch %" G_GUINT64_FORMAT " builds on epoch %" G_GUINT64_FORMAT
+                    " of incarnation %" G_GUINT64_FORMAT ", which is not here: send a full epoch",
+                    begin->epoch, begin->base_epoch, intake->incarnation);
+        return FALSE;
+    }
+    return shadow_begin(shadow, begin, error);
+}
+
+static gboolean
+intake_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error)
+{
+    Intake *intake = opaque;
+
+    if (!keeper_admit(intake->keeper, intake->incarnation, error))
+        return FALSE;
+    if (!begin->full)
+        return begin_increment(intake, begin, error);
+    intake->fresh = shadow_new(keeper_district(intake->keeper), intake->incarnation, begin, error);
+    return intake->fresh != NULL;
+}
+
+static gboolean
+intake_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count,
+             GError **error)
+{
+    return shadow_pages(intake_target(opaque), member, pages, count, error);
+}
+
+static gboolean
+intake_state(void *opaque, const uint8_t *packed, size_t len, const District__CutState *state,
+             GError **error)
+{
+    return shadow_state(intake_target(opaque), packed, len, state->realtime_ns, error);
+}
+
+static gboolean
+intake_end(void *opaque, uint64_t epoch, GError **error)
+{
+    Intake *intake = opaque;
+
+    (void)error;
+    shadow_commit(intake_target(intake));
+    if (intake->fresh != NULL)
+        keeper_publish(intake->keeper, g_steal_pointer(&intake->fresh));
+    intake->committed(epoch, intake->opaque);
+    return TRUE;
+}
+
+const ReceiverOps intake_ops = {
+    .hello = intake_hello,
+    .begin = intake_begin,
+    .pages = intake_pages,
+    .state = intake_state,
+    .end = intake_end,
+};

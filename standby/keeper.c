@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The keeper: which shadow is the committed one, and which incarnations may still change it. */
+#include "standby/keeper.h"
+
+#include "common/fdmsg.h"
+#include "standby/error.h"
+
+struct Keeper {
+    char *district;
+    KeeperHold hold;
+    gpointer opaque;
+    GMutex lock; /* guards all below */
+    Shadow *shadow;
+    uint64_t least;
+    uint64_t newest;
+};
+
+Keeper *
+keeper_new(const char *district, KeeperHold hold, gpointer opaque)
+{
+    Keeper *keeper = g_new0(Keeper, 1);
+
+    keeper->district = g_strdup(district);
+    keeper->hold = hold;
+    keeper->opaque = opaque;
+    g_mutex_init(&keeper->lock);
+    return keeper;
+}
+
+void
+keeper_free(Keeper *keeper)
+{
+    shadow_free(keeper->shadow);
+    g_mutex_clear(&keeper->lock);
+    g_free(keeper->district);
+    g_free(keeper);
+}
+
+const char *
+keeper_district(const Keeper *keeper)
+{
+    return keeper->district;
+}
+
+/* ---- Incarnations ---- */
+
+void
+keeper_require(Keeper *keeper, uint64_t least, uint64_t newest)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+
+    keeper->least = MAX(keeper->least, least);
+    keeper->newest = MAX(keeper->newest, newest);
+}
+
+static uint64_t
+held_incarnation(const Keeper *keeper)
+{
+    return keeper->shadow != NULL ? shadow_incarnation(keeper->shadow) : 0;
+}
+
+gboolean
+keeper_admit(Keeper *keeper, uint64_t incarnation, GError **error)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    uint64_t held = held_incarnation(keeper);
+
+    if (incarnation != 0 && incarnation >= keeper->least && incarnation >= held)
+        return TRUE;
+    g_set_error(error, STANDBY_ERROR, STANDBY_SUPERSEDED,
+                "incarnation %" G_GUINT64_FORMAT
+                " of district %s is superseded by %" G_GUINT64_FORMAT ": stop it",
+                incarnation, keeper->district, MAX(keeper->newest, held));
+    return FALSE;
+}
+
+uint64_t
+keeper_newest(Keeper *keeper)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+
+    return MAX(keeper->newest, held_incarnation(keeper));
+}
+
+/* ---- The shadow ---- */
+
+Shadow *
+keeper_shadow(Keeper *keeper)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+
+    return keeper->shadow;
+}
+
+static void
+hold_locked(Keeper *keeper)
+{
+    int fds[FDMSG_FDS_MAX];
+    guint n_fds = shadow_fds(keeper->shadow, fds);
+
+    keeper->hold(fds, n_fds, shadow_committed(keeper->shadow), shadow_incarnation(keeper->shadow),
+                 keeper->opaque);
+}
+
+void
+keeper_publish(Keeper *keeper, Shadow *fresh)
+{
+    Shadow *old;
+
+    g_mutex_lock(&keeper->lock);
+    old = keeper->shadow;
+    keeper->shadow = fresh;
+    hold_locked(keeper);
+    g_mutex_unlock(&keeper->lock);
+    shadow_free(old);
+}
+
+void
+keeper_put(Keeper *keeper, Shadow *shadow)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+
+    g_return_if_fail(keeper->shadow == NULL);
+    keeper->shadow = shadow;
+}
+
+Shadow *
+keeper_take(Keeper *keeper)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+
+    return g_steal_pointer(&keeper->shadow);
+}
+
+void
+keeper_hold_again(Keeper *keeper)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+
+    if (keeper->shadow != NULL)
+        hold_locked(keeper);
+}
+
+KeeperStatus
+keeper_status(Keeper *keeper)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    const Shadow *shadow = keeper->shadow;
+
+    if (shadow == NULL)
+        return (KeeperStatus){0};
+    return (KeeperStatus){
+        .committed_epoch = shadow_committed(shadow),
+        .incarnation = shadow_incarnation(shadow),
+        .ram_bytes = shadow_ram_bytes(shadow),
+        .realtime_ns = shadow_realtime_ns(shadow),
+    };
+}
