@@ -70,6 +70,7 @@ typedef struct Serial {
     uint8_t msr_delta; /* low four bits of MSR */
     uint16_t divisor;
     bool thr_pending;
+    bool irq_level; /* as last told to the machine */
     uint8_t fifo[FIFO_BYTES];
     unsigned fifo_count;
 } Serial;
@@ -121,7 +122,11 @@ interrupt_id(const Serial *serial)
 static void
 update_irq(Serial *serial)
 {
-    machine_irq_level(serial->machine, GSI_SERIAL, interrupt_id(serial) != IIR_NONE);
+    bool level = interrupt_id(serial) != IIR_NONE;
+
+    if (level != serial->irq_level)
+        machine_irq_level(serial->machine, GSI_SERIAL, level);
+    serial->irq_level = level;
 }
 
 static void
@@ -308,7 +313,8 @@ serial_start(Device *device)
     Serial *serial = device->opaque;
 
     chardev_start(serial->chardev);
-    update_irq(serial);
+    serial->irq_level = interrupt_id(serial) != IIR_NONE;
+    machine_irq_level(serial->machine, GSI_SERIAL, serial->irq_level);
 }
 
 static void
