@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Inside the coordinator: its state, and what its files do for each other. Coordinator thread only.
+ */
+#ifndef DISTRICT_CKPT_COORDINATOR_INTERNAL_H
+#define DISTRICT_CKPT_COORDINATOR_INTERNAL_H
+
+#include "ckpt/coordinator.h"
+#include "ckpt/encode-pool.h"
+#include "ckpt/epoch.h"
+#include "ckpt/image.h"
+#include "ckpt/member.h"
+#include "ckpt/netctl.h"
+#include "ckpt/stats.h"
+#include "ckpt/target.h"
+#include "common/clock.h"
+#include "common/tls.h"
+
+/* Epochs cut and not yet acknowledged by the standby. */
+#define EPOCHS_IN_FLIGHT_MAX 2
+/* Staged pages (of all members) above which guests are throttled if no cut is possible: 256 MiB. */
+#define STAGING_SOFT_PAGES (UINT64_C(256) << (20 - PAGE_SHIFT_4K))
+#define HAND_OVER_TIMEOUT_NS (10 * NS_PER_S)
+#define INTERVAL_MIN_US 1000
+#define INTERVAL_MAX_US 60000000
+#define INTERVAL_DEFAULT_US 25000
+
+/* The life of the district here. coordinator.c has the allowed moves. */
+typedef enum {
+    RUN_WAITING, /* members booted or awaiting restore, none runs */
+    RUN_RUNNING,
+    RUN_THROTTLED,    /* running, but held for a slice: the sinks cannot keep up */
+    RUN_HANDING_OVER, /* the last cut is due, or made and not yet acknowledged */
+    RUN_HANDED_OVER,  /* members paused for good, unless taken back */
+    RUN_FAILED,       /* members paused, or lost */
+    RUN_STATES,
+} RunState;
+
+/* protect.c has the allowed moves. */
+typedef enum {
+    PROTECT_OFF,
+    PROTECT_CONNECTING,
+    PROTECT_SYNCING,
+    PROTECT_PROTECTED,
+    PROTECT_DETACHED, /* connecting too, but output is no longer held */
+    PROTECT_STATES,
+} ProtectState;
+
+typedef struct Protection {
+    ProtectState state;
+    char *error; /* why not, if not */
+    char *peer_name;
+    char *address;
+    uint16_t port;
+    int64_t interval_ns;
+    bool output_commit;
+    int64_t detach_after_ns;
+    bool detach_said; /* DETACHED has been sent since it was last protected */
+    bool net_told;    /* district-net holds output for us */
+    int64_t lost_ns;  /* since when there has been no working stream; 0: there is one */
+    int64_t retry_ns; /* when to connect next */
+    int64_t backoff_ns;
+} Protection;
+
+typedef struct HandOver {
+    ControlRequest *request;
+    uint64_t number; /* the last epoch, 0: not cut yet */
+    int64_t stopped_ns;
+    int64_t deadline_ns;
+} HandOver;
+
+typedef struct CoordinatorStats {
+    SampleRing pause;
+    SampleRing skew;
+    SampleRing commit;
+    SampleRing interval;
+    uint64_t dirty_pages;
+    SinkStats closed_sinks; /* sums of sinks that have gone */
+} CoordinatorStats;
+
+struct Coordinator {
+    char *district;
+    char *host;
+    char *definition;
+    char *pki_dir;
+    uint64_t incarnation;
+    bool adopted; /* members were running when we came: a predecessor has used up epoch numbers */
+
+    Inbox *inbox;
+    ControlServer *control;
+    GMainLoop *loop;
+    GThread *thread;
+    EncodePool *pool;
+    NetCtl *net;
+    uint32_t n_members;
+    Member **members; /* one that is off stays in the list, without connection */
+    uint64_t *n_pages_of;
+
+    RunState run;
+    char *run_error;
+    bool quit;
+    uint64_t last_number; /* epoch and cut numbers: one counter, never reused */
+    uint64_t last_cut;    /* number of the last cut made */
+    uint64_t last_sink_id;
+
+    StagingPool *stagings;
+    Staging *staging;    /* being filled */
+    bool staging_active; /* harvested pages go to staging */
+    Target *stream;      /* NULL: none */
+    Target *file;
+    uint64_t stream_base;     /* last epoch number queued on the stream */
+    uint64_t committed;       /* last epoch acknowledged */
+    int64_t committed_cut_ns; /* when it was cut */
+    GQueue in_flight;         /* of Epoch, oldest first */
+
+    Protection protect;
+    HandOver hand_over;
+    int64_t next_harvest_ns;
+    int64_t next_cut_ns;
+    int64_t last_cut_ns;
+    int64_t throttle_ns; /* throttled: until; running: not before */
+    int64_t net_retry_ns;
+    CoordinatorStats *stats;
+};
+
+/* ---- coordinator.c ---- */
+const char *
+run_state_name(RunState state);
+/* Move to state; a move that is not allowed is a bug and is logged and refused. */
+bool
+coordinator_move(Coordinator *c, RunState state);
+void
+coordinator_event(Coordinator *c, District__CkptEventKind kind, const char *member,
+                  const char *text, uint64_t epoch);
+bool
+coordinator_runs(const Coordinator *c);
+
+/* ---- members.c: all members at once ---- */
+bool
+member_is_on(const Member *member);
+/* RESUME all that are paused. FALSE: a member was in trouble, which has been dealt with. */
+bool
+members_resume(Coordinator *c);
+/* PAUSE all that run, without saving state; goes on past failures. */
+void
+members_pause_quietly(Coordinator *c);
+void
+members_quit(Coordinator *c);
+/* An error on member's socket: power-off, or the end of the district. Takes error. */
+void
+members_trouble(Coordinator *c, Member *member, GError *error);
+/* Deal with errors[i] of member i where set, when no reply is outstanding any more. TRUE: none. */
+bool
+members_settle(Coordinator *c, GError **errors);
+/* The district has failed: pause what still runs. */
+void
+members_fail_district(Coordinator *c, const char *why);
+void
+members_check_idle(Coordinator *c);
+/* Fill in a list for EPOCH_BEGIN or the like: indices of the members that are on. */
+uint32_t
+members_on(const Coordinator *c, uint32_t *wire_index);
+
+/* ---- harvest.c ---- */
+/* HARVEST on all members, then copy what they found. FALSE: trouble, dealt with. */
+bool
+harvest_all(Coordinator *c, uint64_t *pages);
+/* Take the dirty bits of member to where they belong; pages taken. */
+uint64_t
+harvest_take(Coordinator *c, uint32_t member);
+int64_t
+harvest_interval_ns(const Coordinator *c);
+
+/* ---- cut.c ---- */
+/* Cut all members; the epoch is frozen and goes to its sinks. FALSE: no cut was made. */
+bool
+cut_make(Coordinator *c, bool leave_paused);
+/* Make a cut if one is due and possible. */
+void
+cut_tick(Coordinator *c, int64_t now);
+bool
+cut_possible(const Coordinator *c);
+
+/* ---- freeze.c: a cut becomes epochs on sinks ---- */
+/* Queue EPOCH_BEGIN on target's sink. */
+void
+freeze_begin(Coordinator *c, Target *target, uint64_t number, bool full, uint64_t base);
+/* Freeze the current staging into epoch and queue it on all sinks that take part. Takes epoch. */
+void
+freeze_epoch(Coordinator *c, Epoch *epoch);
+
+/* ---- protect.c ---- */
+void
+protect_request(Coordinator *c, ControlRequest *request);
+void
+protect_unprotect(Coordinator *c);
+void
+protect_tick(Coordinator *c, int64_t now);
+void
+protect_up(Coordinator *c, uint64_t held);
+void
+protect_ack(Coordinator *c, uint64_t number);
+void
+protect_closed(Coordinator *c, const GError *error);
+/* Start the stream over: the set of members has changed. */
+void
+protect_restart(Coordinator *c, const char *why);
+/* Tell district-net what it should do now, if that differs from what it was told. */
+bool
+protect_tell_net(Coordinator *c, bool hold);
+const char *
+protect_state_name(ProtectState state);
+/* End the stream. bye: a wanted end. */
+void
+protect_drop_stream(Coordinator *c, bool bye);
+
+/* ---- checkpoint.c: checkpoint files ---- */
+void
+checkpoint_request(Coordinator *c, ControlRequest *request);
+void
+checkpoint_up(Coordinator *c);
+void
+checkpoint_finished(Coordinator *c, uint64_t bytes);
+void
+checkpoint_fail(Coordinator *c, const char *why);
+
+/* ---- life.c: start, restore, hand-over ---- */
+void
+life_start(Coordinator *c, ControlRequest *request);
+void
+life_start_image(Coordinator *c, ControlRequest *request);
+void
+life_start_file(Coordinator *c, ControlRequest *request);
+void
+life_hand_over(Coordinator *c, ControlRequest *request);
+void
+life_hand_over_tick(Coordinator *c, int64_t now);
+void
+life_hand_over_acked(Coordinator *c, uint64_t number);
+/* Answer the hand-over with an error; fail: and let the members run on. */
+void
+life_hand_over_refuse(Coordinator *c, const char *why);
+void
+life_hand_over_fail(Coordinator *c, const char *why);
+void
+life_take_back(Coordinator *c, ControlRequest *request);
+/* Members were running when we came: go on. */
+void
+life_adopt(Coordinator *c);
+
+/* ---- status.c ---- */
+void
+status_request(Coordinator *c, ControlRequest *request);
+void
+status_add_sink(Coordinator *c, const SinkStats *sink);
+
+#endif

@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The coordinator's thread: states, loop and dispatch.
+ *
+ * Theory of operation. One thread owns everything about cuts and epochs: members, district-net, the
+ * staging being filled, and the two targets (the standby's stream, a checkpoint file). Others own
+ * their part and talk to it through the inbox: the control server, each sink's thread, the thread
+ * that hears the standby. The loop sleeps until the inbox, a member's socket or the next deadline,
+ * then: takes the inbox; lets protect.c connect or give up; throttles or releases guests; harvests
+ * (harvest.c); feeds full syncs (target.c); and makes a cut if one is due and possible (cut.c).
+ *
+ * Back-pressure. A cut needs a free staging and fewer than EPOCHS_IN_FLIGHT_MAX epochs not yet
+ * acknowledged. While it is not possible, dirty pages gather in the current staging; when that
+ * passes STAGING_SOFT_PAGES, guests are held for slices (RUN_THROTTLED). Nothing is dropped.
+ *
+ * Every wait in here is bounded: members and district-net have 5 s to answer, a stream is lost when
+ * it has been silent for long, and then output is released after the time the user chose.
+ */
+#include "ckpt/coordinator-internal.h"
+
+#include <poll.h>
+#include <string.h>
+
+/* Throttled guests are held and run in turn for as long. */
+#define THROTTLE_HOLD_NS (10 * NS_PER_MS)
+#define THROTTLE_RUN_NS (2 * NS_PER_MS)
+#define IDLE_NS (200 * NS_PER_MS)
+#define FINISH_WAIT_US (500 * G_TIME_SPAN_MILLISECOND)
+
+static const char *const run_state_names[RUN_STATES] = {
+    [RUN_WAITING] = "waiting",      [RUN_RUNNING] = "running",         [RUN_THROTTLED] = "running",
+    [RUN_HANDING_OVER] = "running", [RUN_HANDED_OVER] = "handed-over", [RUN_FAILED] = "failed",
+};
+
+#define TO(state) (1u << (state))
+/* Allowed moves. */
+static const unsigned run_moves[RUN_STATES] = {
+    [RUN_WAITING] = TO(RUN_RUNNING) | TO(RUN_FAILED),
+    [RUN_RUNNING] = TO(RUN_THROTTLED) | TO(RUN_HANDING_OVER) | TO(RUN_FAILED) | TO(RUN_WAITING),
+    [RUN_THROTTLED] = TO(RUN_RUNNING) | TO(RUN_FAILED) | TO(RUN_WAITING),
+    [RUN_HANDING_OVER] = TO(RUN_RUNNING) | TO(RUN_HANDED_OVER) | TO(RUN_FAILED),
+    [RUN_HANDED_OVER] = TO(RUN_RUNNING) | TO(RUN_FAILED),
+    [RUN_FAILED] = 0,
+};
+
+const char *
+run_state_name(RunState state)
+{
+    return run_state_names[state];
+}
+
+bool
+coordinator_move(Coordinator *c, RunState state)
+{
+    if (c->run == state)
+        return false;
+    if (!(run_moves[c->run] & TO(state))) {
+        g_critical("district: %s to %s is not a move", run_state_name(c->run),
+                   run_state_name(state));
+        return false;
+    }
+    c->run = state;
+    return true;
+}
+
+bool
+coordinator_runs(const Coordinator *c)
+{
+    return c->run == RUN_RUNNING || c->run == RUN_THROTTLED || c->run == RUN_HANDING_OVER;
+}
+
+void
+coordinator_event(Coordinator *c, District__CkptEventKind kind, const char *member,
+                  const char *text, uint64_t epoch)
+{
+    District__CkptEvent event = DISTRICT__CKPT_EVENT__INIT;
+
+    event.kind = kind;
+    event.member = (char *)member;
+    event.text = (char *)text;
+    event.epoch = epoch;
+    event.incarnation = c->incarnation;
+    control_server_event(c->control, &event);
+}
+
+/* ---- The inbox ---- */
+
+static void
+coordinator_control(Coordinator *c, ControlRequest *request)
+{
+    switch (request->message->op_case) {
+    case DISTRICT__CKPT_REQUEST__OP_START:
+        life_start(c, request);
+        break;
+    case DISTRICT__CKPT_REQUEST__OP_START_IMAGE:
+        life_start_image(c, request);
+        break;
+    case DISTRICT__CKPT_REQUEST__OP_START_FILE:
+        life_start_file(c, request);
+        break;
+    case DISTRICT__CKPT_REQUEST__OP_PROTECT:
+        protect_request(c, request);
+        break;
+    case DISTRICT__CKPT_REQUEST__OP_UNPROTECT:
+        protect_unprotect(c);
+        control_request_ok(request);
+        break;
+    case DISTRICT__CKPT_REQUEST__OP_CHECKPOINT:
+        checkpoint_request(c, request);
+        break;
+    case DISTRICT__CKPT_REQUEST__OP_HAND_OVER:
+        life_hand_over(c, request);
+        break;
+    case DISTRICT__CKPT_REQUEST__OP_TAKE_BACK:
+        life_take_back(c, request);
+        break;
+    case DISTRICT__CKPT_REQUEST__OP_STATUS:
+        status_request(c, request);
+        break;
+    case DISTRICT__CKPT_REQUEST__OP_QUIT:
+        c->quit = true;
+        control_request_ok(request);
+        break;
+    default:
+        control_request_error(request, "district %s: unknown request; is the client newer?",
+                              c->district);
+    }
+}
+
+static void
+coordinator_stream_message(Coordinator *c, const InboxMessage *message)
+{
+    switch (message->kind) {
+    case INBOX_SINK_UP:
+        protect_up(c, message->number);
+        break;
+    case INBOX_SINK_ACK:
+        protect_ack(c, message->number);
+        break;
+    case INBOX_SINK_CLOSED:
+        protect_closed(c, message->error);
+        break;
+    default:
+        break;
+    }
+}
+
+static void
+coordinator_file_message(Coordinator *c, const InboxMessage *message)
+{
+    switch (message->kind) {
+    case INBOX_SINK_UP:
+        checkpoint_up(c);
+        break;
+    case INBOX_SINK_FINISHED:
+        checkpoint_finished(c, message->number);
+        break;
+    case INBOX_SINK_CLOSED:
+        checkpoint_fail(c, message->error->message);
+        break;
+    default:
+        break;
+    }
+}
+
+static void
+coordinator_take_inbox(Coordinator *c)
+{
+    InboxMessage *message;
+
+    while (!c->quit && (message = inbox_take(c->inbox))) {
+        if (message->kind == INBOX_CONTROL)
+            coordinator_control(c, message->request);
+        else if (c->stream && sink_id(c->stream->sink) == message->sink_id)
+            coordinator_stream_message(c, message);
+        else if (c->file && sink_id(c->file->sink) == message->sink_id)
+            coordinator_file_message(c, message);
+        g_clear_error(&message->error);
+        g_free(message);
+    }
+}
+
+/* ---- The loop ---- */
+
+/* Hold the guests for a slice when what they change can be neither cut nor staged. */
+static void
+coordinator_throttle(Coordinator *c, int64_t now)
+{
+    bool pressed =
+        c->staging_active && staging_pages(c->staging) > STAGING_SOFT_PAGES && !cut_possible(c);
+
+    if (c->run == RUN_RUNNING && pressed && now >= c->throttle_ns) {
+        members_pause_quietly(c);
+        for (uint32_t i = 0; i < c->n_members; i++)
+            harvest_take(c, i);
+        coordinator_move(c, RUN_THROTTLED);
+        c->throttle_ns = now + THROTTLE_HOLD_NS;
+    } else if (c->run == RUN_THROTTLED && (!pressed || now >= c->throttle_ns)) {
+        coordinator_move(c, RUN_RUNNING);
+        c->throttle_ns = now + THROTTLE_RUN_NS;
+        members_resume(c);
+    }
+}
+
+static bool
+coordinator_harvests(const Coordinator *c)
+{
+    bool wanted = (c->stream && c->stream->phase >= TARGET_SYNCING) ||
+                  (c->file && c->file->phase != TARGET_FINISHING);
+
+    /* A district about to be handed over is harvested until its last cut. */
+    return wanted &&
+           (c->run == RUN_RUNNING || (c->run == RUN_HANDING_OVER && c->hand_over.number == 0));
+}
+
+static int64_t
+coordinator_deadline(const Coordinator *c, int64_t now)
+{
+    int64_t next = now + IDLE_NS;
+
+    if (coordinator_harvests(c))
+        next = MIN(next, c->next_harvest_ns);
+    if (c->run == RUN_RUNNING && c->stream && c->stream->phase == TARGET_STEADY && cut_possible(c))
+        next = MIN(next, c->next_cut_ns);
+    if (c->run == RUN_THROTTLED)
+        next = MIN(next, c->throttle_ns);
+    if (c->protect.state != PROTECT_OFF && !c->stream)
+        next = MIN(next, MAX(c->protect.retry_ns, now + NS_PER_MS));
+    return next;
+}
+
+static void
+coordinator_tick(Coordinator *c)
+{
+    int64_t now = clock_monotonic_ns();
+    uint64_t pages;
+
+    protect_tick(c, now);
+    coordinator_throttle(c, now);
+    if (coordinator_harvests(c)) {
+        if (now >= c->next_harvest_ns && !harvest_all(c, &pages))
+            return;
+        target_tick(c, c->stream);
+        target_tick(c, c->file);
+        cut_tick(c, now);
+    }
+    life_hand_over_tick(c, now);
+}
+
+/* Sleep until something is to be done. */
+static void
+coordinator_sleep(Coordinator *c)
+{
+    g_autofree struct pollfd *polls = g_new0(struct pollfd, c->n_members + 1);
+    int64_t now = clock_monotonic_ns();
+    int64_t wait = MAX(coordinator_deadline(c, now) - now, 0);
+    struct timespec ts = {.tv_sec = wait / NS_PER_S, .tv_nsec = wait % NS_PER_S};
+    bool members = false;
+
+    for (uint32_t i = 0; i < c->n_members; i++)
+        polls[i] = (struct pollfd){.fd = c->members[i]->fd, .events = POLLIN | POLLRDHUP};
+    polls[c->n_members] = (struct pollfd){.fd = inbox_fd(c->inbox), .events = POLLIN};
+    if (ppoll(polls, c->n_members + 1, &ts, NULL) <= 0)
+        return;
+    for (uint32_t i = 0; i < c->n_members; i++)
+        members = members || polls[i].revents != 0;
+    if (members)
+        members_check_idle(c);
+}
+
+/* A wanted end: finish the stream, stop the members. */
+static void
+coordinator_quit(Coordinator *c)
+{
+    bool stream = c->stream != NULL;
+
+    checkpoint_fail(c, "district-ckpt was told to quit");
+    if (c->run == RUN_HANDING_OVER)
+        life_hand_over_fail(c, "district-ckpt was told to quit");
+    members_quit(c);
+    /* Without BYE after a failure: the standby's state is what there is to go on from. */
+    protect_drop_stream(c, c->run != RUN_FAILED);
+    if (stream)
+        g_usleep(FINISH_WAIT_US / 5); /* the sink's thread writes BYE meanwhile */
+}
+
+static gpointer
+coordinator_run(gpointer data)
+{
+    Coordinator *c = data;
+
+    life_adopt(c);
+    while (!c->quit) {
+        coordinator_sleep(c);
+        coordinator_take_inbox(c);
+        if (!c->quit)
+            coordinator_tick(c);
+    }
+    coordinator_quit(c);
+    g_main_loop_quit(c->loop);
+    return NULL;
+}
+
+/* ---- Creation ---- */
+
+static gboolean
+coordinator_connect(Coordinator *c, const CoordinatorConfig *config, int connect_ms, GError **error)
+{
+    c->n_members = g_strv_length(config->member_names);
+    c->members = g_new0(Member *, c->n_members);
+    c->n_pages_of = g_new0(uint64_t, c->n_members);
+    for (uint32_t i = 0; i < c->n_members; i++)
+        c->members[i] = member_new(config->member_names[i], config->member_paths[i]);
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (!member_connect(c->members[i], connect_ms, error))
+            return FALSE;
+        c->n_pages_of[i] = c->members[i]->n_pages;
+    }
+    c->net = netctl_new(config->net_path);
+    return netctl_connect(c->net, connect_ms, error);
+}
+
+Coordinator *
+coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, GError **error)
+{
+    Coordinator *c = g_new0(Coordinator, 1);
+
+    c->district = g_strdup(config->district);
+    c->host = g_strdup(config->host);
+    c->definition = g_strdup(config->definition);
+    c->pki_dir = g_strdup(config->pki_dir);
+    c->incarnation = config->incarnation;
+    c->inbox = inbox;
+    c->stats = g_new0(CoordinatorStats, 1);
+    g_queue_init(&c->in_flight);
+    /* On failure the process ends: nothing is freed here. */
+    if (!coordinator_connect(c, config, connect_ms, error))
+        return NULL;
+    c->stagings =
+        staging_pool_new(c->n_pages_of, c->n_members, STAGING_SOFT_PAGES / c->n_members, inbox);
+    c->staging = staging_pool_take(c->stagings, error);
+    if (!c->staging)
+        return NULL;
+    c->pool = encode_pool_new();
+    return c;
+}
+
+void
+coordinator_start(Coordinator *c, ControlServer *control, GMainLoop *loop)
+{
+    c->control = control;
+    c->loop = loop;
+    c->thread = g_thread_new("coordinator", coordinator_run, c);
+}
+
+void
+coordinator_join(Coordinator *c)
+{
+    g_thread_join(c->thread);
+}

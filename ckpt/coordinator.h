@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The coordinator of one district: the thread that cuts epochs, sends them to their sinks, and
+ * answers the control client. coordinator.c has the theory of operation.
+ */
+#ifndef DISTRICT_CKPT_COORDINATOR_H
+#define DISTRICT_CKPT_COORDINATOR_H
+
+#include "ckpt/control-server.h"
+#include "ckpt/inbox.h"
+
+#include <glib.h>
+
+typedef struct CoordinatorConfig {
+    const char *district;
+    const char *host;       /* this host's name, for HELLO */
+    const char *pki_dir;    /* NULL: Protect is refused */
+    const char *definition; /* text of the .district file */
+    const char *net_path;   /* NULL: the district has no network */
+    uint64_t incarnation;
+    char **member_names; /* NULL-terminated; in parallel with: */
+    char **member_paths;
+} CoordinatorConfig;
+
+typedef struct Coordinator Coordinator;
+
+/* Connect to members and district-net (retrying for connect_ms). Strings are copied. */
+Coordinator *
+coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, GError **error);
+
+/* Run until Quit; on its own thread. loop is told to quit at the end. */
+void
+coordinator_start(Coordinator *coordinator, ControlServer *control, GMainLoop *loop);
+void
+coordinator_join(Coordinator *coordinator);
+
+#endif

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The cut. All members are asked to pause at once; as each one's answer arrives, its port changes
+ * colour at district-net, the residue of its last harvest and its state blob are copied, and it is
+ * resumed: no member waits for another. What is copied while a member stands still is only what it
+ * dirtied since the harvest just before.
+ */
+#include "ckpt/coordinator-internal.h"
+
+#include <poll.h>
+#include <string.h>
+
+/* Harvests just before the cut: repeated while they still find much, so that little is left. */
+#define PRECUT_HARVESTS_MAX 4
+#define PRECUT_PAGES_ENOUGH 64
+#define NET_RETRY_NS (100 * NS_PER_MS)
+
+typedef enum { MEMBER_OUT, MEMBER_ASKED, MEMBER_STOPPED, MEMBER_RESUMING } MemberStep;
+
+typedef struct Cut {
+    Coordinator *c;
+    Epoch *epoch;
+    bool leave_paused;
+    MemberStep *steps;
+    GError **errors; /* per member */
+    GError *net_error;
+} Cut;
+
+/* Nothing here may be slow: guests run, but the shorter this is, the smaller the residue. */
+static bool
+cut_prepare(Coordinator *c)
+{
+    uint64_t pages, before = UINT64_MAX;
+
+    for (int i = 0; i < PRECUT_HARVESTS_MAX; i++) {
+        if (!harvest_all(c, &pages))
+            return false;
+        if (pages <= PRECUT_PAGES_ENOUGH || pages > before / 4 * 3)
+            break;
+        before = pages;
+    }
+    return true;
+}
+
+static bool
+cut_ask(Cut *cut)
+{
+    Coordinator *c = cut->c;
+    bool ok = true;
+
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (!member_is_on(c->members[i]))
+            continue;
+        if (member_send_pause(c->members[i], true, &cut->errors[i]))
+            cut->steps[i] = MEMBER_ASKED;
+        else
+            ok = false;
+    }
+    return ok;
+}
+
+/* Member i has answered PAUSE: take its part of the cut and let it go. */
+static bool
+cut_member(Cut *cut, uint32_t i)
+{
+    Coordinator *c = cut->c;
+    Member *m = c->members[i];
+    EpochMember *em = &cut->epoch->members[i];
+    District__MemberPauseReply pause;
+
+    cut->steps[i] = MEMBER_OUT;
+    if (!member_collect_pause(m, &pause, &cut->errors[i]))
+        return false;
+    cut->steps[i] = MEMBER_STOPPED;
+    if (!netctl_cut_member_send(c->net, cut->epoch->cut, m->name, &cut->net_error))
+        return false;
+    harvest_take(c, i);
+    em->state = g_byte_array_sized_new((guint)pause.state_len);
+    g_byte_array_append(em->state, m->state, (guint)pause.state_len);
+    em->stopped_ns = (int64_t)pause.requested_ns;
+    cut->epoch->cut_ns = MAX(cut->epoch->cut_ns, (int64_t)pause.vcpus_out_ns);
+    if (!netctl_cut_member_wait(c->net, &cut->net_error))
+        return false;
+    if (cut->leave_paused)
+        return true;
+    cut->steps[i] = MEMBER_OUT;
+    if (!member_send_resume(m, &cut->errors[i]))
+        return false;
+    cut->steps[i] = MEMBER_RESUMING;
+    return true;
+}
+
+/* Take the members in the order in which they answer. */
+static bool
+cut_collect(Cut *cut)
+{
+    Coordinator *c = cut->c;
+    g_autofree struct pollfd *polls = g_new0(struct pollfd, c->n_members);
+    int64_t deadline = clock_monotonic_ns() + MEMBER_CALL_TIMEOUT_MS * NS_PER_MS;
+
+    for (;;) {
+        unsigned waiting = 0;
+        for (uint32_t i = 0; i < c->n_members; i++) {
+            bool asked = cut->steps[i] == MEMBER_ASKED;
+            polls[i] = (struct pollfd){.fd = asked ? c->members[i]->fd : -1, .events = POLLIN};
+            waiting += asked;
+        }
+        if (waiting == 0)
+            return true;
+        int64_t left = MAX(deadline - clock_monotonic_ns(), 0);
+        bool expired = poll(polls, c->n_members, (int)(left / NS_PER_MS)) == 0;
+        for (uint32_t i = 0; i < c->n_members; i++) {
+            if (cut->steps[i] == MEMBER_ASKED && (polls[i].revents != 0 || expired) &&
+                !cut_member(cut, i))
+                return false;
+        }
+    }
+}
+
+static bool
+cut_collect_resumed(Cut *cut)
+{
+    Coordinator *c = cut->c;
+    bool ok = true;
+
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (cut->steps[i] != MEMBER_RESUMING)
+            continue;
+        cut->steps[i] = MEMBER_OUT;
+        ok = member_collect_resume(c->members[i], &cut->epoch->members[i].resumed_ns,
+                                   &cut->errors[i]) &&
+             ok;
+    }
+    return ok;
+}
+
+/* No cut: collect what was asked for, let the network and the members go on. */
+static void
+cut_abort(Cut *cut)
+{
+    Coordinator *c = cut->c;
+    District__MemberPauseReply pause;
+
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (cut->steps[i] == MEMBER_ASKED &&
+            member_collect_pause(c->members[i], &pause, &cut->errors[i]))
+            harvest_take(c, i);
+    }
+    cut_collect_resumed(cut);
+    if (netctl_connected(c->net))
+        netctl_cut_abort(c->net, cut->epoch->cut, NULL);
+    if (cut->net_error) {
+        g_warning("no cut was made: %s", cut->net_error->message);
+        g_error_free(cut->net_error);
+    }
+    if (members_settle(c, cut->errors) && coordinator_runs(c))
+        members_resume(c);
+    epoch_unref(cut->epoch);
+}
+
+static void
+cut_record_times(Coordinator *c, const Epoch *epoch, bool leave_paused)
+{
+    int64_t first = INT64_MAX, last = 0;
+
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        const EpochMember *em = &epoch->members[i];
+        if (!em->state)
+            continue;
+        first = MIN(first, em->stopped_ns);
+        last = MAX(last, em->stopped_ns);
+        if (!leave_paused)
+            sample_ring_add(&c->stats->pause, (uint64_t)MAX(em->resumed_ns - em->stopped_ns, 0));
+    }
+    sample_ring_add(&c->stats->skew, (uint64_t)(last - first));
+    if (c->last_cut_ns)
+        sample_ring_add(&c->stats->interval, (uint64_t)MAX(epoch->cut_ns - c->last_cut_ns, 0));
+    c->last_cut_ns = epoch->cut_ns;
+}
+
+bool
+cut_make(Coordinator *c, bool leave_paused)
+{
+    Cut cut = {.c = c, .leave_paused = leave_paused};
+
+    /* From the cut that completes a full sync on, output is held until it is committed. */
+    if (c->stream && c->stream->phase == TARGET_COMPLETING && !protect_tell_net(c, true))
+        return false;
+    if (!cut_prepare(c))
+        return false;
+    cut.steps = g_newa0(MemberStep, c->n_members);
+    cut.errors = g_newa0(GError *, c->n_members);
+    cut.epoch = epoch_new(c->n_members);
+    cut.epoch->cut = ++c->last_number;
+    if (!netctl_cut_begin(c->net, cut.epoch->cut, &cut.net_error) || !cut_ask(&cut) ||
+        !cut_collect(&cut) || !cut_collect_resumed(&cut) ||
+        !netctl_cut_end(c->net, cut.epoch->cut, &cut.epoch->net, &cut.net_error)) {
+        cut_abort(&cut);
+        return false;
+    }
+    cut.epoch->realtime_ns = clock_realtime_ns() - (clock_monotonic_ns() - cut.epoch->cut_ns);
+    cut_record_times(c, cut.epoch, leave_paused);
+    c->last_cut = cut.epoch->cut;
+    c->next_harvest_ns = clock_monotonic_ns() + harvest_interval_ns(c);
+    freeze_epoch(c, cut.epoch);
+    return true;
+}
+
+bool
+cut_possible(const Coordinator *c)
+{
+    bool full = target_takes_cut(c->stream) && c->in_flight.length >= EPOCHS_IN_FLIGHT_MAX;
+
+    return !full && staging_pool_ready(c->stagings) && netctl_connected(c->net);
+}
+
+static bool
+cut_due(const Coordinator *c, int64_t now)
+{
+    if (c->stream && c->stream->phase == TARGET_COMPLETING)
+        return true;
+    if (c->stream && c->stream->phase == TARGET_STEADY)
+        return now >= c->next_cut_ns || staging_pages(c->staging) > STAGING_SOFT_PAGES / 2;
+    return c->file && c->file->phase == TARGET_COMPLETING;
+}
+
+/* district-net has been restarted or will be: try again, without waiting. */
+static void
+cut_reconnect_net(Coordinator *c, int64_t now)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (netctl_connected(c->net) || now < c->net_retry_ns)
+        return;
+    c->net_retry_ns = now + NET_RETRY_NS;
+    if (!netctl_connect(c->net, 0, &error))
+        return;
+    g_warning("district-net: connected again; connections across its loss may have to recover");
+    if (c->protect.net_told) {
+        c->protect.net_told = false;
+        protect_tell_net(c, true);
+    }
+}
+
+void
+cut_tick(Coordinator *c, int64_t now)
+{
+    cut_reconnect_net(c, now);
+    if (c->run != RUN_RUNNING || !cut_due(c, now) || !cut_possible(c))
+        return;
+    /* Keep the beat; after a wait, start a new one. */
+    c->next_cut_ns += c->protect.interval_ns;
+    if (c->next_cut_ns < now)
+        c->next_cut_ns = now + c->protect.interval_ns;
+    if (!cut_make(c, false))
+        c->next_cut_ns = MAX(c->next_cut_ns, now + NET_RETRY_NS);
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Frozen epochs and the pool of stagings. */
+#include "ckpt/epoch.h"
+
+#include <string.h>
+
+struct StagingPool {
+    GMutex lock; /* guards all below */
+    uint64_t *n_pages_of;
+    uint32_t n_members;
+    uint64_t keep_pages;
+    Inbox *inbox;
+    guint made;      /* stagings that exist */
+    GPtrArray *idle; /* of Staging */
+};
+
+StagingPool *
+staging_pool_new(const uint64_t *n_pages_of, uint32_t n_members, uint64_t keep_pages, Inbox *inbox)
+{
+    StagingPool *pool = g_new0(StagingPool, 1);
+
+    g_mutex_init(&pool->lock);
+    pool->n_pages_of = g_memdup2(n_pages_of, n_members * sizeof(uint64_t));
+    pool->n_members = n_members;
+    pool->keep_pages = keep_pages;
+    pool->inbox = inbox;
+    pool->idle = g_ptr_array_new_with_free_func((GDestroyNotify)staging_free);
+    return pool;
+}
+
+void
+staging_pool_free(StagingPool *pool)
+{
+    g_ptr_array_unref(pool->idle);
+    g_mutex_clear(&pool->lock);
+    g_free(pool->n_pages_of);
+    g_free(pool);
+}
+
+bool
+staging_pool_ready(StagingPool *pool)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pool->lock);
+
+    return pool->idle->len > 0 || pool->made < STAGINGS_MAX;
+}
+
+Staging *
+staging_pool_take(StagingPool *pool, GError **error)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pool->lock);
+
+    if (pool->idle->len > 0)
+        return g_ptr_array_steal_index_fast(pool->idle, pool->idle->len - 1);
+    if (pool->made >= STAGINGS_MAX) {
+        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT, "staging: all epochs are in flight");
+        return NULL;
+    }
+    Staging *staging = staging_new(pool->n_pages_of, pool->n_members, error);
+    pool->made += staging != NULL;
+    return staging;
+}
+
+void
+staging_pool_give(StagingPool *pool, Staging *staging)
+{
+    staging_clear(staging, pool->keep_pages);
+    g_mutex_lock(&pool->lock);
+    g_ptr_array_add(pool->idle, staging);
+    g_mutex_unlock(&pool->lock);
+    inbox_wake(pool->inbox);
+}
+
+Epoch *
+epoch_new(uint32_t n_members)
+{
+    Epoch *epoch = g_new0(Epoch, 1);
+
+    g_atomic_ref_count_init(&epoch->refs);
+    epoch->n_members = n_members;
+    epoch->members = g_new0(EpochMember, n_members);
+    return epoch;
+}
+
+Epoch *
+epoch_ref(Epoch *epoch)
+{
+    g_atomic_ref_count_inc(&epoch->refs);
+    return epoch;
+}
+
+void
+epoch_unref(Epoch *epoch)
+{
+    if (!g_atomic_ref_count_dec(&epoch->refs))
+        return;
+    if (epoch->staging)
+        staging_pool_give(epoch->pool, epoch->staging);
+    for (uint32_t i = 0; i < epoch->n_members; i++)
+        g_clear_pointer(&epoch->members[i].state, g_byte_array_unref);
+    g_clear_pointer(&epoch->net, g_byte_array_unref);
+    g_free(epoch->members);
+    g_free(epoch);
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Harvesting: dirty pages from the engines' bitmaps to the staging and to targets in sync. */
+#include "ckpt/coordinator-internal.h"
+
+#include "common/pagebits.h"
+
+#define HARVEST_MIN_NS (2 * NS_PER_MS)
+#define HARVEST_MAX_NS (20 * NS_PER_MS)
+#define HARVESTS_PER_INTERVAL 5
+
+int64_t
+harvest_interval_ns(const Coordinator *c)
+{
+    int64_t interval = c->stream ? c->protect.interval_ns : HARVEST_MAX_NS;
+
+    return CLAMP(interval / HARVESTS_PER_INTERVAL, HARVEST_MIN_NS, HARVEST_MAX_NS);
+}
+
+static void
+harvest_stage_word(Coordinator *c, uint32_t member, size_t word, uint64_t bits)
+{
+    const uint8_t *ram = c->members[member]->ram;
+
+    for (; bits != 0; bits &= bits - 1) {
+        uint64_t page = (uint64_t)word * 64 + (uint64_t)__builtin_ctzll(bits);
+        staging_copy(c->staging, member, page, ram + page * PAGE_BYTES);
+    }
+}
+
+/* Bits that stand for pages: an engine may set any bit in the last word. */
+static uint64_t
+harvest_valid_bits(const Member *m, size_t word)
+{
+    uint64_t last = m->n_pages - (uint64_t)word * 64;
+
+    return last >= 64 ? UINT64_MAX : (UINT64_C(1) << last) - 1;
+}
+
+uint64_t
+harvest_take(Coordinator *c, uint32_t member)
+{
+    Member *m = c->members[member];
+    size_t words = (m->n_pages + 63) / 64;
+    uint64_t pages = 0;
+
+    for (size_t w = 0; w < words; w++) {
+        if (__atomic_load_n(&m->bitmap[w], __ATOMIC_RELAXED) == 0)
+            continue;
+        uint64_t bits = pagebits_take_word(m->bitmap, w) & harvest_valid_bits(m, w);
+        target_dirty(c->stream, member, w, bits);
+        target_dirty(c->file, member, w, bits);
+        if (c->staging_active)
+            harvest_stage_word(c, member, w, bits);
+        pages += (uint64_t)__builtin_popcountll(bits);
+    }
+    c->stats->dirty_pages += pages;
+    return pages;
+}
+
+bool
+harvest_all(Coordinator *c, uint64_t *pages)
+{
+    bool *asked = g_newa0(bool, c->n_members);
+    GError **errors = g_newa0(GError *, c->n_members);
+
+    *pages = 0;
+    for (uint32_t i = 0; i < c->n_members; i++)
+        asked[i] = member_is_on(c->members[i]) && member_send_harvest(c->members[i], &errors[i]);
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (asked[i] && member_collect_harvest(c->members[i], &errors[i]))
+            *pages += harvest_take(c, i);
+    }
+    c->next_harvest_ns = clock_monotonic_ns() + harvest_interval_ns(c);
+    return members_settle(c, errors);
+}

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Life and death of a district here: start, restore, hand-over, take back. */
+#include "ckpt/coordinator-internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+
+static bool
+life_members_are(const Coordinator *c, District__MemberState state)
+{
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (!member_is_on(c->members[i]) || c->members[i]->run_state != state)
+            return false;
+    }
+    return true;
+}
+
+/* Everything is in place: run. */
+static void
+life_run(Coordinator *c, ControlRequest *request)
+{
+    g_autoptr(GError) error = NULL;
+
+    coordinator_move(c, RUN_RUNNING);
+    if (!members_resume(c)) {
+        control_request_error(request, "district %s: %s", c->district,
+                              c->run_error ? c->run_error : "a member did not resume");
+        return;
+    }
+    if (!netctl_announce(c->net, &error))
+        g_warning("%s", error->message);
+    coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_RUNNING, "", "", c->last_number);
+    control_request_ok(request);
+}
+
+void
+life_start(Coordinator *c, ControlRequest *request)
+{
+    uint64_t incarnation = request->message->start->incarnation;
+
+    if (c->run != RUN_WAITING ||
+        !life_members_are(c, DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED)) {
+        control_request_error(request,
+                              "district %s: cannot start: it is %s, or a member is not freshly "
+                              "booted; restart its members",
+                              c->district, run_state_name(c->run));
+        return;
+    }
+    c->incarnation = incarnation;
+    life_run(c, request);
+}
+
+/* ---- From an image ---- */
+
+static gboolean
+life_layout_fits(const Member *m, const District__CutMember *saved, GError **error)
+{
+    bool fits = saved->ram_size == m->ram_size && saved->n_regions == m->n_regions;
+
+    for (size_t k = 0; fits && k < m->n_regions; k++) {
+        const District__RamRegion *a = &m->regions[k], *b = saved->regions[k];
+        fits = a->gpa == b->gpa && a->size == b->size && a->offset == b->offset;
+    }
+    if (fits && strcmp(saved->engine, m->engine) == 0)
+        return TRUE;
+    g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
+                "member %s: saved by engine '%s' with %" G_GUINT64_FORMAT
+                " bytes of RAM, but here is '%s' with %" G_GUINT64_FORMAT
+                "; use the definition it was saved with",
+                m->name, saved->engine, saved->ram_size, m->engine, m->ram_size);
+    return FALSE;
+}
+
+/* Index of each member in image; the sets must be the same. */
+static gboolean
+life_match(Coordinator *c, const Image *image, uint32_t *index_of, GError **error)
+{
+    if (image->n_members != c->n_members) {
+        g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
+                    "the image has %u members, the district %u", image->n_members, c->n_members);
+        return FALSE;
+    }
+    if (strcmp(image->cut->district, c->district) != 0) {
+        g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED, "the image is of district '%s'",
+                    image->cut->district);
+        return FALSE;
+    }
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        uint32_t k = 0;
+        while (k < image->n_members &&
+               strcmp(image->cut->members[k]->name, c->members[i]->name) != 0)
+            k++;
+        if (k == image->n_members) {
+            g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED, "the image has no member %s",
+                        c->members[i]->name);
+            return FALSE;
+        }
+        if (!life_layout_fits(c->members[i], image->cut->members[k], error))
+            return FALSE;
+        index_of[i] = k;
+    }
+    return TRUE;
+}
+
+static gboolean
+life_restore_send(Member *m, const Image *image, uint32_t k, GError **error)
+{
+    uint8_t vmgenid[MEMBER_VMGENID_BYTES];
+    const District__CutMember *saved = image->cut->members[k];
+
+    if (getrandom(vmgenid, sizeof(vmgenid), 0) != (ssize_t)sizeof(vmgenid)) {
+        g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED, "getrandom: %s", g_strerror(errno));
+        return FALSE;
+    }
+    return member_send_restore(m, image->ram_fds[k], saved->state.data, saved->state.len, vmgenid,
+                               error);
+}
+
+/* RESTORE on all members, in parallel. The first error is reported, all replies are collected. */
+static gboolean
+life_restore_members(Coordinator *c, const Image *image, const uint32_t *index_of, GError **error)
+{
+    bool *asked = g_newa0(bool, c->n_members);
+    GError *first = NULL;
+
+    for (uint32_t i = 0; i < c->n_members && !first; i++)
+        asked[i] = life_restore_send(c->members[i], image, index_of[i], &first);
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (asked[i])
+            member_collect_restore(c->members[i], first ? NULL : &first);
+    }
+    if (first)
+        g_propagate_error(error, first);
+    return first == NULL;
+}
+
+static gboolean
+life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t incarnation,
+             GError **error)
+{
+    g_autofree uint32_t *index_of = g_new0(uint32_t, c->n_members);
+
+    if (!life_match(c, image, index_of, error) ||
+        !life_restore_members(c, image, index_of, error) ||
+        !netctl_restore(c->net, image->cut->net.data, image->cut->net.len, reset_crossing,
+                        incarnation, error))
+        return FALSE;
+    c->incarnation = incarnation;
+    c->last_number = MAX(c->last_number, image->cut->epoch);
+    return TRUE;
+}
+
+static bool
+life_refuse_restore(Coordinator *c, ControlRequest *request)
+{
+    if (c->run == RUN_WAITING &&
+        life_members_are(c, DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE))
+        return false;
+    control_request_error(request,
+                          "district %s: cannot restore: it is %s, or a member does not await it; "
+                          "start the members with --incoming",
+                          c->district, run_state_name(c->run));
+    return true;
+}
+
+/* Takes image. */
+static void
+life_start_from(Coordinator *c, ControlRequest *request, Image *image, bool reset_crossing,
+                uint64_t incarnation, int64_t since_ns)
+{
+    g_autoptr(Image) owned = image;
+    g_autoptr(GError) error = NULL;
+    uint64_t epoch = image->cut->epoch;
+
+    if (!life_restore(c, image, reset_crossing, incarnation, &error)) {
+        control_request_error(request, "district %s: %s", c->district, error->message);
+        return;
+    }
+    life_run(c, request);
+    g_message("running from epoch %" G_GUINT64_FORMAT " as incarnation %" G_GUINT64_FORMAT
+              " after %.3f ms",
+              epoch, incarnation, (double)(clock_monotonic_ns() - since_ns) / NS_PER_MS);
+}
+
+void
+life_start_image(Coordinator *c, ControlRequest *request)
+{
+    const District__CkptStartImageRequest *want = request->message->start_image;
+    int64_t since_ns = clock_monotonic_ns();
+    g_autoptr(GError) error = NULL;
+
+    if (life_refuse_restore(c, request))
+        return;
+    if (request->n_fds < 2) {
+        control_request_error(request,
+                              "district %s: no image: pass a state and a RAM memfd per "
+                              "member",
+                              c->district);
+        return;
+    }
+    guint n = request->n_fds;
+    request->n_fds = 1; /* the rest is the image's now */
+    Image *image =
+        image_from_fds(request->fds[0], want->state_len, request->fds + 1, n - 1, &error);
+    if (!image) {
+        control_request_error(request, "district %s: %s", c->district, error->message);
+        return;
+    }
+    life_start_from(c, request, image, want->reset_crossing, want->incarnation, since_ns);
+}
+
+void
+life_start_file(Coordinator *c, ControlRequest *request)
+{
+    const District__CkptStartFileRequest *want = request->message->start_file;
+    int64_t since_ns = clock_monotonic_ns();
+    g_autoptr(GError) error = NULL;
+
+    if (life_refuse_restore(c, request))
+        return;
+    if (request->n_fds != 1) {
+        control_request_error(request, "district %s: pass one descriptor, open for reading",
+                              c->district);
+        return;
+    }
+    Image *image = image_load_file(request->fds[0], want->path, &error);
+    if (!image) {
+        control_request_error(request, "district %s: %s", c->district, error->message);
+        return;
+    }
+    life_start_from(c, request, image, true, want->incarnation, since_ns);
+}
+
+void
+life_adopt(Coordinator *c)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < c->n_members; i++)
+        any = any || c->members[i]->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING;
+    if (!any)
+        return;
+    g_message("members run already: going on");
+    c->adopted = true;
+    coordinator_move(c, RUN_RUNNING);
+    /* A cut that our predecessor did not finish is off. */
+    netctl_cut_abort(c->net, 0, NULL);
+    members_resume(c);
+}
+
+/* ---- Hand-over ---- */
+
+void
+life_hand_over(Coordinator *c, ControlRequest *request)
+{
+    if (c->run == RUN_THROTTLED && members_resume(c))
+        coordinator_move(c, RUN_RUNNING);
+    if (c->run != RUN_RUNNING || c->protect.state != PROTECT_PROTECTED) {
+        control_request_error(request,
+                              "district %s: cannot hand over: it is %s and its protection is %s; "
+                              "wait until it is protected",
+                              c->district, run_state_name(c->run),
+                              protect_state_name(c->protect.state));
+        return;
+    }
+    coordinator_move(c, RUN_HANDING_OVER);
+    c->hand_over =
+        (HandOver){.request = request, .deadline_ns = clock_monotonic_ns() + HAND_OVER_TIMEOUT_NS};
+}
+
+void
+life_hand_over_refuse(Coordinator *c, const char *why)
+{
+    ControlRequest *request = g_steal_pointer(&c->hand_over.request);
+
+    c->hand_over.number = 0;
+    if (request)
+        control_request_error(request, "district %s: not handed over: %s", c->district, why);
+}
+
+void
+life_hand_over_fail(Coordinator *c, const char *why)
+{
+    if (c->run != RUN_HANDING_OVER)
+        return;
+    life_hand_over_refuse(c, why);
+    coordinator_move(c, RUN_RUNNING);
+    members_resume(c);
+}
+
+void
+life_hand_over_tick(Coordinator *c, int64_t now)
+{
+    if (c->run != RUN_HANDING_OVER)
+        return;
+    if (now >= c->hand_over.deadline_ns) {
+        life_hand_over_fail(c, "the standby did not acknowledge the last epoch in time");
+        return;
+    }
+    if (c->hand_over.number != 0 || !cut_possible(c))
+        return;
+    if (!cut_make(c, true)) {
+        life_hand_over_fail(c, "the last cut could not be made");
+        return;
+    }
+    c->hand_over.number = c->stream_base;
+    c->hand_over.stopped_ns = c->last_cut_ns;
+}
+
+void
+life_hand_over_acked(Coordinator *c, uint64_t number)
+{
+    District__CkptHandOverReply done = DISTRICT__CKPT_HAND_OVER_REPLY__INIT;
+    District__CkptReply reply = DISTRICT__CKPT_REPLY__INIT;
+
+    if (c->run != RUN_HANDING_OVER || c->hand_over.number == 0 || number < c->hand_over.number)
+        return;
+    done.epoch = number;
+    done.paused_ns = (uint64_t)(clock_monotonic_ns() - c->hand_over.stopped_ns);
+    reply.hand_over = &done;
+    coordinator_move(c, RUN_HANDED_OVER);
+    control_request_reply(g_steal_pointer(&c->hand_over.request), &reply);
+    checkpoint_fail(c, "the district was handed over");
+    protect_unprotect(c);
+    g_message("handed over with epoch %" G_GUINT64_FORMAT, number);
+}
+
+void
+life_take_back(Coordinator *c, ControlRequest *request)
+{
+    if (c->run != RUN_HANDED_OVER) {
+        control_request_error(request, "district %s: nothing to take back: it is %s", c->district,
+                              run_state_name(c->run));
+        return;
+    }
+    c->incarnation = request->message->take_back->incarnation;
+    life_run(c, request);
+}

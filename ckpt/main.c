@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* district-ckpt: coordinator and pipeline of one district. */
+#include "ckpt/coordinator.h"
+
+#include "ckpt/layout.h"
+#include "common/log.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#define CONNECT_MS 10000
+
+static char *opt_name, *opt_host, *opt_control, *opt_net, *opt_pki, *opt_definition;
+static char **opt_members;
+static gint64 opt_incarnation = 1;
+
+static const GOptionEntry options[] = {
+    {"name", 0, 0, G_OPTION_ARG_STRING, &opt_name, "Name of the district", "NAME"},
+    {"host", 0, 0, G_OPTION_ARG_STRING, &opt_host, "Name of this host", "NAME"},
+    {"control", 0, 0, G_OPTION_ARG_FILENAME, &opt_control, "Control socket to listen on", "PATH"},
+    {"net", 0, 0, G_OPTION_ARG_FILENAME, &opt_net,
+     "Control socket of district-net, or 'none' for a district without network", "PATH"},
+    {"member", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &opt_members,
+     "A member and the socket of its engine; once per member", "NAME=PATH"},
+    {"pki", 0, 0, G_OPTION_ARG_FILENAME, &opt_pki, "Directory of this host's certificates", "DIR"},
+    {"definition", 0, 0, G_OPTION_ARG_FILENAME, &opt_definition, "The .district file", "FILE"},
+    {"incarnation", 0, 0, G_OPTION_ARG_INT64, &opt_incarnation,
+     "Incarnation, when the members run already (default 1)", "N"},
+    G_OPTION_ENTRY_NULL,
+};
+
+static gboolean
+usage_error(GError **error, const char *text)
+{
+    g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, "%s; see --help", text);
+    return FALSE;
+}
+
+/* Split NAME=PATH options into two lists. */
+static gboolean
+parse_members(CoordinatorConfig *config, GError **error)
+{
+    guint n = opt_members ? g_strv_length(opt_members) : 0;
+
+    if (n == 0 || n > MEMBERS_MAX)
+        return usage_error(error, "1 to 256 --member options are needed");
+    config->member_names = g_new0(char *, n + 1);
+    config->member_paths = g_new0(char *, n + 1);
+    for (guint i = 0; i < n; i++) {
+        char *equals = strchr(opt_members[i], '=');
+        if (!equals)
+            return usage_error(error, "--member wants NAME=PATH");
+        config->member_names[i] = g_strndup(opt_members[i], (gsize)(equals - opt_members[i]));
+        config->member_paths[i] = g_strdup(equals + 1);
+        if (!layout_name_good(config->member_names[i]))
+            return usage_error(error, "a member's name is letters, digits, '.', '_' and '-'");
+        for (guint k = 0; k < i; k++) {
+            if (strcmp(config->member_names[k], config->member_names[i]) == 0)
+                return usage_error(error, "two members have the same name");
+        }
+    }
+    return TRUE;
+}
+
+static gboolean
+parse_config(int argc, char **argv, CoordinatorConfig *config, GError **error)
+{
+    g_autoptr(GOptionContext) context = g_option_context_new(NULL);
+    char *definition = NULL;
+
+    g_option_context_set_summary(context, "Checkpoint the members of a district together.");
+    g_option_context_add_main_entries(context, options, NULL);
+    if (!g_option_context_parse(context, &argc, &argv, error))
+        return FALSE;
+    if (argc > 1 || !opt_name || !opt_host || !opt_control || !opt_net)
+        return usage_error(error, "--name, --host, --control and --net are needed, nothing else");
+    if (!layout_name_good(opt_name) || opt_incarnation < 1)
+        return usage_error(error, "--name or --incarnation is not a good one");
+    if (opt_definition && !g_file_get_contents(opt_definition, &definition, NULL, error))
+        return FALSE;
+    config->district = opt_name;
+    config->host = opt_host;
+    config->pki_dir = opt_pki;
+    config->net_path = strcmp(opt_net, "none") == 0 ? NULL : opt_net;
+    config->definition = definition ? definition : g_strdup("");
+    config->incarnation = (uint64_t)opt_incarnation;
+    return parse_members(config, error);
+}
+
+/* A checkpoint of 256 members needs that many descriptors several times over. */
+static void
+raise_fd_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+int
+main(int argc, char **argv)
+{
+    CoordinatorConfig config = {0};
+    g_autoptr(GError) error = NULL;
+    Inbox *inbox = inbox_new();
+    GMainLoop *loop = g_main_loop_new(NULL, FALSE);
+
+    signal(SIGPIPE, SIG_IGN);
+    raise_fd_limit();
+    if (!parse_config(argc, argv, &config, &error)) {
+        g_printerr("district-ckpt: %s\n", error->message);
+        return 2;
+    }
+    log_init("district-ckpt", config.district);
+    Coordinator *coordinator = coordinator_new(&config, inbox, CONNECT_MS, &error);
+    ControlServer *control = coordinator ? control_server_new(opt_control, inbox, &error) : NULL;
+    if (!control) {
+        g_warning("%s", error->message);
+        return 1;
+    }
+    coordinator_start(coordinator, control, loop);
+    g_main_loop_run(loop);
+    coordinator_join(coordinator);
+    /* Let replies and events that are still queued go out. */
+    while (g_main_context_iteration(NULL, FALSE))
+        ;
+    return 0;
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Inside member*.c: HELLO, its checks, and the request/reply primitives. */
+#ifndef DISTRICT_CKPT_MEMBER_HELLO_H
+#define DISTRICT_CKPT_MEMBER_HELLO_H
+
+#include "ckpt/member.h"
+
+/* Send a request; assigns its id. doing: for the error message. */
+gboolean
+member_send(Member *member, District__MemberRequest *request, const char *doing, const int *fds,
+            guint n_fds, GError **error);
+
+/* Receive the reply; NULL with error set unless it is of kind want. Free it with free_unpacked. */
+District__MemberReply *
+member_collect(Member *member, District__MemberReply__OpCase want, const char *doing, int *fds,
+               guint *n_fds, int timeout_ms, GError **error);
+
+/* Check ram_fd against the announced size and map a duplicate of it as the member's RAM. */
+gboolean
+member_map_ram(Member *member, int ram_fd, GError **error);
+
+/* Forget all that HELLO told. */
+void
+member_hello_clear(Member *member);
+
+#endif

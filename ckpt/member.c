@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Client of the member protocol: requests and replies. member-hello.c has HELLO and its checks. */
+#include "ckpt/member.h"
+#include "ckpt/member-hello.h"
+
+#include "common/clock.h"
+#include "common/memfd.h"
+#include "common/pbmsg.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define SEND_TIMEOUT_MS 1000
+
+G_DEFINE_QUARK(district - member - error - quark, member_error)
+
+Member *
+member_new(const char *name, const char *path)
+{
+    Member *member = g_new0(Member, 1);
+
+    member->name = g_strdup(name);
+    member->path = g_strdup(path);
+    member->fd = -1;
+    member->ram_fd = -1;
+    return member;
+}
+
+void
+member_disconnect(Member *member)
+{
+    if (member->fd >= 0)
+        close(member->fd);
+    member->fd = -1;
+}
+
+void
+member_free(Member *member)
+{
+    member_disconnect(member);
+    member_hello_clear(member);
+    g_free(member->name);
+    g_free(member->path);
+    g_free(member);
+}
+
+/* What the socket layer says becomes MEMBER_ERROR_LOST, with the member's name in front. */
+static gboolean
+member_lost(Member *member, const char *doing, GError *cause, GError **error)
+{
+    g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_LOST, "member %s: lost during %s: %s",
+                member->name, doing, cause->message);
+    g_error_free(cause);
+    member_disconnect(member);
+    return FALSE;
+}
+
+gboolean
+member_send(Member *member, District__MemberRequest *request, const char *doing, const int *fds,
+            guint n_fds, GError **error)
+{
+    GError *cause = NULL;
+
+    if (member->fd < 0) {
+        g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_LOST, "member %s: not connected",
+                    member->name);
+        return FALSE;
+    }
+    request->id = ++member->last_id;
+    member->sent_ns = clock_monotonic_ns();
+    if (!pbmsg_send(member->fd, &request->base, fds, n_fds, SEND_TIMEOUT_MS, &cause))
+        return member_lost(member, doing, cause, error);
+    return TRUE;
+}
+
+District__MemberReply *
+member_collect(Member *member, District__MemberReply__OpCase want, const char *doing, int *fds,
+               guint *n_fds, int timeout_ms, GError **error)
+{
+    GError *cause = NULL;
+    ProtobufCMessage *message =
+        pbmsg_recv(member->fd, &district__member_reply__descriptor, fds, n_fds, timeout_ms, &cause);
+    District__MemberReply *reply = (District__MemberReply *)message;
+
+    if (!reply) {
+        member_lost(member, doing, cause, error);
+        return NULL;
+    }
+    if (reply->id != member->last_id || (reply->error[0] == '\0' && reply->op_case != want)) {
+        cause = g_error_new_literal(MEMBER_ERROR, MEMBER_ERROR_LOST,
+                                    "its reply does not fit the request; is it the same version?");
+        member_lost(member, doing, cause, error);
+    } else if (reply->error[0] != '\0') {
+        g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED, "member %s: %s failed: %s",
+                    member->name, doing, reply->error);
+    } else {
+        return reply;
+    }
+    if (n_fds)
+        fdmsg_close_fds(fds, *n_fds);
+    district__member_reply__free_unpacked(reply, NULL);
+    return NULL;
+}
+
+/* Collect a reply whose content does not matter. */
+static gboolean
+member_collect_done(Member *member, District__MemberReply__OpCase want, const char *doing,
+                    int timeout_ms, GError **error)
+{
+    District__MemberReply *reply =
+        member_collect(member, want, doing, NULL, NULL, timeout_ms, error);
+
+    if (!reply)
+        return FALSE;
+    district__member_reply__free_unpacked(reply, NULL);
+    return TRUE;
+}
+
+gboolean
+member_send_harvest(Member *member, GError **error)
+{
+    District__MemberHarvestRequest harvest = DISTRICT__MEMBER_HARVEST_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_HARVEST;
+    request.harvest = &harvest;
+    return member_send(member, &request, "HARVEST", NULL, 0, error);
+}
+
+gboolean
+member_collect_harvest(Member *member, GError **error)
+{
+    return member_collect_done(member, DISTRICT__MEMBER_REPLY__OP_HARVEST, "HARVEST",
+                               MEMBER_CALL_TIMEOUT_MS, error);
+}
+
+gboolean
+member_send_pause(Member *member, bool save_state, GError **error)
+{
+    District__MemberPauseRequest pause = DISTRICT__MEMBER_PAUSE_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    pause.save_state = save_state;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_PAUSE;
+    request.pause = &pause;
+    return member_send(member, &request, "PAUSE", NULL, 0, error);
+}
+
+gboolean
+member_collect_pause(Member *member, District__MemberPauseReply *pause, GError **error)
+{
+    District__MemberReply *reply = member_collect(member, DISTRICT__MEMBER_REPLY__OP_PAUSE, "PAUSE",
+                                                  NULL, NULL, MEMBER_CALL_TIMEOUT_MS, error);
+    int64_t now = clock_monotonic_ns();
+
+    if (!reply)
+        return FALSE;
+    member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED;
+    *pause = *reply->pause;
+    pause->base.n_unknown_fields = 0;
+    pause->base.unknown_fields = NULL;
+    district__member_reply__free_unpacked(reply, NULL);
+    if (pause->state_len > member->state_capacity) {
+        g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_LOST,
+                    "member %s: PAUSE says the state has %" G_GUINT64_FORMAT
+                    " bytes, but its memfd has %" G_GUINT64_FORMAT,
+                    member->name, pause->state_len, member->state_capacity);
+        return FALSE;
+    }
+    /* Times are for statistics only; replace what cannot be true by what we saw. */
+    if ((int64_t)pause->requested_ns < member->sent_ns || (int64_t)pause->requested_ns > now)
+        pause->requested_ns = (uint64_t)member->sent_ns;
+    if (pause->vcpus_out_ns < pause->requested_ns || (int64_t)pause->vcpus_out_ns > now)
+        pause->vcpus_out_ns = pause->requested_ns;
+    return TRUE;
+}
+
+gboolean
+member_send_resume(Member *member, GError **error)
+{
+    District__MemberResumeRequest resume = DISTRICT__MEMBER_RESUME_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_RESUME;
+    request.resume = &resume;
+    return member_send(member, &request, "RESUME", NULL, 0, error);
+}
+
+gboolean
+member_collect_resume(Member *member, int64_t *resumed_ns, GError **error)
+{
+    District__MemberReply *reply =
+        member_collect(member, DISTRICT__MEMBER_REPLY__OP_RESUME, "RESUME", NULL, NULL,
+                       MEMBER_CALL_TIMEOUT_MS, error);
+    int64_t now = clock_monotonic_ns();
+
+    if (!reply)
+        return FALSE;
+    member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING;
+    *resumed_ns = (int64_t)reply->resume->resumed_ns;
+    if (*resumed_ns < member->sent_ns || *resumed_ns > now)
+        *resumed_ns = now;
+    district__member_reply__free_unpacked(reply, NULL);
+    return TRUE;
+}
+
+gboolean
+member_send_quit(Member *member, GError **error)
+{
+    District__MemberQuitRequest quit = DISTRICT__MEMBER_QUIT_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_QUIT;
+    request.quit = &quit;
+    return member_send(member, &request, "QUIT", NULL, 0, error);
+}
+
+gboolean
+member_collect_quit(Member *member, int timeout_ms, GError **error)
+{
+    return member_collect_done(member, DISTRICT__MEMBER_REPLY__OP_QUIT, "QUIT", timeout_ms, error);
+}
+
+gboolean
+member_send_restore(Member *member, int ram_fd, const uint8_t *state, uint64_t state_len,
+                    const uint8_t vmgenid[MEMBER_VMGENID_BYTES], GError **error)
+{
+    District__MemberRestoreRequest restore = DISTRICT__MEMBER_RESTORE_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    if (state_len > member->state_capacity) {
+        g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
+                    "member %s: the saved state has %" G_GUINT64_FORMAT
+                    " bytes, but this engine takes %" G_GUINT64_FORMAT
+                    "; restore it with the engine that saved it",
+                    member->name, state_len, member->state_capacity);
+        return FALSE;
+    }
+    if (!member_map_ram(member, ram_fd, error))
+        return FALSE;
+    memcpy(member->state, state, state_len);
+    restore.state_len = state_len;
+    restore.vmgenid.len = MEMBER_VMGENID_BYTES;
+    restore.vmgenid.data = (uint8_t *)vmgenid;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_RESTORE;
+    request.restore = &restore;
+    return member_send(member, &request, "RESTORE", &ram_fd, 1, error);
+}
+
+gboolean
+member_collect_restore(Member *member, GError **error)
+{
+    if (!member_collect_done(member, DISTRICT__MEMBER_REPLY__OP_RESTORE, "RESTORE",
+                             MEMBER_RESTORE_TIMEOUT_MS, error))
+        return FALSE;
+    member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED;
+    return TRUE;
+}
+
+gboolean
+member_describe(Member *member, District__MemberState *state, uint64_t *pauses, GError **error)
+{
+    District__MemberDescribeRequest describe = DISTRICT__MEMBER_DESCRIBE_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_DESCRIBE;
+    request.describe = &describe;
+    if (!member_send(member, &request, "DESCRIBE", NULL, 0, error))
+        return FALSE;
+    District__MemberReply *reply =
+        member_collect(member, DISTRICT__MEMBER_REPLY__OP_DESCRIBE, "DESCRIBE", NULL, NULL,
+                       MEMBER_CALL_TIMEOUT_MS, error);
+    if (!reply)
+        return FALSE;
+    *state = reply->describe->state;
+    if (pauses)
+        *pauses = reply->describe->pauses;
+    district__member_reply__free_unpacked(reply, NULL);
+    return TRUE;
+}
+
+gboolean
+member_check_idle(Member *member, GError **error)
+{
+    GError *cause = NULL;
+    ProtobufCMessage *message =
+        pbmsg_recv(member->fd, &district__member_reply__descriptor, NULL, NULL, 0, &cause);
+
+    if (message) {
+        protobuf_c_message_free_unpacked(message, NULL);
+        cause =
+            g_error_new_literal(MEMBER_ERROR, MEMBER_ERROR_LOST, "it spoke without being asked");
+    } else if (g_error_matches(cause, FDMSG_ERROR, FDMSG_ERROR_TIMEOUT)) {
+        g_error_free(cause);
+        return TRUE;
+    }
+    return member_lost(member, "idle wait", cause, error);
+}

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Client of the member protocol (common/proto/member.proto; rules in docs/protocol.md). One Member
+ * is one engine; all calls come from the coordinator thread. At most one request is outstanding per
+ * member: member_send_* to all, then member_collect_* from each, so that members work in parallel.
+ *
+ * The engine is not trusted: sizes, layouts and descriptors are checked at HELLO.
+ */
+#ifndef DISTRICT_CKPT_MEMBER_H
+#define DISTRICT_CKPT_MEMBER_H
+
+#include "common/page.h"
+#include "member.pb-c.h"
+
+#include <glib.h>
+#include <stdbool.h>
+
+#define MEMBER_PROTOCOL_VERSION 1
+#define MEMBER_CALL_TIMEOUT_MS 5000     /* HELLO, HARVEST, PAUSE, RESUME, DESCRIBE, QUIT */
+#define MEMBER_RESTORE_TIMEOUT_MS 30000 /* loading state may have to read a lot of it */
+#define MEMBER_STATE_BYTES_MAX (48u * 1024 * 1024)
+#define MEMBER_REGIONS_MAX 64
+#define MEMBER_VMGENID_BYTES 16
+
+typedef enum {
+    MEMBER_ERROR_LOST,    /* closed, timed out or broke the protocol: never use it again */
+    MEMBER_ERROR_REFUSED, /* it answered with an error; nothing changed */
+} MemberError;
+
+#define MEMBER_ERROR (member_error_quark())
+GQuark
+member_error_quark(void);
+
+typedef struct Member {
+    char *name;
+    char *path;
+    int fd; /* -1: not connected, or lost */
+    char *engine;
+    char *dirty_source;
+    uint32_t vcpus;
+    uint64_t ram_size; /* bytes */
+    uint64_t n_pages;
+    size_t n_regions;
+    District__RamRegion *regions;
+    size_t words;                    /* of the dirty bitmap */
+    uint64_t *bitmap;                /* shared with the engine: take words by atomic exchange */
+    uint8_t *state;                  /* shared with the engine, state_capacity bytes */
+    uint64_t state_capacity;         /* bytes */
+    int ram_fd;                      /* -1 until there is RAM */
+    const uint8_t *ram;              /* read-only mapping, ram_size bytes */
+    District__MemberState run_state; /* as far as we know */
+    uint64_t last_id;
+    int64_t sent_ns; /* when the outstanding request went out */
+} Member;
+
+Member *
+member_new(const char *name, const char *path);
+void
+member_free(Member *member);
+
+/* Connect (retrying for timeout_ms) and say HELLO. */
+gboolean
+member_connect(Member *member, int timeout_ms, GError **error);
+void
+member_disconnect(Member *member);
+
+gboolean
+member_send_harvest(Member *member, GError **error);
+gboolean
+member_send_pause(Member *member, bool save_state, GError **error);
+gboolean
+member_send_resume(Member *member, GError **error);
+gboolean
+member_send_quit(Member *member, GError **error);
+/* The member's RAM becomes ram_fd (duplicated, mapped), its state state[0..state_len). */
+gboolean
+member_send_restore(Member *member, int ram_fd, const uint8_t *state, uint64_t state_len,
+                    const uint8_t vmgenid[MEMBER_VMGENID_BYTES], GError **error);
+
+/* Collect the reply to the request sent last. *pause: filled with plain values, checked. */
+gboolean
+member_collect_harvest(Member *member, GError **error);
+gboolean
+member_collect_pause(Member *member, District__MemberPauseReply *pause, GError **error);
+gboolean
+member_collect_resume(Member *member, int64_t *resumed_ns, GError **error);
+gboolean
+member_collect_restore(Member *member, GError **error);
+gboolean
+member_collect_quit(Member *member, int timeout_ms, GError **error);
+
+/* Ask for the run state. */
+gboolean
+member_describe(Member *member, District__MemberState *state, uint64_t *pauses, GError **error);
+
+/* FALSE with MEMBER_ERROR_LOST if the idle engine has gone, or spoke without being asked. */
+gboolean
+member_check_idle(Member *member, GError **error);
+
+#endif

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* All members at once: resume, pause, quit, and what to do when one is lost. */
+#include "ckpt/coordinator-internal.h"
+
+#define QUIT_TIMEOUT_MS 2000
+
+bool
+member_is_on(const Member *member)
+{
+    return member->fd >= 0;
+}
+
+uint32_t
+members_on(const Coordinator *c, uint32_t *wire_index)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (wire_index)
+            wire_index[i] = n;
+        n += member_is_on(c->members[i]);
+    }
+    return n;
+}
+
+bool
+members_settle(Coordinator *c, GError **errors)
+{
+    bool ok = true;
+
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        ok = ok && !errors[i];
+        if (errors[i])
+            members_trouble(c, c->members[i], errors[i]);
+    }
+    return ok;
+}
+
+bool
+members_resume(Coordinator *c)
+{
+    bool *asked = g_newa0(bool, c->n_members);
+    GError **errors = g_newa0(GError *, c->n_members);
+    int64_t resumed_ns;
+
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        Member *m = c->members[i];
+        if (member_is_on(m) && m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED)
+            asked[i] = member_send_resume(m, &errors[i]);
+    }
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (asked[i])
+            member_collect_resume(c->members[i], &resumed_ns, &errors[i]);
+    }
+    return members_settle(c, errors);
+}
+
+void
+members_pause_quietly(Coordinator *c)
+{
+    bool *asked = g_newa0(bool, c->n_members);
+    District__MemberPauseReply pause;
+
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        Member *m = c->members[i];
+        asked[i] = member_is_on(m) &&
+                   m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING &&
+                   member_send_pause(m, false, NULL);
+    }
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        g_autoptr(GError) error = NULL;
+        if (asked[i] && !member_collect_pause(c->members[i], &pause, &error))
+            g_warning("%s", error->message);
+    }
+}
+
+void
+members_quit(Coordinator *c)
+{
+    bool *asked = g_newa0(bool, c->n_members);
+
+    for (uint32_t i = 0; i < c->n_members; i++)
+        asked[i] = member_is_on(c->members[i]) && member_send_quit(c->members[i], NULL);
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (asked[i])
+            member_collect_quit(c->members[i], QUIT_TIMEOUT_MS, NULL);
+    }
+}
+
+void
+members_fail_district(Coordinator *c, const char *why)
+{
+    g_free(c->run_error);
+    c->run_error = g_strdup(why);
+    life_hand_over_refuse(c, why);
+    if (!coordinator_move(c, RUN_FAILED))
+        return;
+    members_pause_quietly(c);
+    checkpoint_fail(c, why);
+    g_warning("the district has failed: %s", why);
+}
+
+/* A guest powered itself off: the others go on without it. */
+static void
+members_off(Coordinator *c, Member *member)
+{
+    g_message("member %s: the guest powered itself off", member->name);
+    member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
+    member_disconnect(member);
+    coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF, member->name, "", 0);
+    checkpoint_fail(c, "a member powered itself off while the checkpoint was being taken");
+    if (members_on(c, NULL) > 0) {
+        protect_restart(c, "a member powered itself off");
+        return;
+    }
+    protect_unprotect(c);
+    coordinator_move(c, RUN_WAITING);
+}
+
+/* Did the guest power itself off? Asks the engine if it still answers. */
+static bool
+members_is_shut_down(Member *member, const GError *error)
+{
+    District__MemberState state = member->run_state;
+
+    if (g_error_matches(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED))
+        member_describe(member, &state, NULL, NULL);
+    return state == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
+}
+
+void
+members_trouble(Coordinator *c, Member *member, GError *error)
+{
+    if (members_is_shut_down(member, error)) {
+        members_off(c, member);
+    } else if (g_error_matches(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED)) {
+        g_warning("%s", error->message);
+    } else {
+        member_disconnect(member);
+        member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_UNKNOWN;
+        coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_LOST, member->name,
+                          error->message, 0);
+        members_fail_district(c, error->message);
+    }
+    g_error_free(error);
+}
+
+void
+members_check_idle(Coordinator *c)
+{
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        GError *error = NULL;
+        if (member_is_on(c->members[i]) && !member_check_idle(c->members[i], &error))
+            members_trouble(c, c->members[i], error);
+    }
+}

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Protection: the life of the stream to the standby, and what district-net is told about it. */
+#include "ckpt/coordinator-internal.h"
+
+#include "ckpt/stream-out.h"
+
+#include <string.h>
+
+#define BACKOFF_MIN_NS (100 * NS_PER_MS)
+#define BACKOFF_MAX_NS (2 * NS_PER_S)
+#define REFUSED_RETRY_NS (5 * NS_PER_S)
+#define SILENCE_MIN_MS 500
+#define SILENCE_MAX_MS 3000
+#define DETACH_DEFAULT_MS 3000
+/*
+ * Numbers a predecessor may have taken beyond the epoch that its standby has committed: epochs in
+ * flight, a checkpoint file, cuts that failed. Skipped when we carry on after its crash.
+ */
+#define ADOPTED_NUMBERS_SKIPPED 1000
+
+static const char *const protect_state_names[PROTECT_STATES] = {
+    [PROTECT_OFF] = "off",           [PROTECT_CONNECTING] = "connecting",
+    [PROTECT_SYNCING] = "syncing",   [PROTECT_PROTECTED] = "protected",
+    [PROTECT_DETACHED] = "detached",
+};
+
+#define TO(state) (1u << (state))
+/* Allowed moves. */
+static const unsigned protect_moves[PROTECT_STATES] = {
+    [PROTECT_OFF] = TO(PROTECT_CONNECTING),
+    [PROTECT_CONNECTING] = TO(PROTECT_SYNCING) | TO(PROTECT_DETACHED) | TO(PROTECT_OFF),
+    [PROTECT_SYNCING] = TO(PROTECT_PROTECTED) | TO(PROTECT_CONNECTING) | TO(PROTECT_OFF),
+    [PROTECT_PROTECTED] = TO(PROTECT_CONNECTING) | TO(PROTECT_OFF),
+    [PROTECT_DETACHED] = TO(PROTECT_SYNCING) | TO(PROTECT_OFF),
+};
+
+const char *
+protect_state_name(ProtectState state)
+{
+    return protect_state_names[state];
+}
+
+static void
+protect_move(Coordinator *c, ProtectState state)
+{
+    if (c->protect.state == state)
+        return;
+    if (!(protect_moves[c->protect.state] & TO(state)))
+        g_critical("protection: %s to %s is not a move", protect_state_name(c->protect.state),
+                   protect_state_name(state));
+    c->protect.state = state;
+}
+
+static void
+protect_set_error(Coordinator *c, const char *text)
+{
+    g_free(c->protect.error);
+    c->protect.error = g_strdup(text);
+}
+
+bool
+protect_tell_net(Coordinator *c, bool hold)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (c->protect.net_told == hold)
+        return true;
+    if (!netctl_mode(c->net, c->protect.output_commit, hold, &error)) {
+        g_warning("%s", error->message);
+        return false;
+    }
+    c->protect.net_told = hold;
+    return true;
+}
+
+static gpointer
+protect_transport(Coordinator *c, GError **error)
+{
+    TlsIdentity *identity = NULL;
+    int silence_ms =
+        (int)CLAMP(c->protect.detach_after_ns / NS_PER_MS / 2, SILENCE_MIN_MS, SILENCE_MAX_MS);
+
+    if (!c->pki_dir)
+        g_set_error(error, TLS_ERROR, TLS_ERROR_FILES,
+                    "no certificates: start district-ckpt with --pki");
+    else
+        identity = tls_identity_load(c->pki_dir, error);
+    return identity ? stream_out_new(identity, c->protect.address, c->protect.port,
+                                     c->protect.peer_name, c->district, silence_ms, c->inbox)
+                    : NULL;
+}
+
+static void
+protect_connect(Coordinator *c)
+{
+    District__StreamHello hello = DISTRICT__STREAM_HELLO__INIT;
+    g_autofree uint32_t *wire_index = g_new0(uint32_t, c->n_members);
+    g_autoptr(GError) error = NULL;
+    gpointer transport = protect_transport(c, &error);
+
+    if (!transport) {
+        protect_set_error(c, error->message);
+        c->protect.retry_ns = clock_monotonic_ns() + REFUSED_RETRY_NS;
+        return;
+    }
+    members_on(c, wire_index);
+    hello.version = STREAM_VERSION;
+    hello.software = (char *)"district-ckpt " DISTRICT_VERSION;
+    hello.district = c->district;
+    hello.incarnation = c->incarnation;
+    hello.host = c->host;
+    SinkConfig config = {.id = ++c->last_sink_id,
+                         .transport = &stream_out_transport,
+                         .opaque = transport,
+                         .inbox = c->inbox,
+                         .pool = c->pool,
+                         .hello = &hello,
+                         .n_pages_of = c->n_pages_of,
+                         .wire_index = wire_index,
+                         .n_members = c->n_members};
+    c->stream = target_new(c, sink_new(&config), true);
+}
+
+static const char *
+protect_refuse(const Coordinator *c, const District__CkptProtectRequest *want)
+{
+    if (c->run == RUN_HANDED_OVER || c->run == RUN_HANDING_OVER || c->run == RUN_FAILED)
+        return "the district does not run here";
+    if (c->protect.state != PROTECT_OFF)
+        return "it is protected already; unprotect it first";
+    if (want->peer_name[0] == '\0' || want->address[0] == '\0' || want->port == 0 ||
+        want->port > UINT16_MAX)
+        return "name, address and port of the standby host are needed";
+    if (want->interval_us != 0 &&
+        (want->interval_us < INTERVAL_MIN_US || want->interval_us > INTERVAL_MAX_US))
+        return "the interval must be 1 ms to 60 s";
+    return NULL;
+}
+
+void
+protect_request(Coordinator *c, ControlRequest *request)
+{
+    const District__CkptProtectRequest *want = request->message->protect;
+    const char *refusal = protect_refuse(c, want);
+
+    if (refusal) {
+        control_request_error(request, "district %s: cannot protect: %s", c->district, refusal);
+        return;
+    }
+    Protection *p = &c->protect;
+    p->peer_name = g_strdup(want->peer_name);
+    p->address = g_strdup(want->address);
+    p->port = (uint16_t)want->port;
+    p->interval_ns =
+        (int64_t)(want->interval_us ? want->interval_us : INTERVAL_DEFAULT_US) * NS_PER_US;
+    p->output_commit = want->output_commit;
+    p->detach_after_ns =
+        (int64_t)(want->detach_after_ms ? want->detach_after_ms : DETACH_DEFAULT_MS) * NS_PER_MS;
+    p->lost_ns = clock_monotonic_ns();
+    p->retry_ns = 0;
+    p->detach_said = false;
+    p->backoff_ns = BACKOFF_MIN_NS;
+    protect_move(c, PROTECT_CONNECTING);
+    control_request_ok(request);
+}
+
+void
+protect_drop_stream(Coordinator *c, bool bye)
+{
+    if (!c->stream)
+        return;
+    SinkStats stats = sink_stats(c->stream->sink);
+    status_add_sink(c, &stats);
+    if (bye && c->stream->phase != TARGET_OPENING)
+        sink_finish(c->stream->sink);
+    target_free(c->stream, bye && c->stream->phase != TARGET_OPENING);
+    c->stream = NULL;
+    while (!g_queue_is_empty(&c->in_flight))
+        epoch_unref(g_queue_pop_head(&c->in_flight));
+    /* What is staged was for the stream; a file about to complete needs it still. */
+    if (!c->file || c->file->phase != TARGET_COMPLETING) {
+        staging_clear(c->staging, STAGING_SOFT_PAGES);
+        c->staging_active = false;
+    }
+}
+
+void
+protect_unprotect(Coordinator *c)
+{
+    Protection *p = &c->protect;
+
+    if (c->run == RUN_HANDING_OVER)
+        life_hand_over_fail(c, "protection was ended");
+    protect_drop_stream(c, true);
+    protect_tell_net(c, false);
+    protect_move(c, PROTECT_OFF);
+    g_clear_pointer(&p->peer_name, g_free);
+    g_clear_pointer(&p->address, g_free);
+    g_clear_pointer(&p->error, g_free);
+}
+
+void
+protect_restart(Coordinator *c, const char *why)
+{
+    if (c->protect.state == PROTECT_OFF)
+        return;
+    protect_drop_stream(c, true);
+    protect_set_error(c, why);
+    c->protect.retry_ns = 0;
+    c->protect.lost_ns = clock_monotonic_ns();
+    if (c->protect.state != PROTECT_DETACHED)
+        protect_move(c, PROTECT_CONNECTING);
+}
+
+/* Nobody to commit to for too long: release output, go on alone. */
+static void
+protect_detach(Coordinator *c)
+{
+    if (!protect_tell_net(c, false))
+        return;
+    protect_move(c, PROTECT_DETACHED);
+    if (c->protect.detach_said)
+        return;
+    c->protect.detach_said = true;
+    coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_DETACHED, "",
+                      c->protect.error ? c->protect.error : "the standby cannot be reached", 0);
+}
+
+void
+protect_tick(Coordinator *c, int64_t now)
+{
+    Protection *p = &c->protect;
+
+    if (p->state == PROTECT_CONNECTING && p->lost_ns && now - p->lost_ns >= p->detach_after_ns &&
+        coordinator_runs(c))
+        protect_detach(c);
+    if ((p->state == PROTECT_CONNECTING || p->state == PROTECT_DETACHED) && !c->stream &&
+        coordinator_runs(c) && now >= p->retry_ns)
+        protect_connect(c);
+}
+
+void
+protect_up(Coordinator *c, uint64_t held)
+{
+    uint64_t used = held + (c->adopted ? ADOPTED_NUMBERS_SKIPPED : 0);
+
+    /* A number above any that the standby has seen. */
+    c->last_number = MAX(c->last_number, used);
+    c->adopted = false;
+    g_clear_pointer(&c->protect.error, g_free);
+    c->protect.backoff_ns = BACKOFF_MIN_NS;
+    protect_move(c, PROTECT_SYNCING);
+    target_begin(c, c->stream);
+}
+
+static void
+protect_committed(Coordinator *c, Epoch *epoch)
+{
+    g_autoptr(GError) error = NULL;
+    int64_t now = clock_monotonic_ns();
+
+    sample_ring_add(&c->stats->commit, (uint64_t)MAX(now - epoch->cut_ns, 0));
+    c->committed = epoch->number;
+    c->committed_cut_ns = epoch->cut_ns;
+    if (!netctl_commit(c->net, epoch->cut, &error))
+        g_warning("%s", error->message);
+    if (c->protect.state == PROTECT_SYNCING) {
+        protect_move(c, PROTECT_PROTECTED);
+        c->protect.lost_ns = 0;
+        c->protect.detach_said = false;
+        coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_PROTECTED, "", "",
+                          epoch->number);
+    }
+}
+
+void
+protect_ack(Coordinator *c, uint64_t number)
+{
+    Epoch *epoch;
+
+    if (number > c->stream_base || c->protect.state < PROTECT_SYNCING) {
+        sink_fail(c->stream->sink, g_error_new(FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
+                                               "the standby acknowledged epoch %" G_GUINT64_FORMAT
+                                               ", which was never sent",
+                                               number));
+        return;
+    }
+    while ((epoch = g_queue_peek_head(&c->in_flight)) && epoch->number <= number) {
+        protect_committed(c, epoch);
+        epoch_unref(g_queue_pop_head(&c->in_flight));
+    }
+    life_hand_over_acked(c, number);
+}
+
+static void
+protect_lost(Coordinator *c, const char *why, bool refused)
+{
+    Protection *p = &c->protect;
+    int64_t now = clock_monotonic_ns();
+    bool was_up = p->state == PROTECT_PROTECTED || p->state == PROTECT_SYNCING;
+    bool news = g_strcmp0(p->error, why) != 0;
+
+    protect_set_error(c, why);
+    p->retry_ns = now + (refused ? REFUSED_RETRY_NS : p->backoff_ns);
+    p->backoff_ns = MIN(p->backoff_ns * 2, BACKOFF_MAX_NS);
+    if (p->lost_ns == 0)
+        p->lost_ns = now;
+    if (was_up)
+        protect_move(c, PROTECT_CONNECTING);
+    if (refused && news)
+        coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_REFUSED, "", why, 0);
+    else if (was_up)
+        coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_STREAM_LOST, "", why, 0);
+    if (was_up || news)
+        g_warning("standby %s: %s; trying again", p->peer_name, why);
+}
+
+/* A newer incarnation lives elsewhere: stop first, explain afterwards. */
+static void
+protect_superseded(Coordinator *c, const char *why)
+{
+    members_fail_district(c, why);
+    coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_SUPERSEDED, "", why, 0);
+    protect_move(c, PROTECT_OFF);
+}
+
+void
+protect_closed(Coordinator *c, const GError *error)
+{
+    bool refused = g_error_matches(error, STREAM_OUT_ERROR, STREAM_ERROR_REFUSED_BY_IT);
+
+    protect_drop_stream(c, false);
+    if (c->protect.state == PROTECT_OFF)
+        return;
+    if (g_error_matches(error, STREAM_OUT_ERROR, STREAM_ERROR_NEWER_LIVES)) {
+        protect_superseded(c, error->message);
+        return;
+    }
+    if (c->run == RUN_HANDING_OVER)
+        life_hand_over_fail(c, error->message);
+    protect_lost(c, error->message, refused);
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A sink: where epochs go, record by record - the standby's stream or a checkpoint file.
+ *
+ * Theory of operation. The coordinator queues items (EPOCH_BEGIN, batches of pages, STATE,
+ * EPOCH_END) in the order of the format. Batches and STATE are encoded by the worker threads of an
+ * EncodePool, in any order; the sink's own thread takes the items in the order in which they were
+ * queued, waits for each to be encoded, and gives it sequence number, header and place in the
+ * epoch's tally. So encoding is parallel and emission is ordered. Where the bytes go is the
+ * transport's business (stream-out.h, file-out.h).
+ *
+ * Page hashes are the sink's: they say what this sink's reader has. All batches with the same page
+ * are encoded by the same worker, in order (EncodePool shards by page), so a hash always tells of
+ * the batch queued before.
+ *
+ * A sink that has failed posts INBOX_SINK_CLOSED once and discards what is queued. Nobody waits for
+ * a sink: sink_release lets its thread end on its own.
+ */
+#ifndef DISTRICT_CKPT_SINK_H
+#define DISTRICT_CKPT_SINK_H
+
+#include "ckpt/encode.h"
+#include "ckpt/epoch.h"
+#include "ckpt/inbox.h"
+#include "stream.pb-c.h"
+
+typedef struct Sink Sink;
+typedef struct SinkItem SinkItem;
+typedef struct EncodePool EncodePool;
+
+/* Where records go. All but interrupt are called on the sink's thread; all waits are bounded. */
+typedef struct SinkTransport {
+    /* Make it ready for the first record. */
+    gboolean (*open)(void *opaque, GError **error);
+    /* HELLO has been written: wait for the peer's. *held: the epoch the peer holds, 0 for none. */
+    gboolean (*greet)(void *opaque, Sink *sink, uint64_t *held, GError **error);
+    gboolean (*write)(void *opaque, const void *data, size_t len, GError **error);
+    /* Everything is written: make it safe. bye: written as the last record if set. */
+    gboolean (*finish)(void *opaque, GError **error);
+    /* Make a blocked call fail soon; any thread. */
+    void (*interrupt)(void *opaque);
+    void (*free)(void *opaque);
+    bool is_stream; /* heartbeats when idle, BYE at the end, level follows the link */
+} SinkTransport;
+
+typedef struct SinkConfig {
+    uint64_t id; /* for INBOX_* messages */
+    const SinkTransport *transport;
+    void *opaque; /* of the transport; owned by the sink from here on */
+    Inbox *inbox;
+    EncodePool *pool;
+    const District__StreamHello *hello; /* copied */
+    const uint64_t *n_pages_of;         /* RAM pages of each member; copied */
+    const uint32_t *wire_index;         /* member -> index in EPOCH_BEGIN's list; copied */
+    uint32_t n_members;
+} SinkConfig;
+
+Sink *
+sink_new(const SinkConfig *config);
+/*
+ * Let go; the thread ends by itself. flush: after what is queued has been written (bounded by the
+ * transport's own time limits), else at once.
+ */
+void
+sink_release(Sink *sink, bool flush);
+
+uint64_t
+sink_id(const Sink *sink);
+
+/* The first error wins and closes the sink; takes ownership of error. Any thread. */
+void
+sink_fail(Sink *sink, GError *error);
+
+/* ---- Queueing; coordinator only ---- */
+void
+sink_begin(Sink *sink, const District__StreamEpochBegin *begin);
+/* All pages of a frozen epoch. full: the epoch starts from nothing. */
+void
+sink_epoch_pages(Sink *sink, Epoch *epoch, uint64_t number, bool full);
+/* A batch for a full sync: count pages of member, copied here. */
+void
+sink_sync_pages(Sink *sink, uint64_t number, uint32_t member, const uint64_t *pages, uint32_t count,
+                const uint8_t *ram);
+/* The packed CutState (taken over; compressed by a worker), then EPOCH_END. */
+void
+sink_state_end(Sink *sink, uint64_t number, GByteArray *packed_state);
+/* Finish after what is queued: INBOX_SINK_FINISHED follows. */
+void
+sink_finish(Sink *sink);
+
+/* Sync batches queued and not yet written. Each one written wakes the coordinator. */
+unsigned
+sink_sync_outstanding(Sink *sink);
+
+typedef struct SinkStats {
+    EncodeStats pages;
+    uint64_t bytes; /* written, headers included */
+    int level;      /* of zstd, now */
+} SinkStats;
+SinkStats
+sink_stats(Sink *sink);
+
+/* ---- For the EncodePool ---- */
+void
+sink_item_encode(SinkItem *item, Encoder *encoder);
+
+#endif

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Status: what the coordinator tells about itself. */
+#include "ckpt/coordinator-internal.h"
+
+void
+status_add_sink(Coordinator *c, const SinkStats *sink)
+{
+    SinkStats *sum = &c->stats->closed_sinks;
+
+    sum->pages.zero += sink->pages.zero;
+    sum->pages.unchanged += sink->pages.unchanged;
+    sum->pages.raw += sink->pages.raw;
+    sum->bytes += sink->bytes;
+}
+
+static District__CkptPercentiles
+status_percentiles(const SampleRing *ring)
+{
+    District__CkptPercentiles out = DISTRICT__CKPT_PERCENTILES__INIT;
+    Percentiles p = sample_ring_percentiles(ring);
+
+    out.count = p.count;
+    out.p50 = p.p50;
+    out.p99 = p.p99;
+    out.max = p.max;
+    out.last = p.last;
+    return out;
+}
+
+static const char *
+status_member_state(const Member *m)
+{
+    switch ((int)m->run_state) {
+    case DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE:
+        return "awaiting restore";
+    case DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED:
+        return "paused";
+    case DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING:
+        return "running";
+    case DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN:
+        return "off";
+    default:
+        return "lost";
+    }
+}
+
+static void
+status_fill_members(const Coordinator *c, District__CkptMemberStatus *members,
+                    District__CkptMemberStatus **list)
+{
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        const Member *m = c->members[i];
+        district__ckpt_member_status__init(&members[i]);
+        members[i].name = m->name;
+        members[i].state = (char *)status_member_state(m);
+        members[i].ram_size = m->ram_size;
+        members[i].dirty_source = m->dirty_source;
+        members[i].vcpus = m->vcpus;
+        list[i] = &members[i];
+    }
+}
+
+static void
+status_fill_counts(Coordinator *c, District__CkptStatusReply *s)
+{
+    const Target *sync = c->stream;
+    SinkStats now = {0};
+
+    if (c->stream)
+        now = sink_stats(c->stream->sink);
+    s->dirty_pages = c->stats->dirty_pages;
+    s->wire_bytes = c->stats->closed_sinks.bytes + now.bytes;
+    s->zero_pages = c->stats->closed_sinks.pages.zero + now.pages.zero;
+    s->unchanged_pages = c->stats->closed_sinks.pages.unchanged + now.pages.unchanged;
+    s->raw_pages = c->stats->closed_sinks.pages.raw + now.pages.raw;
+    if (c->committed_cut_ns)
+        s->lag_ns = (uint64_t)(clock_monotonic_ns() - c->committed_cut_ns);
+    if (sync && sync->phase >= TARGET_SYNCING) {
+        s->sync_total_pages = sync->total;
+        s->sync_done_pages = sync->total - MIN(target_pending(sync), sync->total);
+    }
+}
+
+void
+status_request(Coordinator *c, ControlRequest *request)
+{
+    District__CkptStatusReply s = DISTRICT__CKPT_STATUS_REPLY__INIT;
+    District__CkptReply reply = DISTRICT__CKPT_REPLY__INIT;
+    District__CkptPercentiles pause = status_percentiles(&c->stats->pause);
+    District__CkptPercentiles skew = status_percentiles(&c->stats->skew);
+    District__CkptPercentiles commit = status_percentiles(&c->stats->commit);
+    District__CkptPercentiles interval = status_percentiles(&c->stats->interval);
+    g_autofree District__CkptMemberStatus *members =
+        g_new0(District__CkptMemberStatus, c->n_members);
+    g_autofree District__CkptMemberStatus **list =
+        g_new0(District__CkptMemberStatus *, c->n_members);
+
+    s.state = (char *)run_state_name(c->run);
+    s.incarnation = c->incarnation;
+    s.epoch = c->last_cut;
+    s.committed_epoch = c->committed;
+    s.protection = (char *)protect_state_name(c->protect.state);
+    if (c->run == RUN_FAILED && c->run_error)
+        s.protection_error = c->run_error;
+    else if (c->run == RUN_THROTTLED)
+        s.protection_error = (char *)"the guests are throttled: the standby or the link is too "
+                                     "slow for what they change";
+    else if (c->protect.error)
+        s.protection_error = c->protect.error;
+    s.pause_ns = &pause;
+    s.skew_ns = &skew;
+    s.commit_ns = &commit;
+    s.interval_ns = &interval;
+    status_fill_counts(c, &s);
+    status_fill_members(c, members, list);
+    s.n_members = c->n_members;
+    s.members = list;
+    reply.status = &s;
+    control_request_reply(request, &reply);
+}
