@@ -43,8 +43,8 @@ typedef struct DeviceOps {
 
 struct Device {
     const DeviceOps *ops;
-    uint32_t instance;   /* among devices of the same kind */
-    void *opaque;        /* the device's own struct */
+    uint32_t instance; /* among devices of the same kind */
+    void *opaque;      /* the device's own struct */
 };
 
 #endif

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The machine's states and how it moves between them.
+ *
+ * Theory of operation. A pause has a fixed order: vCPUs out, devices at rest, state saved, last
+ * harvest. Each step can only add to what the next one must see: devices may write guest memory
+ * while they come to rest and while they are saved, so the harvest is last.
+ */
+#include "vmm/lifecycle.h"
+
+#include "common/clock.h"
+#include "vmm/state.h"
+#include "vmm/vcpu.h"
+
+/* Allowed moves: moves[from][to]. */
+static const bool moves[4][4] = {
+    [MACHINE_AWAITING_RESTORE] = {[MACHINE_PAUSED] = true, [MACHINE_SHUTDOWN] = true},
+    [MACHINE_PAUSED] = {[MACHINE_RUNNING] = true, [MACHINE_SHUTDOWN] = true},
+    [MACHINE_RUNNING] = {[MACHINE_PAUSED] = true, [MACHINE_SHUTDOWN] = true},
+};
+
+static void
+machine_state_set(Machine *m, MachineState to)
+{
+    g_assert(moves[m->state][to]);
+    m->state = to;
+}
+
+/* Bring devices to rest; vCPUs are out. */
+static void
+devices_stop(Machine *m)
+{
+    machine_lock(m);
+    for (guint i = 0; i < m->devices->len; i++) {
+        Device *device = m->devices->pdata[i];
+
+        device->ops->stop(device);
+    }
+    machine_unlock(m);
+}
+
+static void
+machine_start(Machine *m)
+{
+    machine_state_set(m, MACHINE_RUNNING);
+    machine_lock(m);
+    for (guint i = 0; i < m->devices->len; i++) {
+        Device *device = m->devices->pdata[i];
+
+        device->ops->start(device);
+    }
+    machine_unlock(m);
+    vcpus_start(m->vcpus);
+}
+
+static gboolean
+machine_guest_gone(Machine *m, GError **error)
+{
+    bool gone;
+
+    machine_lock(m);
+    gone = m->exit_wanted != EXIT_NONE;
+    machine_unlock(m);
+    if (gone)
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE,
+                    "%s: its guest is just powering off or resetting; ask again", m->name);
+    return gone;
+}
+
+/* vCPUs out and devices at rest. */
+static gboolean
+machine_rest(Machine *m, PauseTimes *times, GError **error)
+{
+    if (m->state == MACHINE_RUNNING) {
+        if (!vcpus_stop(m->vcpus, error))
+            return FALSE;
+        times->vcpus_out_ns = clock_monotonic_ns();
+        devices_stop(m);
+        machine_state_set(m, MACHINE_PAUSED);
+    } else {
+        times->vcpus_out_ns = clock_monotonic_ns();
+    }
+    times->devices_rest_ns = clock_monotonic_ns();
+    return TRUE;
+}
+
+gboolean
+machine_pause(Machine *m, uint8_t *state, size_t capacity, uint64_t *bits, PauseResult *result,
+              GError **error)
+{
+    bool was_running = m->state == MACHINE_RUNNING;
+    gboolean done;
+
+    *result = (PauseResult){.times.requested_ns = clock_monotonic_ns()};
+    if (m->state != MACHINE_RUNNING && m->state != MACHINE_PAUSED) {
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE, "%s is %s: it cannot be paused",
+                    m->name, machine_state_name(m->state));
+        return FALSE;
+    }
+    if (!machine_rest(m, &result->times, error))
+        return FALSE;
+    done = !machine_guest_gone(m, error) &&
+           (state == NULL || state_save(m, state, capacity, &result->state_len, error));
+    result->times.saved_ns = clock_monotonic_ns();
+    done = done && dirtylog_harvest(m->dirty, bits, &result->pages, error);
+    result->times.harvested_ns = clock_monotonic_ns();
+    if (!done && was_running)
+        machine_start(m);
+    return done;
+}
+
+void
+machine_restored(Machine *m)
+{
+    machine_state_set(m, MACHINE_PAUSED);
+}
+
+gboolean
+machine_resume(Machine *m, GError **error)
+{
+    switch (m->state) {
+    case MACHINE_RUNNING:
+        return TRUE;
+    case MACHINE_PAUSED:
+        machine_start(m);
+        return TRUE;
+    default:
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE, "%s is %s: it cannot run", m->name,
+                    machine_state_name(m->state));
+        return FALSE;
+    }
+}
+
+void
+machine_shut_down(Machine *m)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (m->state == MACHINE_RUNNING) {
+        if (vcpus_stop(m->vcpus, &error))
+            devices_stop(m);
+        else
+            g_warning("%s", error->message);
+    }
+    machine_state_set(m, MACHINE_SHUTDOWN);
+}

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * district-vmm: runs one guest on KVM.
+ *
+ * The process lives as long as its guest. It ends with status 0 when the guest powers off, on QUIT
+ * and on SIGTERM; 1 with one line on an error; 3 if the guest resets and cannot be booted here
+ * because it was restored and no kernel was given.
+ *
+ * A guest reset starts the program anew in the same process (execve): VM, vCPUs and devices are
+ * then as fresh as hardware after a reset. Guest RAM (emptied), the member socket and its
+ * connection are handed on, so that a client sees nothing but a guest that rewrote its memory.
+ */
+#include "vmm/machine_priv.h"
+
+#include "common/log.h"
+#include "common/page.h"
+#include "vmm/boot.h"
+#include "vmm/devices/devices.h"
+#include "vmm/lifecycle.h"
+#include "vmm/member_server.h"
+#include "vmm/options.h"
+#include "vmm/vmgenid.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define STATUS_OK 0
+#define STATUS_ERROR 1
+#define STATUS_NO_RESET 3
+
+/* Fds handed on by a reset, as decimal numbers in the order of MemberFds. */
+#define INHERIT_ENV "DISTRICT_VMM_INHERIT"
+/* How long a client may take to learn that the guest has powered off. */
+#define SHUTDOWN_LINGER_MS 2000
+
+typedef struct Vmm {
+    Options options;
+    char **argv;
+    Machine *machine;
+    MemberServer *server; /* NULL without --member-socket */
+    GMainLoop *loop;
+    MemberFds inherited;
+    bool is_reset; /* this life of the process follows a guest reset */
+    int status;
+} Vmm;
+
+static void
+vmm_quit(Vmm *vmm, int status)
+{
+    vmm->status = status;
+    g_main_loop_quit(vmm->loop);
+}
+
+/* ---- Reset ---- */
+
+static void
+inherit_read(Vmm *vmm)
+{
+    const char *text = g_getenv(INHERIT_ENV);
+    MemberFds fds;
+
+    vmm->inherited = MEMBER_FDS_NONE;
+    if (text == NULL)
+        return;
+    if (sscanf(text, "%d,%d,%d,%d,%d", &fds.ram, &fds.bitmap, &fds.state, &fds.listen,
+               &fds.client) == 5) {
+        const int all[] = {fds.ram, fds.bitmap, fds.state, fds.listen, fds.client};
+
+        vmm->inherited = fds;
+        vmm->is_reset = true;
+        for (size_t i = 0; i < G_N_ELEMENTS(all); i++)
+            fcntl(all[i], F_SETFD, FD_CLOEXEC);
+    }
+    g_unsetenv(INHERIT_ENV);
+}
+
+static gboolean
+inherit_write(const MemberFds *fds)
+{
+    const int all[] = {fds->ram, fds->bitmap, fds->state, fds->listen, fds->client};
+    g_autofree char *text = g_strdup_printf("%d,%d,%d,%d,%d", fds->ram, fds->bitmap, fds->state,
+                                            fds->listen, fds->client);
+
+    for (size_t i = 0; i < G_N_ELEMENTS(all); i++) {
+        if (all[i] >= 0 && fcntl(all[i], F_SETFD, 0) < 0)
+            return FALSE;
+    }
+    return g_setenv(INHERIT_ENV, text, TRUE);
+}
+
+/* Does not return if it works. */
+static void
+vmm_reset(Vmm *vmm)
+{
+    MemberFds fds = MEMBER_FDS_NONE;
+
+    if (vmm->options.kernel == NULL) {
+        g_message("the guest reset itself, but was restored without --kernel to boot it from");
+        vmm_quit(vmm, STATUS_NO_RESET);
+        return;
+    }
+    machine_shut_down(vmm->machine);
+    if (vmm->server != NULL)
+        fds = member_server_fds(vmm->server);
+    fds.ram = vmm->machine->ram_fd;
+    g_message("guest reset");
+    /* Empty RAM: the kernel's own way of giving back all pages of a memfd. */
+    if (fallocate(fds.ram, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                  (off_t)vmm->machine->ram_size) == 0 &&
+        inherit_write(&fds))
+        execv("/proc/self/exe", vmm->argv);
+    g_warning("cannot start anew after a guest reset: %s", g_strerror(errno));
+    vmm_quit(vmm, STATUS_NO_RESET);
+}
+
+/* ---- Ends ---- */
+
+static gboolean
+vmm_linger_over(void *opaque)
+{
+    vmm_quit(opaque, STATUS_OK);
+    return G_SOURCE_REMOVE;
+}
+
+static void
+vmm_guest_exit(Machine *m, void *opaque)
+{
+    Vmm *vmm = opaque;
+
+    switch (m->exit_wanted) {
+    case EXIT_RESET:
+        vmm_reset(vmm);
+        return;
+    case EXIT_FAILED:
+        g_warning("%s", m->exit_reason);
+        vmm_quit(vmm, STATUS_ERROR);
+        return;
+    default:
+        g_message("guest powered off");
+        machine_shut_down(m);
+        if (vmm->server != NULL && member_server_has_client(vmm->server))
+            g_timeout_add(SHUTDOWN_LINGER_MS, vmm_linger_over, vmm);
+        else
+            vmm_quit(vmm, STATUS_OK);
+    }
+}
+
+static void
+vmm_client_quit(void *opaque)
+{
+    Vmm *vmm = opaque;
+
+    g_message("quit by request");
+    vmm_quit(vmm, STATUS_OK);
+}
+
+static void
+vmm_shutdown_seen(void *opaque)
+{
+    vmm_quit(opaque, STATUS_OK);
+}
+
+static gboolean
+vmm_terminate(void *opaque)
+{
+    Vmm *vmm = opaque;
+
+    g_message("quit by signal");
+    vmm_quit(vmm, STATUS_OK);
+    return G_SOURCE_CONTINUE;
+}
+
+static const char *
+vmm_serial_path(void *opaque)
+{
+    return serial_pty_path(((Vmm *)opaque)->machine);
+}
+
+/* ---- Set-up ---- */
+
+static gboolean
+vmm_pci_devices_init(Vmm *vmm, GError **error)
+{
+    const Options *o = &vmm->options;
+    Machine *m = vmm->machine;
+    PciHost *pci = pci_host_init(m, error);
+
+    if (pci == NULL)
+        return FALSE;
+    for (guint i = 0; i < o->n_nets; i++) {
+        if (!virtio_net_init(m, pci, o->nets[i].mac, o->nets[i].socket, error))
+            return FALSE;
+    }
+    if (o->console != NULL && !virtio_console_init(m, pci, o->console, error))
+        return FALSE;
+    return !o->rng || virtio_rng_init(m, pci, error);
+}
+
+static gboolean
+vmm_devices_init(Vmm *vmm, GError **error)
+{
+    const Options *o = &vmm->options;
+    Machine *m = vmm->machine;
+
+    return cmos_init(m, o->ram_size, error) && reset_init(m, error) && acpi_pm_init(m, error) &&
+           serial_init(m, o->serial, o->serial_log, error) &&
+           (o->debugcon == NULL || debugcon_init(m, o->debugcon, error)) &&
+           vmm_pci_devices_init(vmm, error);
+}
+
+static gboolean
+vmm_boot(Vmm *vmm, GError **error)
+{
+    Options *o = &vmm->options;
+    BootConfig boot = {.kernel = o->kernel,
+                       .initrd = o->initrd,
+                       .cmdline = o->append,
+                       .n_vcpus = (unsigned)o->cpus};
+
+    if (!o->has_vmgenid && getrandom(o->vmgenid, sizeof(o->vmgenid), 0) < 0) {
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_CONFIG,
+                    "no random VM generation id: %s; give --vmgenid", g_strerror(errno));
+        return FALSE;
+    }
+    vmgenid_place(vmm->machine, o->vmgenid);
+    /* Whatever the client knew of RAM before a reset is wrong now. */
+    if (vmm->is_reset)
+        dirtylog_mark(vmm->machine->dirty, 0, page_count(o->ram_size));
+    return boot_load(vmm->machine, &boot, error);
+}
+
+static gboolean
+vmm_server_init(Vmm *vmm, GError **error)
+{
+    MemberServerHooks hooks = {.quit = vmm_client_quit,
+                               .shutdown_seen = vmm_shutdown_seen,
+                               .serial_path = vmm_serial_path,
+                               .opaque = vmm};
+
+    if (vmm->options.member_socket == NULL)
+        return TRUE;
+    vmm->server =
+        member_server_new(vmm->machine, vmm->options.member_socket, &vmm->inherited, &hooks, error);
+    return vmm->server != NULL;
+}
+
+static gboolean
+vmm_init(Vmm *vmm, GError **error)
+{
+    const Options *o = &vmm->options;
+    bool incoming = o->incoming && !vmm->is_reset;
+    MachineConfig config = {.name = o->name,
+                            .ram_size = o->ram_size,
+                            .n_vcpus = (unsigned)MAX(o->cpus, 0),
+                            .dirty_source = o->dirty_source,
+                            .ram_fd = vmm->inherited.ram,
+                            .incoming = incoming};
+
+    vmm->machine = machine_new(&config, error);
+    if (vmm->machine == NULL)
+        return FALSE;
+    vmm->machine->exit_notify = vmm_guest_exit;
+    vmm->machine->exit_opaque = vmm;
+    if (!vmm_devices_init(vmm, error) || (!incoming && !vmm_boot(vmm, error)) ||
+        !vmm_server_init(vmm, error))
+        return FALSE;
+    return incoming || (o->paused && !vmm->is_reset) || machine_resume(vmm->machine, error);
+}
+
+static void
+vmm_signals_init(Vmm *vmm)
+{
+    g_unix_signal_add(SIGTERM, vmm_terminate, vmm);
+    g_unix_signal_add(SIGINT, vmm_terminate, vmm);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN); /* outlives whoever started it */
+}
+
+int
+main(int argc, char **argv)
+{
+    Vmm vmm = {.argv = argv, .status = STATUS_OK};
+    g_autoptr(GError) error = NULL;
+
+    if (!options_parse(argc, argv, &vmm.options, &error)) {
+        fprintf(stderr, "district-vmm: %s\n", error->message);
+        return STATUS_ERROR;
+    }
+    if (vmm.options.version) {
+        printf("district-vmm %s\n", DISTRICT_VERSION);
+        return STATUS_OK;
+    }
+    log_init("district-vmm", vmm.options.name);
+    inherit_read(&vmm);
+    vmm.loop = g_main_loop_new(NULL, FALSE);
+    vmm_signals_init(&vmm);
+    if (!vmm_init(&vmm, &error)) {
+        fprintf(stderr, "district-vmm: %s\n", error->message);
+        return STATUS_ERROR;
+    }
+    g_main_loop_run(vmm.loop);
+    if (vmm.machine->state != MACHINE_SHUTDOWN)
+        machine_shut_down(vmm.machine);
+    if (vmm.server != NULL)
+        member_server_close(vmm.server);
+    /* vCPU threads are parked; nothing is left to flush but stdio. */
+    return vmm.status;
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Command line of district-vmm. */
+#ifndef DISTRICT_VMM_OPTIONS_H
+#define DISTRICT_VMM_OPTIONS_H
+
+#include "vmm/machine_priv.h"
+
+typedef struct OptionNet {
+    char *socket;
+    uint8_t mac[6];
+} OptionNet;
+
+typedef struct Options {
+    char *name;
+    uint64_t ram_size;
+    int cpus;
+    char *kernel;
+    char *initrd;
+    char *append;
+    OptionNet *nets;
+    guint n_nets;
+    char *serial;
+    char *serial_log;
+    char *console;
+    gboolean rng;
+    char *debugcon;
+    char *member_socket;
+    gboolean incoming;
+    gboolean paused;
+    gboolean version;
+    DirtyLogSource dirty_source;
+    bool has_vmgenid;
+    uint8_t vmgenid[VMGENID_BYTES];
+} Options;
+
+/* Parse; the result lives as long as the process. */
+gboolean
+options_parse(int argc, char **argv, Options *options, GError **error);
+
+/* "512M", "2G", plain bytes; 0 if it is not a size. */
+uint64_t
+options_size_parse(const char *text);
+gboolean
+options_mac_parse(const char *text, uint8_t mac[6]);
+
+#endif

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Saving and restoring the whole VM.
+ *
+ * Theory of operation. The blob is one VmState message made of pieces laid end to end: the main
+ * thread packs the head (chips, clock, devices) while each vCPU's thread packs its own piece;
+ * protobuf merges concatenated messages. Interrupt controllers are read before the vCPUs, so that a
+ * timer that fires in between is found in the local APIC rather than lost.
+ *
+ * Restore has two halves. The first only checks: version, unknown fields, sizes, this machine's RAM
+ * size, vCPUs and devices, this host's processor. It refuses without having changed anything. The
+ * second loads; it fails only if the kernel or a device refuses a value.
+ */
+#include "vmm/state.h"
+
+#include "common/memfd.h"
+#include "vmm/vcpu.h"
+#include "vmm/vcpu_state.h"
+#include "vmm/vmgenid.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+/* ---- Saving ---- */
+
+typedef struct DeviceFrame {
+    GPtrArray *list;  /* of District__DeviceState */
+    GPtrArray *dumps; /* of GByteArray, what they point at */
+} DeviceFrame;
+
+static void
+devices_dump(Machine *m, District__VmState *state, DeviceFrame *f)
+{
+    f->list = g_ptr_array_new_with_free_func(g_free);
+    f->dumps = g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
+    for (guint i = 0; i < m->devices->len; i++) {
+        Device *device = m->devices->pdata[i];
+        GByteArray *dump = g_byte_array_new();
+        District__DeviceState *out = g_new(District__DeviceState, 1);
+
+        device->ops->dump(device, dump);
+        district__device_state__init(out);
+        out->kind = (char *)device->ops->kind;
+        out->instance = device->instance;
+        out->version = device->ops->version;
+        out->state.data = dump->data;
+        out->state.len = dump->len;
+        g_ptr_array_add(f->list, out);
+        g_ptr_array_add(f->dumps, dump);
+    }
+    state->devices = (District__DeviceState **)f->list->pdata;
+    state->n_devices = f->list->len;
+}
+
+static gboolean
+state_assemble(Machine *m, const District__VmState *head, uint8_t *out, size_t capacity,
+               size_t *len, GError **error)
+{
+    size_t at = district__vm_state__get_packed_size(head), need = at;
+
+    for (unsigned i = 0; i < m->vcpus->n; i++)
+        need += m->vcpus->vcpu[i].saved->len;
+    if (need > capacity) {
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE,
+                    "%s: its state takes %zu bytes, more than the %zu there is room for", m->name,
+                    need, capacity);
+        return FALSE;
+    }
+    district__vm_state__pack(head, out);
+    for (unsigned i = 0; i < m->vcpus->n; i++) {
+        const GByteArray *piece = m->vcpus->vcpu[i].saved;
+
+        memcpy(out + at, piece->data, piece->len);
+        at += piece->len;
+    }
+    *len = need;
+    return TRUE;
+}
+
+gboolean
+state_save(Machine *m, uint8_t *out, size_t capacity, size_t *len, GError **error)
+{
+    District__VmState head = DISTRICT__VM_STATE__INIT;
+    DeviceFrame devices;
+    ChipFrame chips;
+    gboolean saved;
+
+    if (!chip_state_save(m, &head, &chips, error))
+        return FALSE;
+    vcpus_job_start(m->vcpus, vcpu_state_save, NULL);
+    head.version = STATE_VERSION;
+    head.ram_size = m->ram_size;
+    head.vcpu_count = m->vcpus->n;
+    head.vmgenid.data = m->vmgenid;
+    head.vmgenid.len = sizeof(m->vmgenid);
+    machine_lock(m);
+    devices_dump(m, &head, &devices);
+    machine_unlock(m);
+    saved =
+        vcpus_job_finish(m->vcpus, error) && state_assemble(m, &head, out, capacity, len, error);
+    g_ptr_array_unref(devices.list);
+    g_ptr_array_unref(devices.dumps);
+    return saved;
+}
+
+/* ---- Checking ---- */
+
+static gboolean
+state_refuse(const Machine *m, GError **error, const char *format, ...) G_GNUC_PRINTF(3, 4);
+
+static gboolean
+state_refuse(const Machine *m, GError **error, const char *format, ...)
+{
+    g_autofree char *what = NULL;
+    va_list args;
+
+    va_start(args, format);
+    what = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE, "%s: saved state refused: %s", m->name,
+                what);
+    return FALSE;
+}
+
+/* Name of a message in msg's tree that has fields this version does not know, or NULL. */
+static const char *
+message_unknown(const ProtobufCMessage *msg)
+{
+    const ProtobufCMessageDescriptor *type = msg->descriptor;
+
+    if (msg->n_unknown_fields > 0)
+        return type->short_name;
+    for (unsigned i = 0; i < type->n_fields; i++) {
+        const ProtobufCFieldDescriptor *field = &type->fields[i];
+        const uint8_t *at = (const uint8_t *)msg + field->offset;
+        ProtobufCMessage *const *list = (ProtobufCMessage *const *)at;
+        size_t n = 1;
+
+        if (field->type != PROTOBUF_C_TYPE_MESSAGE)
+            continue;
+        if (field->label == PROTOBUF_C_LABEL_REPEATED) {
+            n = *(const size_t *)((const uint8_t *)msg + field->quantifier_offset);
+            list = *(ProtobufCMessage *const *const *)at;
+        }
+        for (size_t j = 0; j < n; j++) {
+            const char *found = list[j] == NULL ? NULL : message_unknown(list[j]);
+
+            if (found != NULL)
+                return found;
+        }
+    }
+    return NULL;
+}
+
+static const District__DeviceState *
+state_device_find(const District__VmState *state, const Device *device)
+{
+    for (size_t i = 0; i < state->n_devices; i++) {
+        const District__DeviceState *found = state->devices[i];
+
+        if (g_str_equal(found->kind, device->ops->kind) && found->instance == device->instance)
+            return found;
+    }
+    return NULL;
+}
+
+static gboolean
+state_devices_check(Machine *m, const District__VmState *state, GError **error)
+{
+    /* Every device of ours must be there once; equal counts then say that no other is. */
+    for (guint i = 0; i < m->devices->len; i++) {
+        const Device *device = m->devices->pdata[i];
+        const District__DeviceState *saved = state_device_find(state, device);
+
+        if (saved == NULL)
+            return state_refuse(m, error,
+                                "it has no device %s %u; start the member with the options it was "
+                                "saved with",
+                                device->ops->kind, device->instance);
+        if (saved->version != device->ops->version)
+            return state_refuse(m, error, "device %s %u has version %u, this program reads %u",
+                                device->ops->kind, device->instance, saved->version,
+                                device->ops->version);
+    }
+    if (state->n_devices != m->devices->len)
+        return state_refuse(m, error,
+                            "it has %zu devices, this member %u; start the member with the "
+                            "options it was saved with",
+                            state->n_devices, m->devices->len);
+    return TRUE;
+}
+
+static gboolean
+state_check(Machine *m, const District__VmState *state, GError **error)
+{
+    const char *unknown;
+    g_autoptr(GError) why = NULL;
+
+    if (state->version != STATE_VERSION)
+        return state_refuse(m, error, "version %u, this program reads %u", state->version,
+                            STATE_VERSION);
+    unknown = message_unknown(&state->base);
+    if (unknown != NULL)
+        return state_refuse(m, error, "%s has fields that this program does not know", unknown);
+    if (state->ram_size != m->ram_size)
+        return state_refuse(
+            m, error, "its RAM is %" G_GUINT64_FORMAT " bytes, this member's %" G_GUINT64_FORMAT,
+            (guint64)state->ram_size, (guint64)m->ram_size);
+    if (state->vcpu_count != m->vcpus->n || state->n_vcpus != m->vcpus->n)
+        return state_refuse(m, error, "it has %u vCPUs, this member %u", state->vcpu_count,
+                            m->vcpus->n);
+    if (state->vmgenid.len != VMGENID_BYTES)
+        return state_refuse(m, error, "its VM generation id is missing");
+    if (!chip_state_check(state, &why))
+        return state_refuse(m, error, "%s", why->message);
+    for (unsigned i = 0; i < m->vcpus->n; i++) {
+        if (!vcpu_state_check(&m->vcpus->vcpu[i], state->vcpus[i], error))
+            return FALSE;
+    }
+    return state_devices_check(m, state, error);
+}
+
+/* ---- Loading ---- */
+
+static gboolean
+state_devices_load(Machine *m, const District__VmState *state, GError **error)
+{
+    for (guint i = 0; i < m->devices->len; i++) {
+        Device *device = m->devices->pdata[i];
+        const District__DeviceState *saved = state_device_find(state, device);
+
+        if (!device->ops->restore(device, saved->state.data, saved->state.len, error)) {
+            g_prefix_error(error, "%s: device %s %u: ", m->name, device->ops->kind,
+                           device->instance);
+            return FALSE;
+        }
+    }
+    return TRUE;
+}
+
+static gboolean
+state_load(Machine *m, const District__VmState *state, int ram_fd, const uint8_t *vmgenid,
+           GError **error)
+{
+    VcpuRestore restore = {.state = state, .elapsed_ns = clock_state_elapsed(state->clock)};
+    gboolean loaded;
+
+    if (!machine_ram_attach(m, ram_fd, error) || !chip_state_restore(m, state, error) ||
+        !clock_state_restore(m, state->clock, error))
+        return FALSE;
+    memcpy(m->vmgenid, state->vmgenid.data, VMGENID_BYTES);
+    vcpus_job_start(m->vcpus, vcpu_state_restore, &restore);
+    machine_lock(m);
+    loaded = state_devices_load(m, state, error);
+    machine_unlock(m);
+    loaded = vcpus_job_finish(m->vcpus, loaded ? error : NULL) && loaded;
+    if (loaded && vmgenid != NULL)
+        vmgenid_change(m, vmgenid);
+    return loaded;
+}
+
+gboolean
+state_restore(Machine *m, const uint8_t *data, size_t len, int ram_fd, const uint8_t *vmgenid,
+              GError **error)
+{
+    District__VmState *state;
+    GError *why = NULL;
+    gboolean done;
+
+    g_return_val_if_fail(m->state == MACHINE_AWAITING_RESTORE && m->ram == NULL, FALSE);
+    if (!memfd_check(ram_fd, m->ram_size, "guest RAM", &why)) {
+        state_refuse(m, error, "%s", why->message);
+        g_error_free(why);
+        return FALSE;
+    }
+    state = district__vm_state__unpack(NULL, len, data);
+    if (state == NULL)
+        return state_refuse(m, error, "it is damaged (not a VmState message)");
+    if (!state_check(m, state, error)) {
+        district__vm_state__free_unpacked(state, NULL);
+        return FALSE;
+    }
+    done = state_load(m, state, ram_fd, vmgenid, &why);
+    district__vm_state__free_unpacked(state, NULL);
+    if (done)
+        return TRUE;
+    g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_KVM, "%s", why->message);
+    g_error_free(why);
+    return FALSE;
+}

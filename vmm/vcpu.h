@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * vCPUs: one thread each. A thread is either in the guest or parked; parked, it can do jobs on its
+ * vCPU (saving, restoring), all vCPUs at the same time.
+ *
+ * vcpus_* are for the main thread. A Vcpu belongs to its own thread, and to the main thread while
+ * it is parked and has no job.
+ */
+#ifndef DISTRICT_VMM_VCPU_H
+#define DISTRICT_VMM_VCPU_H
+
+#include "vmm/machine_priv.h"
+
+#include <pthread.h>
+
+/* Longest time a vCPU may take to leave the guest, or to do a job. */
+#define VCPU_STOP_LIMIT_US (2 * G_USEC_PER_SEC)
+
+struct Vcpu {
+    VcpuSet *set;
+    Machine *m;
+    unsigned id;
+    int fd;
+    struct kvm_run *run;
+    pthread_t thread;
+
+    struct kvm_cpuid2 *cpuid;
+    struct kvm_msrs *msrs; /* every MSR that is saved, in the order in which to restore them */
+    struct kvm_xsave *xsave;
+    GByteArray *saved; /* of the last save: a piece of a VmState, ready to be appended */
+
+    bool parked;    /* set->lock */
+    bool lame;      /* cannot run any more; set->lock */
+    guint64 job_no; /* last job done; set->lock */
+    GError *job_error;
+};
+
+/* Does something to a parked vCPU on its own thread. */
+typedef gboolean (*VcpuJob)(Vcpu *vcpu, void *opaque, GError **error);
+
+struct VcpuSet {
+    Machine *m;
+    unsigned n;
+    Vcpu *vcpu;
+    size_t xsave_bytes;
+    bool has_xcrs;
+    bool has_sregs2;
+
+    GMutex lock;
+    GCond work;     /* for the vCPU threads: running, job_no or quit changed */
+    GCond done;     /* for the main thread: a vCPU has parked or done its job */
+    gint running;   /* vCPUs shall be in the guest; also read without the lock */
+    guint64 job_no; /* raised for each job */
+    unsigned jobs_open;
+    VcpuJob job;
+    void *job_opaque;
+};
+
+/* Create n vCPUs with their threads, parked, with CPUID set. */
+VcpuSet *
+vcpus_new(Machine *m, unsigned n, GError **error);
+
+/* Let all vCPUs run. */
+void
+vcpus_start(VcpuSet *set);
+
+/*
+ * Kick all vCPUs out of the guest and wait until they are parked, each at an instruction boundary
+ * with no exit half done. FALSE: one did not come out in time; the others are running again.
+ */
+gboolean
+vcpus_stop(VcpuSet *set, GError **error);
+
+/* Start a job on all parked vCPUs; then wait for all of them. First error wins. */
+void
+vcpus_job_start(VcpuSet *set, VcpuJob job, void *opaque);
+gboolean
+vcpus_job_finish(VcpuSet *set, GError **error);
+
+/* ioctl on a vCPU that must work. */
+gboolean
+vcpu_ioctl(Vcpu *vcpu, unsigned long request, const void *arg, const char *what, GError **error);
+
+/* Give the vCPU its CPUID and find out which MSRs it has then. */
+gboolean
+vcpu_cpuid_set(Vcpu *vcpu, const struct kvm_cpuid2 *cpuid, GError **error);
+
+#endif
