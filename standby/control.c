@@ -122,7 +122,7 @@ control_free(Control *control)
 gboolean
 control_send(Control *control, const District__StandbyMessage *message, const int *fds, guint n_fds)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&control->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&control->lock);
     g_autoptr(GError) error = NULL;
 
     if (control->client < 0)

@@ -47,7 +47,7 @@ keeper_district(const Keeper *keeper)
 void
 keeper_require(Keeper *keeper, uint64_t least, uint64_t newest)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
 
     keeper->least = MAX(keeper->least, least);
     keeper->newest = MAX(keeper->newest, newest);
@@ -62,7 +62,7 @@ held_incarnation(const Keeper *keeper)
 gboolean
 keeper_admit(Keeper *keeper, uint64_t incarnation, GError **error)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
     uint64_t held = held_incarnation(keeper);
 
     if (incarnation != 0 && incarnation >= keeper->least && incarnation >= held)
@@ -77,7 +77,7 @@ keeper_admit(Keeper *keeper, uint64_t incarnation, GError **error)
 uint64_t
 keeper_newest(Keeper *keeper)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
 
     return MAX(keeper->newest, held_incarnation(keeper));
 }
@@ -87,7 +87,7 @@ keeper_newest(Keeper *keeper)
 Shadow *
 keeper_shadow(Keeper *keeper)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
 
     return keeper->shadow;
 }
@@ -118,7 +118,7 @@ keeper_publish(Keeper *keeper, Shadow *fresh)
 void
 keeper_put(Keeper *keeper, Shadow *shadow)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
 
     g_return_if_fail(keeper->shadow == NULL);
     keeper->shadow = shadow;
@@ -127,7 +127,7 @@ keeper_put(Keeper *keeper, Shadow *shadow)
 Shadow *
 keeper_take(Keeper *keeper)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
 
     return g_steal_pointer(&keeper->shadow);
 }
@@ -135,7 +135,7 @@ keeper_take(Keeper *keeper)
 void
 keeper_hold_again(Keeper *keeper)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
 
     if (keeper->shadow != NULL)
         hold_locked(keeper);
@@ -144,7 +144,7 @@ keeper_hold_again(Keeper *keeper)
 KeeperStatus
 keeper_status(Keeper *keeper)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
     const Shadow *shadow = keeper->shadow;
 
     if (shadow == NULL)

@@ -311,7 +311,7 @@ stream_new(const StreamConfig *config, int fd)
 void
 stream_give_turn(Stream *stream)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&stream->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&stream->lock);
 
     stream->turn = true;
     g_cond_broadcast(&stream->cond);
