@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A member engine without a VM. */
+#include "fake-member.h"
+
+#include "common/clock.h"
+#include "common/memfd.h"
+#include "common/page.h"
+#include "common/pagebits.h"
+#include "common/pbmsg.h"
+#include "member.pb-c.h"
+
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#define STATE_CAPACITY (64 * 1024)
+#define BLOB_MAGIC UINT64_C(0x656b61662d6d6d76)
+#define HOT_PAGES 32
+
+typedef struct Blob {
+    uint64_t magic;
+    uint64_t pause;
+    uint64_t ram_hash;
+} Blob;
+
+struct FakeMember {
+    FakeMemberConfig config;
+    char *name;
+    char *path;
+    int listen_fd;
+    int client_fd;
+    int bitmap_fd, state_fd, ram_fd;
+    uint64_t *bitmap;
+    uint8_t *state;
+    GThread *server, *writer;
+    gint stop; /* atomic */
+
+    GMutex lock; /* guards what follows, and is held for each write to RAM */
+    uint8_t *ram;
+    uint64_t *log; /* dirty since the last harvest */
+    District__MemberState run;
+    uint64_t writes, pauses, harvests;
+    uint8_t vmgenid[16];
+};
+
+/* ---- Guest ---- */
+
+/* One write of the kinds that encoders care about. The log is set after the write: a harvest in
+ * between then leaves it to the next. */
+static void
+guest_write(FakeMember *m, GRand *rand)
+{
+    uint64_t span = m->config.span_pages ? m->config.span_pages : page_count(m->config.ram_size);
+    bool hot = g_rand_int_range(rand, 0, 4) == 0;
+    uint64_t page = (uint64_t)g_rand_int_range(rand, 0, (gint32)(hot ? MIN(HOT_PAGES, span) : span));
+    uint8_t *at = m->ram + page * PAGE_BYTES;
+
+    switch (g_rand_int_range(rand, 0, 8)) {
+    case 0:
+        memset(at, 0, PAGE_BYTES);
+        break;
+    case 1: /* dirty, but the same */
+        at[17] = *(volatile uint8_t *)(at + 17);
+        break;
+    case 2:
+    case 3:
+        for (size_t i = 0; i < PAGE_BYTES; i += 4)
+            *(uint32_t *)(void *)(at + i) = g_rand_int(rand);
+        break;
+    default:
+        *(uint32_t *)(void *)(at + (size_t)g_rand_int_range(rand, 0, 1024) * 4) = g_rand_int(rand);
+    }
+    pagebits_set(m->log, page);
+    m->writes++;
+}
+
+static gpointer
+guest_run(gpointer data)
+{
+    FakeMember *m = data;
+    GRand *rand = g_rand_new_with_seed(g_str_hash(m->name));
+
+    while (!g_atomic_int_get(&m->stop)) {
+        for (unsigned i = 0; i < m->config.writes_per_ms; i++) {
+            g_mutex_lock(&m->lock);
+            if (m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING)
+                guest_write(m, rand);
+            g_mutex_unlock(&m->lock);
+        }
+        g_usleep(1000);
+    }
+    g_rand_free(rand);
+    return NULL;
+}
+
+/* ---- Engine ---- */
+
+/* Move the log to the shared bitmap; with the lock held. */
+static uint64_t
+engine_harvest(FakeMember *m)
+{
+    uint64_t pages = 0;
+
+    for (size_t w = 0; w < pagebits_words(page_count(m->config.ram_size)); w++) {
+        uint64_t bits = pagebits_take_word(m->log, w);
+        if (bits)
+            pages += pagebits_or(&m->bitmap[w], &bits, 1);
+    }
+    m->harvests++;
+    return pages;
+}
+
+static void
+engine_hello(FakeMember *m, District__MemberReply *reply)
+{
+    District__MemberHelloReply hello = DISTRICT__MEMBER_HELLO_REPLY__INIT;
+    District__RamRegion region = DISTRICT__RAM_REGION__INIT;
+    District__RamRegion *regions[] = {&region};
+    int fds[] = {m->bitmap_fd, m->state_fd, m->ram_fd};
+
+    region.size = m->config.ram_size;
+    hello.version = 1;
+    hello.engine = (char *)"kvm";
+    hello.name = m->name;
+    hello.ram_size = m->config.ram_size;
+    hello.n_regions = 1;
+    hello.regions = regions;
+    hello.vcpus = 1;
+    hello.dirty_source = (char *)"bitmap";
+    hello.state = m->run;
+    hello.state_capacity = STATE_CAPACITY;
+    reply->op_case = DISTRICT__MEMBER_REPLY__OP_HELLO;
+    reply->hello = &hello;
+    bool awaiting = m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE;
+    pbmsg_send(m->client_fd, &reply->base, fds, awaiting ? 2 : 3, 1000, NULL);
+}
+
+static void
+engine_pause(FakeMember *m, const District__MemberPauseRequest *want, District__MemberReply *reply)
+{
+    District__MemberPauseReply pause = DISTRICT__MEMBER_PAUSE_REPLY__INIT;
+
+    pause.requested_ns = (uint64_t)clock_monotonic_ns();
+    if (m->config.pause_delay_ms)
+        g_usleep(m->config.pause_delay_ms * 1000);
+    g_mutex_lock(&m->lock);
+    m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED;
+    m->pauses++;
+    pause.vcpus_out_ns = pause.devices_rest_ns = (uint64_t)clock_monotonic_ns();
+    if (want->save_state) {
+        Blob blob = {BLOB_MAGIC, m->pauses, XXH3_64bits(m->ram, m->config.ram_size)};
+        memcpy(m->state, &blob, sizeof(blob));
+        pause.state_len = sizeof(blob);
+    }
+    pause.saved_ns = (uint64_t)clock_monotonic_ns();
+    pause.pages = engine_harvest(m);
+    pause.harvested_ns = (uint64_t)clock_monotonic_ns();
+    g_mutex_unlock(&m->lock);
+    reply->op_case = DISTRICT__MEMBER_REPLY__OP_PAUSE;
+    reply->pause = &pause;
+    pbmsg_send(m->client_fd, &reply->base, NULL, 0, 1000, NULL);
+}
+
+static void
+engine_restore(FakeMember *m, const District__MemberRestoreRequest *want, int ram_fd,
+               District__MemberReply *reply)
+{
+    District__MemberRestoreReply restore = DISTRICT__MEMBER_RESTORE_REPLY__INIT;
+
+    g_mutex_lock(&m->lock);
+    if (m->run != DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE || ram_fd < 0 ||
+        memfd_size(ram_fd) != m->config.ram_size) {
+        reply->error = (char *)"not awaiting a restore, or RAM of another size";
+    } else {
+        m->ram = memfd_map(ram_fd, m->config.ram_size, TRUE, NULL);
+        m->ram_fd = dup(ram_fd);
+        if (!fake_member_check(m->state, want->state_len, m->ram, m->config.ram_size))
+            reply->error = (char *)"RAM is not what it was at the cut";
+        else
+            m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED;
+        if (want->vmgenid.len == sizeof(m->vmgenid))
+            memcpy(m->vmgenid, want->vmgenid.data, sizeof(m->vmgenid));
+    }
+    g_mutex_unlock(&m->lock);
+    reply->op_case = DISTRICT__MEMBER_REPLY__OP_RESTORE;
+    reply->restore = &restore;
+    pbmsg_send(m->client_fd, &reply->base, NULL, 0, 1000, NULL);
+}
+
+static void
+engine_describe(FakeMember *m, District__MemberReply *reply)
+{
+    District__MemberDescribeReply describe = DISTRICT__MEMBER_DESCRIBE_REPLY__INIT;
+
+    describe.state = m->run;
+    describe.harvests = m->harvests;
+    describe.pauses = m->pauses;
+    reply->op_case = DISTRICT__MEMBER_REPLY__OP_DESCRIBE;
+    reply->describe = &describe;
+    pbmsg_send(m->client_fd, &reply->base, NULL, 0, 1000, NULL);
+}
+
+static void
+engine_simple(FakeMember *m, const District__MemberRequest *request, District__MemberReply *reply)
+{
+    District__MemberHarvestReply harvest = DISTRICT__MEMBER_HARVEST_REPLY__INIT;
+    District__MemberResumeReply resume = DISTRICT__MEMBER_RESUME_REPLY__INIT;
+    District__MemberQuitReply quit = DISTRICT__MEMBER_QUIT_REPLY__INIT;
+
+    g_mutex_lock(&m->lock);
+    switch (request->op_case) {
+    case DISTRICT__MEMBER_REQUEST__OP_HARVEST:
+        harvest.pages = engine_harvest(m);
+        reply->op_case = DISTRICT__MEMBER_REPLY__OP_HARVEST;
+        reply->harvest = &harvest;
+        break;
+    case DISTRICT__MEMBER_REQUEST__OP_RESUME:
+        m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING;
+        resume.resumed_ns = (uint64_t)clock_monotonic_ns();
+        reply->op_case = DISTRICT__MEMBER_REPLY__OP_RESUME;
+        reply->resume = &resume;
+        break;
+    default:
+        m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_UNKNOWN;
+        reply->op_case = DISTRICT__MEMBER_REPLY__OP_QUIT;
+        reply->quit = &quit;
+    }
+    g_mutex_unlock(&m->lock);
+    pbmsg_send(m->client_fd, &reply->base, NULL, 0, 1000, NULL);
+}
+
+static void
+engine_handle(FakeMember *m, const District__MemberRequest *request, int fd)
+{
+    District__MemberReply reply = DISTRICT__MEMBER_REPLY__INIT;
+    bool off = m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
+
+    reply.id = request->id;
+    if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_HELLO) {
+        engine_hello(m, &reply);
+    } else if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_DESCRIBE) {
+        engine_describe(m, &reply);
+    } else if (off) {
+        reply.error = (char *)"the guest has powered itself off";
+        pbmsg_send(m->client_fd, &reply.base, NULL, 0, 1000, NULL);
+    } else if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_PAUSE) {
+        engine_pause(m, request->pause, &reply);
+    } else if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_RESTORE) {
+        engine_restore(m, request->restore, fd, &reply);
+    } else {
+        engine_simple(m, request, &reply);
+    }
+}
+
+static void
+engine_serve(FakeMember *m)
+{
+    while (!g_atomic_int_get(&m->stop)) {
+        int fd = -1;
+        guint n_fds = 1;
+        g_autoptr(GError) error = NULL;
+        ProtobufCMessage *message = pbmsg_recv(m->client_fd, &district__member_request__descriptor,
+                                               &fd, &n_fds, 100, &error);
+        if (!message && g_error_matches(error, FDMSG_ERROR, FDMSG_ERROR_TIMEOUT))
+            continue;
+        if (!message)
+            return;
+        engine_handle(m, (District__MemberRequest *)message, n_fds ? fd : -1);
+        fdmsg_close_fds(&fd, n_fds);
+        protobuf_c_message_free_unpacked(message, NULL);
+    }
+}
+
+static gpointer
+engine_run(gpointer data)
+{
+    FakeMember *m = data;
+
+    while (!g_atomic_int_get(&m->stop)) {
+        struct pollfd p = {.fd = m->listen_fd, .events = POLLIN};
+        if (poll(&p, 1, 50) <= 0)
+            continue;
+        m->client_fd = fdmsg_accept(m->listen_fd, NULL);
+        if (m->client_fd < 0)
+            continue;
+        engine_serve(m);
+        close(m->client_fd);
+        m->client_fd = -1;
+    }
+    return NULL;
+}
+
+/* ---- For the tests ---- */
+
+static int
+new_memfd(uint64_t size, void *map)
+{
+    int fd = memfd_create_sealed("fake-member", size, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    *(void **)map = memfd_map(fd, size, TRUE, NULL);
+    g_assert_nonnull(*(void **)map);
+    return fd;
+}
+
+FakeMember *
+fake_member_new(const FakeMemberConfig *config)
+{
+    FakeMember *m = g_new0(FakeMember, 1);
+    g_autoptr(GError) error = NULL;
+    uint64_t bitmap_bytes = pagebits_bytes(page_count(config->ram_size));
+
+    m->config = *config;
+    m->name = g_strdup(config->name);
+    m->path = g_strdup(config->path);
+    g_mutex_init(&m->lock);
+    m->client_fd = -1;
+    m->ram_fd = -1;
+    m->bitmap_fd = new_memfd(bitmap_bytes, &m->bitmap);
+    m->state_fd = new_memfd(STATE_CAPACITY, &m->state);
+    m->log = g_malloc0(bitmap_bytes);
+    m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE;
+    if (!config->awaiting_restore) {
+        m->ram_fd = new_memfd(config->ram_size, &m->ram);
+        m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED;
+        /* As a boot loader would: data at the start, the rest still holes. */
+        for (size_t i = 0; i < config->ram_size / 4; i += 8)
+            *(uint64_t *)(void *)(m->ram + i) = i * UINT64_C(0x9e3779b97f4a7c15);
+    }
+    m->listen_fd = fdmsg_listen(m->path, &error);
+    g_assert_no_error(error);
+    m->server = g_thread_new("engine", engine_run, m);
+    m->writer = g_thread_new("guest", guest_run, m);
+    return m;
+}
+
+void
+fake_member_die(FakeMember *m)
+{
+    g_atomic_int_set(&m->stop, 1);
+    if (!m->server)
+        return;
+    g_thread_join(g_steal_pointer(&m->server));
+    g_thread_join(g_steal_pointer(&m->writer));
+    close(m->listen_fd);
+}
+
+void
+fake_member_free(FakeMember *m)
+{
+    fake_member_die(m);
+    if (m->ram)
+        munmap(m->ram, m->config.ram_size);
+    munmap(m->bitmap, pagebits_bytes(page_count(m->config.ram_size)));
+    munmap(m->state, STATE_CAPACITY);
+    close(m->bitmap_fd);
+    close(m->state_fd);
+    if (m->ram_fd >= 0)
+        close(m->ram_fd);
+    unlink(m->path);
+    g_free(m->log);
+    g_free(m->name);
+    g_free(m->path);
+    g_mutex_clear(&m->lock);
+    g_free(m);
+}
+
+void
+fake_member_power_off(FakeMember *m)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
+
+    m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
+}
+
+bool
+fake_member_running(FakeMember *m)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
+
+    return m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING;
+}
+
+uint64_t
+fake_member_writes(FakeMember *m)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
+
+    return m->writes;
+}
+
+uint64_t
+fake_member_pauses(FakeMember *m)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
+
+    return m->pauses;
+}
+
+void
+fake_member_vmgenid(FakeMember *m, uint8_t out[16])
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
+
+    memcpy(out, m->vmgenid, sizeof(m->vmgenid));
+}
+
+bool
+fake_member_check(const void *data, size_t len, const void *ram, uint64_t ram_size)
+{
+    Blob blob;
+
+    if (len != sizeof(blob))
+        return false;
+    memcpy(&blob, data, sizeof(blob));
+    return blob.magic == BLOB_MAGIC && blob.ram_hash == XXH3_64bits(ram, ram_size);
+}

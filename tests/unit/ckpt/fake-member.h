@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A member engine without a VM: it speaks the member protocol over a memfd that a thread keeps
+ * writing to, with exact dirty tracking. At each PAUSE its state blob says what its RAM hashes to,
+ * so whoever has a copy of the cut can check every byte of it.
+ */
+#ifndef DISTRICT_TESTS_FAKE_MEMBER_H
+#define DISTRICT_TESTS_FAKE_MEMBER_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct FakeMemberConfig {
+    const char *name;
+    const char *path;           /* of its socket */
+    uint64_t ram_size;          /* bytes */
+    bool awaiting_restore;      /* no RAM until RESTORE */
+    unsigned writes_per_ms;     /* pages written while it runs */
+    unsigned pause_delay_ms;    /* answer PAUSE only after that long */
+    unsigned span_pages;        /* write only the first so many pages; 0: all */
+} FakeMemberConfig;
+
+typedef struct FakeMember FakeMember;
+FakeMember *fake_member_new(const FakeMemberConfig *config);
+void fake_member_free(FakeMember *member);
+
+/* Close all its sockets, as if the process had died. */
+void fake_member_die(FakeMember *member);
+/* The guest powers itself off: requests but DESCRIBE and HELLO are refused. */
+void fake_member_power_off(FakeMember *member);
+
+bool fake_member_running(FakeMember *member);
+uint64_t fake_member_writes(FakeMember *member);
+uint64_t fake_member_pauses(FakeMember *member);
+/* Empty before RESTORE, else the generation id it was given. */
+void fake_member_vmgenid(FakeMember *member, uint8_t out[16]);
+
+/* The blob says that ram hashes to what it does hash to. */
+bool fake_member_check(const void *blob, size_t blob_len, const void *ram, uint64_t ram_size);
+
+#endif
