@@ -55,7 +55,8 @@ guest_write(FakeMember *m, GRand *rand)
 {
     uint64_t span = m->config.span_pages ? m->config.span_pages : page_count(m->config.ram_size);
     bool hot = g_rand_int_range(rand, 0, 4) == 0;
-    uint64_t page = (uint64_t)g_rand_int_range(rand, 0, (gint32)(hot ? MIN(HOT_PAGES, span) : span));
+    uint64_t page =
+        (uint64_t)g_rand_int_range(rand, 0, (gint32)(hot ? MIN(HOT_PAGES, span) : span));
     uint8_t *at = m->ram + page * PAGE_BYTES;
 
     switch (g_rand_int_range(rand, 0, 8)) {

@@ -24,9 +24,9 @@ struct FakeStandby {
     int listen_fd;
     uint16_t port;
     GThread *thread;
-    gint stop, drop, hang, hold_acks, delay_acks, refuse;    /* atomic, set by the test */
-    gint good, wrong, full, goodbye, n_members;              /* atomic, set by the thread */
-    uint64_t committed;                                      /* atomic */
+    gint stop, drop, hang, hold_acks, delay_acks, refuse; /* atomic, set by the test */
+    gint good, wrong, full, goodbye, n_members;           /* atomic, set by the thread */
+    uint64_t committed;                                   /* atomic */
     GMutex lock;
     char *error; /* under lock */
 
@@ -175,8 +175,7 @@ hear_one(FakeStandby *s, GError **error)
     uint8_t raw[RECORD_HEADER_BYTES];
     RecordHeader header;
 
-    while (g_atomic_int_get(&s->hang) && !g_atomic_int_get(&s->drop) &&
-           !g_atomic_int_get(&s->stop))
+    while (g_atomic_int_get(&s->hang) && !g_atomic_int_get(&s->drop) && !g_atomic_int_get(&s->stop))
         g_usleep(10000);
     if (g_atomic_int_get(&s->stop) || g_atomic_int_compare_and_exchange(&s->drop, 1, 0)) {
         g_set_error(error, TLS_ERROR, TLS_ERROR_CLOSED, "dropped by the test");
@@ -186,8 +185,7 @@ hear_one(FakeStandby *s, GError **error)
         !record_header_decode(raw, &header, error))
         return FALSE;
     g_autofree uint8_t *payload = g_malloc(header.length + 1);
-    if (header.length > 0 &&
-        !tls_channel_recv(s->channel, payload, header.length, LIMIT_MS, error))
+    if (header.length > 0 && !tls_channel_recv(s->channel, payload, header.length, LIMIT_MS, error))
         return FALSE;
     if (!receiver_record(s->receiver, raw, payload, error))
         return FALSE;

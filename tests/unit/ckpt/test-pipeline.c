@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The whole pipeline without KVM: after each epoch the standby has what each member had at the cut.
+ */
+#include "ckpt-rig.h"
+
+#include "ckpt/image.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define MIB (UINT64_C(1) << 20)
+
+static const FakeMemberConfig busy = {.ram_size = 16 * MIB, .writes_per_ms = 40};
+
+static Rig *
+rig_protected(guint n_members, const FakeMemberConfig *like, unsigned interval_us,
+              unsigned detach_after_ms)
+{
+    Rig *rig = rig_new(n_members, like);
+
+    rig_run(rig);
+    rig_start(rig);
+    rig_protect(rig, interval_us, detach_after_ms);
+    rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_PROTECTED);
+    return rig;
+}
+
+static void
+test_exact(void)
+{
+    Rig *rig = rig_protected(2, &busy, 8000, 3000);
+    District__CkptReply *hold;
+
+    rig_wait_good(rig, 200);
+    District__CkptStatusReply *s = rig_status(rig, &hold);
+    g_assert_cmpstr(s->state, ==, "running");
+    g_assert_cmpstr(s->protection, ==, "protected");
+    g_assert_cmpuint(s->committed_epoch, >, 100);
+    g_assert_cmpuint(s->unchanged_pages, >, 0);
+    g_assert_cmpuint(s->zero_pages, >, 0);
+    g_test_message("pause p50 %.3f p99 %.3f ms, skew p50 %.3f ms, interval p50 %.3f ms, commit p50 "
+                   "%.3f p99 %.3f ms, %" G_GUINT64_FORMAT " dirty pages, %" G_GUINT64_FORMAT
+                   " bytes",
+                   (double)s->pause_ns->p50 / 1e6, (double)s->pause_ns->p99 / 1e6,
+                   (double)s->skew_ns->p50 / 1e6, (double)s->interval_ns->p50 / 1e6,
+                   (double)s->commit_ns->p50 / 1e6, (double)s->commit_ns->p99 / 1e6, s->dirty_pages,
+                   s->wire_bytes);
+    district__ckpt_reply__free_unpacked(hold, NULL);
+    g_assert_cmpuint(fake_standby_full(rig->standby), ==, 1);
+    rig_free(rig);
+}
+
+static void
+test_resync(void)
+{
+    Rig *rig = rig_protected(2, &busy, 5000, 5000);
+
+    for (unsigned round = 2; round <= 4; round++) {
+        rig_wait_good(rig, fake_standby_good(rig->standby) + 20);
+        fake_standby_drop(rig->standby);
+        while (fake_standby_full(rig->standby) < round)
+            g_usleep(2000);
+    }
+    rig_wait_good(rig, fake_standby_good(rig->standby) + 20);
+    g_autofree char *protection = rig_protection(rig);
+    g_assert_cmpstr(protection, ==, "protected");
+    g_assert_cmpuint(rig_count_events(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_STREAM_LOST), ==,
+                     3);
+    g_assert_cmpuint(rig_count_events(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_DETACHED), ==, 0);
+    rig_free(rig);
+}
+
+/* Every page of the image is what the member had when it was cut. */
+static void
+check_file(const char *path, guint n_members)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    g_autoptr(Image) image = image_load_file(fd, path, &error);
+
+    g_assert_no_error(error);
+    g_assert_cmpuint(image->n_members, ==, n_members);
+    for (guint i = 0; i < n_members; i++) {
+        const District__CutMember *m = image->cut->members[i];
+        void *ram = mmap(NULL, m->ram_size, PROT_READ, MAP_SHARED, image->ram_fds[i], 0);
+        g_assert_true(ram != MAP_FAILED);
+        g_assert_true(fake_member_check(m->state.data, m->state.len, ram, m->ram_size));
+        munmap(ram, m->ram_size);
+    }
+    close(fd);
+}
+
+static void
+test_file_alone(void)
+{
+    Rig *rig = rig_new(2, &busy);
+    g_autofree char *path = g_build_filename(rig->dir, "one.ckpt", NULL);
+
+    rig_run(rig);
+    rig_start(rig);
+    g_usleep(100000);
+    g_assert_null(rig_checkpoint(rig, path));
+    check_file(path, 2);
+    g_assert_null(rig_checkpoint(rig, path));
+    check_file(path, 2);
+    rig_free(rig);
+}
+
+static void
+test_file_beside_stream(void)
+{
+    Rig *rig = rig_protected(2, &busy, 5000, 3000);
+    g_autofree char *path = g_build_filename(rig->dir, "two.ckpt", NULL);
+
+    for (int i = 0; i < 5; i++) {
+        unsigned before = fake_standby_good(rig->standby);
+        g_assert_null(rig_checkpoint(rig, path));
+        check_file(path, 2);
+        rig_wait_good(rig, before + 10);
+    }
+    g_assert_cmpuint(fake_standby_full(rig->standby), ==, 1);
+    rig_free(rig);
+}
+
+static void
+test_file_no_space(void)
+{
+    Rig *rig = rig_protected(1, &busy, 10000, 3000);
+    g_autofree char *error = rig_checkpoint(rig, "/dev/full");
+
+    g_assert_nonnull(error);
+    g_assert_nonnull(strstr(error, "/dev/full"));
+    g_assert_nonnull(strstr(error, "space"));
+    rig_wait_good(rig, fake_standby_good(rig->standby) + 10);
+    g_assert_true(fake_member_running(rig->members[0]));
+    rig_free(rig);
+}
+
+static void
+test_restore_from_file(void)
+{
+    Rig *rig = rig_new(2, &busy);
+    g_autofree char *path = g_strdup("/tmp/district-restore-XXXXXX");
+    FakeMemberConfig waiting = busy;
+    uint8_t first[16], second[16];
+
+    close(g_mkstemp(path));
+    rig_run(rig);
+    rig_start(rig);
+    g_assert_null(rig_checkpoint(rig, path));
+    rig_free(rig);
+
+    waiting.awaiting_restore = true;
+    rig = rig_new(2, &waiting);
+    rig_run(rig);
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptStartFileRequest start = DISTRICT__CKPT_START_FILE_REQUEST__INIT;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    start.path = path;
+    start.incarnation = 2;
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_START_FILE;
+    request.start_file = &start;
+    District__CkptReply *reply = rig_call(rig, &request, &fd, 1);
+    g_assert_cmpstr(reply->error, ==, "");
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    close(fd);
+    g_assert_true(fake_member_running(rig->members[0]));
+    g_assert_true(fake_member_running(rig->members[1]));
+    fake_member_vmgenid(rig->members[0], first);
+    fake_member_vmgenid(rig->members[1], second);
+    g_assert_cmpint(memcmp(first, second, 16), !=, 0);
+    /* And what runs now can be protected. */
+    rig_protect(rig, 10000, 3000);
+    rig_wait_good(rig, 20);
+    rig_free(rig);
+    unlink(path);
+}
+
+static void
+test_hand_over(void)
+{
+    Rig *rig = rig_protected(2, &busy, 10000, 3000);
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptHandOverRequest hand_over = DISTRICT__CKPT_HAND_OVER_REQUEST__INIT;
+    District__CkptTakeBackRequest take_back = DISTRICT__CKPT_TAKE_BACK_REQUEST__INIT;
+
+    rig_wait_good(rig, 10);
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_HAND_OVER;
+    request.hand_over = &hand_over;
+    District__CkptReply *reply = rig_call(rig, &request, NULL, 0);
+    g_assert_cmpstr(reply->error, ==, "");
+    g_test_message("paused for %.3f ms", (double)reply->hand_over->paused_ns / 1e6);
+    g_assert_cmpuint(reply->hand_over->epoch, ==, fake_standby_committed(rig->standby));
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    g_assert_false(fake_member_running(rig->members[0]));
+    g_assert_false(fake_member_running(rig->members[1]));
+    g_usleep(100000);
+    g_assert_true(fake_standby_goodbye(rig->standby));
+    g_autofree char *state = rig_state(rig);
+    g_assert_cmpstr(state, ==, "handed-over");
+
+    take_back.incarnation = 2;
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_TAKE_BACK;
+    request.take_back = &take_back;
+    reply = rig_call(rig, &request, NULL, 0);
+    g_assert_cmpstr(reply->error, ==, "");
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    g_assert_true(fake_member_running(rig->members[0]));
+    rig_free(rig);
+}
+
+static void
+test_hand_over_unacknowledged(void)
+{
+    Rig *rig = rig_protected(1, &busy, 10000, 3000);
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptHandOverRequest hand_over = DISTRICT__CKPT_HAND_OVER_REQUEST__INIT;
+
+    fake_standby_hold_acks(rig->standby, true);
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_HAND_OVER;
+    request.hand_over = &hand_over;
+    rig_send(rig, &request, NULL, 0);
+    g_usleep(200000);
+    fake_standby_drop(rig->standby);
+    District__CkptReply *reply = rig_receive(rig, 20000);
+    g_assert_cmpstr(reply->error, !=, "");
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    g_assert_true(fake_member_running(rig->members[0]));
+    fake_standby_hold_acks(rig->standby, false);
+    rig_free(rig);
+}
+
+static void
+test_two_in_flight(void)
+{
+    Rig *rig = rig_protected(1, &busy, 5000, 5000);
+
+    rig_wait_good(rig, 10);
+    fake_standby_hold_acks(rig->standby, true);
+    g_usleep(100000);
+    unsigned before = fake_standby_good(rig->standby);
+    uint64_t writes = fake_member_writes(rig->members[0]);
+    g_usleep(300000);
+    g_assert_cmpuint(fake_standby_good(rig->standby), ==, before);
+    g_assert_cmpuint(fake_member_writes(rig->members[0]), >, writes + 1000);
+    fake_standby_hold_acks(rig->standby, false);
+    rig_wait_good(rig, before + 20);
+    rig_free(rig);
+}
+
+static void
+test_detach(void)
+{
+    Rig *rig = rig_protected(1, &busy, 10000, 600);
+
+    fake_standby_hang(rig->standby, true);
+    rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_DETACHED);
+    g_assert_true(fake_member_running(rig->members[0]));
+    g_autofree char *detached = rig_protection(rig);
+    g_assert_cmpstr(detached, ==, "detached");
+    /* The standby comes back: protected again, in full. */
+    fake_standby_drop(rig->standby);
+    fake_standby_hang(rig->standby, false);
+    while (fake_standby_full(rig->standby) < 2)
+        g_usleep(5000);
+    rig_wait_good(rig, fake_standby_good(rig->standby) + 10);
+    g_autofree char *protected = rig_protection(rig);
+    g_assert_cmpstr(protected, ==, "protected");
+    rig_free(rig);
+}
+
+static void
+test_superseded(void)
+{
+    Rig *rig = rig_protected(2, &busy, 10000, 3000);
+
+    fake_standby_refuse(rig->standby, DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_SUPERSEDED);
+    rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_SUPERSEDED);
+    g_assert_false(fake_member_running(rig->members[0]));
+    g_assert_false(fake_member_running(rig->members[1]));
+    g_autofree char *state = rig_state(rig);
+    g_assert_cmpstr(state, ==, "failed");
+    rig_free(rig);
+}
+
+static void
+test_refused(void)
+{
+    Rig *rig = rig_new(1, &busy);
+
+    fake_standby_refuse(rig->standby, DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_FULL);
+    rig_run(rig);
+    rig_start(rig);
+    rig_protect(rig, 10000, 60000);
+    rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_REFUSED);
+    g_assert_true(fake_member_running(rig->members[0]));
+    fake_standby_refuse(rig->standby, DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_UNKNOWN);
+    rig_wait_good(rig, 5);
+    rig_free(rig);
+}
+
+static void
+test_member_lost(void)
+{
+    Rig *rig = rig_protected(2, &busy, 10000, 3000);
+
+    fake_member_die(rig->members[0]);
+    rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_LOST);
+    g_autofree char *state = rig_state(rig);
+    g_assert_cmpstr(state, ==, "failed");
+    g_assert_false(fake_member_running(rig->members[1]));
+    g_assert_false(fake_standby_goodbye(rig->standby));
+    rig_free(rig);
+}
+
+static void
+test_member_off(void)
+{
+    Rig *rig = rig_protected(2, &busy, 10000, 3000);
+
+    fake_member_power_off(rig->members[0]);
+    rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF);
+    rig_wait_good(rig, fake_standby_good(rig->standby) + 10);
+    g_assert_cmpuint(fake_standby_members(rig->standby), ==, 1);
+    g_assert_true(fake_member_running(rig->members[1]));
+    rig_free(rig);
+}
+
+static void
+test_crash_goes_on(void)
+{
+    Rig *rig = rig_protected(2, &busy, 10000, 3000);
+
+    rig_wait_good(rig, 10);
+    uint64_t committed = fake_standby_committed(rig->standby);
+    /* Killed at an instant that may be in the middle of a cut. */
+    rig_kill(rig);
+    rig_run(rig);
+    g_autofree char *state = rig_state(rig);
+    g_assert_cmpstr(state, ==, "running");
+    rig_protect(rig, 10000, 3000);
+    rig_wait_good(rig, fake_standby_good(rig->standby) + 10);
+    g_assert_cmpuint(fake_standby_committed(rig->standby), >, committed);
+    g_assert_true(fake_member_running(rig->members[0]));
+    g_assert_true(fake_member_running(rig->members[1]));
+    rig_free(rig);
+}
+
+static void
+test_client_comes_back(void)
+{
+    Rig *rig = rig_protected(1, &busy, 10000, 3000);
+
+    rig_connect(rig);
+    g_autofree char *protection = rig_protection(rig);
+    g_assert_cmpstr(protection, ==, "protected");
+    rig_unprotect(rig);
+    g_autofree char *off = rig_protection(rig);
+    g_assert_cmpstr(off, ==, "off");
+    g_usleep(100000);
+    g_assert_true(fake_standby_goodbye(rig->standby));
+    rig_free(rig);
+}
+
+int
+main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/pipeline/the standby has after each epoch what each member had at the cut",
+                    test_exact);
+    g_test_add_func("/pipeline/a lost stream is made up for by a full sync", test_resync);
+    g_test_add_func("/pipeline/a checkpoint file holds a cut without a standby", test_file_alone);
+    g_test_add_func("/pipeline/a checkpoint file is written beside the stream",
+                    test_file_beside_stream);
+    g_test_add_func("/pipeline/a full disk fails the checkpoint and nothing else",
+                    test_file_no_space);
+    g_test_add_func("/pipeline/members run on from a checkpoint file", test_restore_from_file);
+    g_test_add_func("/pipeline/a hand-over leaves the members paused and all of them committed",
+                    test_hand_over);
+    g_test_add_func("/pipeline/a hand-over that is not acknowledged lets the members run on",
+                    test_hand_over_unacknowledged);
+    g_test_add_func("/pipeline/at most two epochs are in flight", test_two_in_flight);
+    g_test_add_func("/pipeline/a silent standby is detached and taken back", test_detach);
+    g_test_add_func("/pipeline/a newer incarnation elsewhere stops the members", test_superseded);
+    g_test_add_func("/pipeline/a refusal leaves the members running", test_refused);
+    g_test_add_func("/pipeline/a lost member stops the others", test_member_lost);
+    g_test_add_func("/pipeline/a guest that powers off leaves the others protected",
+                    test_member_off);
+    g_test_add_func("/pipeline/a crash of district-ckpt stops nobody", test_crash_goes_on);
+    g_test_add_func("/pipeline/the control client may go and come back", test_client_comes_back);
+    return g_test_run();
+}
