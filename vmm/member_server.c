@@ -114,7 +114,9 @@ op_hello(MemberServer *s, const District__MemberHelloRequest *request, Reply *re
     district__member_hello_reply__init(&reply->hello);
     reply->hello.version = MEMBER_VERSION;
     reply->hello.engine = (char *)"kvm";
-    reply->hello.name = s->m->name;
+    /* The process is named DISTRICT/MEMBER; the protocol is inside one district. */
+    const char *slash = strrchr(s->m->name, '/');
+    reply->hello.name = slash ? (char *)slash + 1 : s->m->name;
     reply->hello.ram_size = s->m->ram_size;
     reply->hello.vcpus = s->m->vcpus->n;
     reply->hello.dirty_source = (char *)dirtylog_source_name(s->m->dirty);
