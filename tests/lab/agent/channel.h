@@ -30,61 +30,68 @@
 #define CHANNEL_HIGH_WATER ((size_t)256 << 10)
 
 enum channel_frame_type {
-	CHANNEL_HELLO = 'H',
-	CHANNEL_REQUEST = 'R',
-	CHANNEL_STDIN = '0',
-	CHANNEL_STDOUT = '1',
-	CHANNEL_STDERR = '2',
-	CHANNEL_EXIT = 'X',
+    CHANNEL_HELLO = 'H',
+    CHANNEL_REQUEST = 'R',
+    CHANNEL_STDIN = '0',
+    CHANNEL_STDOUT = '1',
+    CHANNEL_STDERR = '2',
+    CHANNEL_EXIT = 'X',
 };
 
 /** A byte queue: data[start..end) is waiting. */
 struct channel_buffer {
-	uint8_t *data;
-	size_t start;
-	size_t end;
-	size_t size;
+    uint8_t *data;
+    size_t start;
+    size_t end;
+    size_t size;
 };
 
 /** A non-blocking stream socket with a queue each way. */
 struct channel {
-	int fd;
-	bool closed; /**< the peer is gone: no more reads or writes */
-	struct channel_buffer in;
-	struct channel_buffer out;
+    int fd;
+    bool closed; /**< the peer is gone: no more reads or writes */
+    struct channel_buffer in;
+    struct channel_buffer out;
 };
 
 /** One received frame; the payload is valid until the next channel_*() call. */
 struct channel_frame {
-	enum channel_frame_type type;
-	const uint8_t *payload;
-	size_t length;
+    enum channel_frame_type type;
+    const uint8_t *payload;
+    size_t length;
 };
 
 /** Bytes waiting in @buffer. */
-static inline size_t channel_buffer_length(const struct channel_buffer *buffer)
+static inline size_t
+channel_buffer_length(const struct channel_buffer *buffer)
 {
-	return buffer->end - buffer->start;
+    return buffer->end - buffer->start;
 }
 
 /** Append @length bytes to @buffer. Exits the process if memory runs out. */
-void channel_buffer_append(struct channel_buffer *buffer, const void *data, size_t length);
+void
+channel_buffer_append(struct channel_buffer *buffer, const void *data, size_t length);
 
 /** Write what a non-blocking @fd takes of @buffer. Returns false if @fd is broken. */
-bool channel_buffer_write(struct channel_buffer *buffer, int fd);
+bool
+channel_buffer_write(struct channel_buffer *buffer, int fd);
 
 /** Wrap the connected socket @fd and make it non-blocking. */
-void channel_init(struct channel *channel, int fd);
+void
+channel_init(struct channel *channel, int fd);
 
 /** Read what has arrived; sets channel->closed at end of file or error. */
-void channel_fill(struct channel *channel);
+void
+channel_fill(struct channel *channel);
 
 /** Send what the socket takes; sets channel->closed on error. */
-void channel_flush(struct channel *channel);
+void
+channel_flush(struct channel *channel);
 
 /** Queue a frame; sends nothing by itself. @length is at most CHANNEL_PAYLOAD_MAX. */
-void channel_put(struct channel *channel, enum channel_frame_type type, const void *payload,
-		 size_t length);
+void
+channel_put(struct channel *channel, enum channel_frame_type type, const void *payload,
+            size_t length);
 
 /**
  * Take the next complete frame off the input queue.
@@ -92,9 +99,11 @@ void channel_put(struct channel *channel, enum channel_frame_type type, const vo
  * Returns false if there is none yet. A frame longer than CHANNEL_PAYLOAD_MAX
  * is a foreign peer: the channel is then marked closed.
  */
-bool channel_next(struct channel *channel, struct channel_frame *frame);
+bool
+channel_next(struct channel *channel, struct channel_frame *frame);
 
 /** Milliseconds of CLOCK_MONOTONIC. */
-int64_t channel_now_ms(void);
+int64_t
+channel_now_ms(void);
 
 #endif /* LAB_CHANNEL_H */
