@@ -157,10 +157,10 @@ on_committed(uint64_t epoch, gpointer opaque)
     Stream *stream = opaque;
     District__StreamAck ack = DISTRICT__STREAM_ACK__INIT;
 
-    ack.committed_epoch = epoch;
-    outbox_push(stream->outbox, RECORD_ACK, epoch, &ack.base);
     if (atomic_fetch_add(&stream->epochs, 1) == 0)
         stream_post(stream, STREAM_NEWS_COMMITTED_FIRST);
+    ack.committed_epoch = epoch;
+    outbox_push(stream->outbox, RECORD_ACK, epoch, &ack.base);
 }
 
 /* ---- Coming up ---- */
