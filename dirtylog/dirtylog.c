@@ -33,6 +33,7 @@
 #include <errno.h>
 #include <gio/gio.h>
 #include <inttypes.h>
+#include <unistd.h>
 
 #define WORD_BITS 64
 
@@ -62,22 +63,31 @@ dirtylog_alloc(int kvm_fd, int vm_fd)
     return log;
 }
 
-/* Enable the wanted source; AUTO falls back to the bitmap. */
+/* Prefer the ring: its cost follows the pages dirtied, the bitmap's the size of RAM. */
 static gboolean
-enable_source(DirtyLog *log, DirtyLogSource source, uint32_t ring_entries, GError **error)
+enable_best(DirtyLog *log, uint32_t ring_entries, GError **error)
 {
     g_autoptr(GError) why = NULL;
 
+    /* With PVM a ring works but fills with every store, and may be overrun; see ring.c. */
+    if (access("/sys/module/kvm_pvm", F_OK) == 0)
+        return dirtylog_bitmap_enable(log, error);
+    if (dirtylog_ring_enable(log, ring_entries, &why))
+        return TRUE;
+    g_debug("%s; using the bitmap", why->message);
+    return dirtylog_bitmap_enable(log, error);
+}
+
+static gboolean
+enable_source(DirtyLog *log, DirtyLogSource source, uint32_t ring_entries, GError **error)
+{
     switch (source) {
     case DIRTYLOG_BITMAP:
         return dirtylog_bitmap_enable(log, error);
     case DIRTYLOG_RING:
         return dirtylog_ring_enable(log, ring_entries, error);
     case DIRTYLOG_AUTO:
-        if (dirtylog_ring_enable(log, ring_entries, &why))
-            return TRUE;
-        g_debug("%s; using the bitmap", why->message);
-        return dirtylog_bitmap_enable(log, error);
+        return enable_best(log, ring_entries, error);
     }
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "dirty log: no such source: %d",
                 (int)source);
@@ -106,6 +116,7 @@ dirtylog_free(DirtyLog *log)
     for (guint i = 0; i < log->n_slots; i++) {
         g_free(log->slots[i].pending);
         g_free(log->slots[i].scratch);
+        g_free(log->slots[i].unsafe);
     }
     g_mutex_clear(&log->mutex);
     g_free(log);
@@ -172,6 +183,7 @@ dirtylog_add_slot(DirtyLog *log, const DirtyLogSlot *where, GError **error)
     if (!slot_alloc(slot, where, error) || !log->ops->slot_added(log, slot, error)) {
         g_clear_pointer(&slot->pending, g_free);
         g_clear_pointer(&slot->scratch, g_free);
+        g_clear_pointer(&slot->unsafe, g_free);
         return FALSE;
     }
     __atomic_store_n(&log->n_slots, log->n_slots + 1, __ATOMIC_RELEASE);

@@ -25,7 +25,7 @@
 typedef struct DirtyLog DirtyLog;
 
 typedef enum {
-    DIRTYLOG_AUTO,   /* ring where the kernel has it, else bitmap */
+    DIRTYLOG_AUTO,   /* ring where the kernel has a usable one, else bitmap */
     DIRTYLOG_BITMAP,
     DIRTYLOG_RING,
 } DirtyLogSource;

@@ -14,6 +14,7 @@ typedef struct LogSlot {
     size_t words;      /* of each bitmap below */
     uint64_t *pending; /* dirty and not handed out yet; atomic access only */
     uint64_t *scratch; /* for the source alone, under the mutex */
+    uint64_t *unsafe;  /* the same; only the ring has one, see there */
 } LogSlot;
 
 /* A source. All functions are called with the mutex held. */

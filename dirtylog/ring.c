@@ -5,11 +5,20 @@
  * KVM gives each vCPU a ring of (memslot, page) entries, mapped here. An entry goes through three
  * states by its flags: 0, free; DIRTY, published by KVM with release; RESET, collected by us with
  * release. KVM_RESET_DIRTY_RINGS makes all collected entries free again, protects their pages and
- * flushes translations. It works through the rings in order, and since Linux 6.17 it stops early,
- * without an error, when a signal is pending for the caller: a vCPU thread that is being kicked,
- * for one. A page whose entry was collected but not reset would be written again unseen. So we
- * count what we collected against what KVM says it reset, and no collection succeeds before these
- * are equal.
+ * flushes translations.
+ *
+ * Since Linux 6.17 that call stops early, without an error, when a signal is pending for the
+ * caller; and then it has freed, and counted, up to 64 neighbouring pages that it has not
+ * protected. Their next writes would go unseen. So signals are blocked during the call. A stop
+ * signal or a debugger cannot be blocked, but shows in a count that is too low: then all pages of
+ * this collection join the slots' unsafe sets, which are reported with every harvest. A page leaves
+ * the unsafe set when it appears in a ring again, as it is then reset again, completely or not.
+ *
+ * KVM stops a vCPU (KVM_EXIT_DIRTY_RING_FULL) while some entries of its ring are still free, so a
+ * ring never gets quite full. Should it do so nevertheless, KVM has overrun it: entries are lost,
+ * and their pages stay unprotected for good. That is an error for the rest of the log's life. A KVM
+ * that emulates kernel-mode guest code (PVM) can do this, as it logs each store of a string
+ * instruction by itself; there the automatic choice is the bitmap.
  *
  * The rings hold what is written on behalf of a vCPU: by the guest, and by KVM for it (kvmclock,
  * steal time, async page faults, emulated stores). Writes by KVM outside of any vCPU would be in no
@@ -26,6 +35,9 @@
 #include <errno.h>
 #include <gio/gio.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -38,6 +50,8 @@ typedef struct RingState {
     GArray *rings; /* of DirtyRing, one per vCPU */
     uint32_t n_entries;
     uint64_t unreset; /* entries collected and not reset by KVM yet */
+    gboolean overrun; /* a ring was quite full once */
+    gboolean unsafe;  /* some slot's unsafe set is not empty */
 } RingState;
 
 static void
@@ -48,7 +62,11 @@ entry_take(DirtyLog *log, const struct kvm_dirty_gfn *entry, GError **error)
     LogSlot *slot = dirtylog_slot_find(log, number);
 
     if (slot && offset < slot->where.n_pages) {
+        uint64_t bit = (uint64_t)1 << (offset % 64);
+
         pagebits_set(slot->pending, offset);
+        slot->scratch[offset / 64] |= bit;
+        slot->unsafe[offset / 64] &= ~bit;
         return;
     }
     if (!*error)
@@ -76,19 +94,40 @@ dirtylog_ring_collect(DirtyLog *log, DirtyRing *ring, GError **error)
     return n;
 }
 
-/* Have KVM reset all that was collected; see the top of this file. */
-static gboolean
-rings_reset(DirtyLog *log, RingState *state, GError **error)
+/* KVM_RESET_DIRTY_RINGS with signals blocked: the number of entries reset, or -1 with errno. */
+static int
+reset_call(DirtyLog *log)
 {
+    sigset_t all;
+    sigset_t before;
+    int saved;
+    int n;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    n = ioctl(log->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+    saved = errno;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = saved;
+    return n;
+}
+
+/* Have KVM reset all that was collected. *complete: in one go; else some pages may be unprotected.
+ */
+static gboolean
+rings_reset(DirtyLog *log, RingState *state, gboolean *complete, GError **error)
+{
+    *complete = TRUE;
     for (unsigned tries = 0; state->unreset > 0 && tries < RESET_TRIES_MAX; tries++) {
-        int n = ioctl(log->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+        int n = reset_call(log);
 
         if (n < 0 && errno != EINTR && errno != EAGAIN)
             return dirtylog_fail_errno(error, "KVM_RESET_DIRTY_RINGS");
-        if (n <= 0)
-            continue;
-        state->unreset -= MIN((uint64_t)n, state->unreset);
-        tries = 0;
+        if (n > 0) {
+            state->unreset -= MIN((uint64_t)n, state->unreset);
+            tries = 0;
+        }
+        *complete &= state->unreset == 0;
     }
     if (state->unreset == 0)
         return TRUE;
@@ -98,16 +137,46 @@ rings_reset(DirtyLog *log, RingState *state, GError **error)
     return FALSE;
 }
 
+/* After a reset: forget this collection's pages, or if the reset was not complete, distrust them.
+ */
+static void
+slots_settle(DirtyLog *log, RingState *state, gboolean complete)
+{
+    state->unsafe |= !complete;
+    for (guint i = 0; i < log->n_slots; i++) {
+        LogSlot *slot = &log->slots[i];
+
+        if (!complete)
+            pagebits_or(slot->unsafe, slot->scratch, slot->words);
+        if (state->unsafe)
+            pagebits_or(slot->pending, slot->unsafe, slot->words);
+        memset(slot->scratch, 0, slot->words * sizeof(uint64_t));
+    }
+}
+
 static gboolean
 ring_collect(DirtyLog *log, GError **error)
 {
     RingState *state = log->state;
     g_autoptr(GError) odd = NULL;
+    gboolean complete;
+    gboolean ok;
 
-    for (guint i = 0; i < state->rings->len; i++)
-        state->unreset +=
-            dirtylog_ring_collect(log, &g_array_index(state->rings, DirtyRing, i), &odd);
-    if (!rings_reset(log, state, error))
+    for (guint i = 0; i < state->rings->len; i++) {
+        uint32_t n = dirtylog_ring_collect(log, &g_array_index(state->rings, DirtyRing, i), &odd);
+
+        state->unreset += n;
+        state->overrun |= n == state->n_entries;
+    }
+    if (state->overrun) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NO_SPACE,
+                    "dirty log: KVM overran a ring of %u entries; use the bitmap instead",
+                    state->n_entries);
+        return FALSE;
+    }
+    ok = rings_reset(log, state, &complete, error);
+    slots_settle(log, state, ok && complete);
+    if (!ok)
         return FALSE;
     if (odd) {
         g_propagate_error(error, g_steal_pointer(&odd));
@@ -119,9 +188,11 @@ ring_collect(DirtyLog *log, GError **error)
 static gboolean
 ring_slot_added(DirtyLog *log, LogSlot *slot, GError **error)
 {
-    /* Rings need no bitmap of their own. */
-    g_clear_pointer(&slot->scratch, g_free);
-    return TRUE;
+    slot->unsafe = g_try_new0(uint64_t, slot->words);
+    if (slot->unsafe)
+        return TRUE;
+    errno = ENOMEM;
+    return dirtylog_fail_errno(error, "bitmap of memslot %u", slot->where.slot);
 }
 
 static gboolean

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Entry of the tiny guest: PVH (32-bit, paging off, EBX = hvm_start_info; Xen docs/misc/pvh.pandoc)
- * for the first CPU, SIPI for the others; both go on in long mode on the same page tables.
+ * for the first CPU, SIPI for the others; both go on in long mode on the same page tables. Whoever
+ * loads the ELF file clears .bss, after a reset too.
  */
 #define SEL_CODE32 8
 #define SEL_DATA 16
@@ -28,12 +29,6 @@
 _start:
     cli
     cld
-    movl $bss_start, %edi
-    movl $bss_end, %ecx
-    subl %edi, %ecx
-    shrl $2, %ecx
-    xorl %eax, %eax
-    rep stosl
     lgdtl gdt_pointer     /* a reset may have left another one */
     ljmpl $SEL_CODE32, $1f
 1:  movw $SEL_DATA, %ax
