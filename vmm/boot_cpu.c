@@ -15,6 +15,9 @@
 #define CR4_PAE (1ULL << 5)
 #define EFER_LME (1ULL << 8)
 #define EFER_LMA (1ULL << 10)
+#define MSR_MTRR_DEF_TYPE 0x2FF
+#define MTRR_ENABLE (1ULL << 11)
+#define MTRR_WRITE_BACK 6ULL
 #define RFLAGS_RESERVED 0x2ULL
 #define PAGE_PRESENT_WRITE 0x3ULL
 #define PAGE_LARGE (1ULL << 7)
@@ -86,6 +89,21 @@ boot_segments_set(struct kvm_sregs *sregs, BootMode mode)
     sregs->idt = (struct kvm_dtable){0};
 }
 
+/* What firmware does on every processor: memory is write-back (SDM vol. 3 §12.11.2.1). */
+static gboolean
+boot_memory_types_set(Vcpu *vcpu, GError **error)
+{
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry;
+    } one = {
+        .head.nmsrs = 1,
+        .entry = {.index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLE | MTRR_WRITE_BACK},
+    };
+
+    return vcpu_ioctl(vcpu, KVM_SET_MSRS, &one, "set its memory types", error);
+}
+
 gboolean
 boot_cpu_set(Machine *m, const BootEntry *entry, GError **error)
 {
@@ -95,6 +113,10 @@ boot_cpu_set(Machine *m, const BootEntry *entry, GError **error)
 
     if (!vcpu_ioctl(vcpu, KVM_GET_SREGS, &sregs, "read its system registers", error))
         return FALSE;
+    for (unsigned i = 0; i < m->vcpus->n; i++) {
+        if (!boot_memory_types_set(&m->vcpus->vcpu[i], error))
+            return FALSE;
+    }
     boot_gdt_place(m, entry->mode);
     boot_segments_set(&sregs, entry->mode);
     if (entry->mode == BOOT_LONG_MODE) {
