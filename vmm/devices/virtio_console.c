@@ -162,10 +162,12 @@ static const DeviceOps console_ops = {
 gboolean
 virtio_console_init(Machine *m, PciHost *pci, const char *spec, GError **error)
 {
+    static uint32_t instances;
     VirtioConsole *con = g_new0(VirtioConsole, 1);
 
     con->device.ops = &console_ops;
     con->device.opaque = con;
+    con->device.instance = instances;
     con->chardev = chardev_open(m, spec, NULL, &console_chardev_ops, con, error);
     if (!con->chardev) {
         g_prefix_error(error, "virtio-console: ");
@@ -174,6 +176,7 @@ virtio_console_init(Machine *m, PciHost *pci, const char *spec, GError **error)
     }
     if (!virtio_init(&con->virtio, pci, &console_virtio_ops, con, error))
         return FALSE; /* sources refer to it: it stays; the process ends */
+    instances++;
     machine_add_device(m, &con->device);
     return TRUE;
 }

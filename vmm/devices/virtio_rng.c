@@ -100,12 +100,15 @@ static const DeviceOps rng_ops = {
 gboolean
 virtio_rng_init(Machine *m, PciHost *pci, GError **error)
 {
+    static uint32_t instances;
     VirtioRng *rng = g_new0(VirtioRng, 1);
 
     rng->device.ops = &rng_ops;
     rng->device.opaque = rng;
+    rng->device.instance = instances;
     if (!virtio_init(&rng->virtio, pci, &rng_virtio_ops, rng, error))
         return FALSE; /* sources refer to it: it stays; the process ends */
+    instances++;
     machine_add_device(m, &rng->device);
     return TRUE;
 }
