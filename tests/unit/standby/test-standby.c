@@ -7,6 +7,7 @@
 
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define N_MEMBERS 2
@@ -498,6 +499,28 @@ test_new_districtd_gets_the_hold(Rig *rig, gconstpointer data)
     primary_close(&primary);
 }
 
+static void
+test_quit(Rig *rig, gconstpointer data)
+{
+    District__StandbyRequest request = DISTRICT__STANDBY_REQUEST__INIT;
+    District__StandbyQuitRequest quit = DISTRICT__STANDBY_QUIT_REQUEST__INIT;
+    Primary primary;
+    int status;
+
+    protect(&primary, rig, 1, 0x11);
+    writer_begin(&primary.writer, 2, 0);
+    g_assert_true(primary_flush(&primary));
+    request.op_case = DISTRICT__STANDBY_REQUEST__OP_QUIT;
+    request.quit = &quit;
+    rig_message_free(rig_call(rig, &request, NULL, 0));
+    g_assert_cmpint(waitpid(rig->pid, &status, 0), ==, rig->pid);
+    rig->pid = 0;
+    /* A sanitizer's leak report would show here too. */
+    g_assert_true(g_spawn_check_wait_status(status, NULL));
+    g_assert_false(g_file_test(rig->control_path, G_FILE_TEST_EXISTS));
+    primary_close(&primary);
+}
+
 #define ADD(path, function) g_test_add(path, Rig, NULL, set_up, function, tear_down)
 
 int
@@ -528,5 +551,6 @@ main(int argc, char **argv)
     ADD("/standby/after a goodbye there is no silence", test_goodbye);
     ADD("/standby/it sends heartbeats", test_heartbeats);
     ADD("/standby/a new districtd is given what to hold", test_new_districtd_gets_the_hold);
+    ADD("/standby/quits cleanly in the middle of an epoch", test_quit);
     return g_test_run();
 }
