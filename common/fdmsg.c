@@ -214,6 +214,7 @@ fdmsg_recv(int fd, void *buf, size_t cap, int *fds, guint *n_fds, int timeout_ms
     ssize_t len;
     int64_t deadline = fdmsg_deadline(timeout_ms);
     guint fds_cap = fds && n_fds ? *n_fds : 0;
+    int none[1];
 
     for (;;) {
         msg = (struct msghdr){.msg_iov = &iov,
@@ -232,9 +233,10 @@ fdmsg_recv(int fd, void *buf, size_t cap, int *fds, guint *n_fds, int timeout_ms
             return -1;
     }
 
-    guint n = fdmsg_take_fds(&msg, fds, fds_cap);
+    guint n = fdmsg_take_fds(&msg, fds ? fds : none, fds_cap);
     if (len == 0 || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
-        fdmsg_close_fds(fds, n);
+        if (fds)
+            fdmsg_close_fds(fds, n);
         if (len == 0)
             g_set_error(error, FDMSG_ERROR, FDMSG_ERROR_CLOSED, "the peer closed the connection");
         else
