@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * After districtd was killed or restarted: its processes went on without it. run.json says which
+ * they are, the record on disk what this host is to the district, and district-ckpt what it is
+ * doing.
+ *
+ *   home     all members and district-ckpt there: what district-ckpt says decides; one of
+ *            district-net and district-ckpt missing: started again; a member missing: failed as a
+ * unit standby  district-standby there: connected to; else started again. Members that run already
+ * mean that a take-over was done but not written down none     nothing may run
+ */
+#include "control/daemon.h"
+#include "ckpt.pb-c.h"
+
+#include <string.h>
+
+#define CKPT_TIMEOUT_MS 30000
+
+typedef struct Found {
+    guint members;
+    gboolean net;
+    gboolean ckpt;
+    gboolean standby;
+    gboolean listed; /* run.json had members */
+} Found;
+
+static Found
+adopt_processes(District *d)
+{
+    g_autofree char *path = district_run_path(d, "run.json");
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) processes = runfile_load(path, &error);
+    Found found = {0};
+
+    if (processes == NULL)
+        g_warning("%s", error->message);
+    for (guint i = 0; processes != NULL && i < processes->len; i++) {
+        const RunProcess *p = processes->pdata[i];
+        Child *child = child_adopt(p, process_exited, d);
+        gboolean member = strcmp(p->kind, "vmm") == 0;
+        found.listed |= member;
+        if (child == NULL)
+            continue;
+        g_ptr_array_add(d->children, child);
+        found.members += member ? 1 : 0;
+        found.net |= strcmp(p->kind, "net") == 0;
+        found.ckpt |= strcmp(p->kind, "ckpt") == 0;
+        found.standby |= strcmp(p->kind, "standby") == 0;
+    }
+    return found;
+}
+
+static void
+connect_ckpt(District *d)
+{
+    g_autofree char *path = district_run_path(d, "ckpt.sock");
+    g_autofree char *name = g_strconcat(d->name, ": district-ckpt", NULL);
+
+    d->ckpt = rpc_new(&rpc_ckpt_protocol, path, name, district_ckpt_event, d);
+}
+
+/* ---- Going on from what district-ckpt says ---- */
+
+static void
+adopted_handed_over(District *d)
+{
+    /* Not written down as ended: then the target was never told to run. */
+    if (d->record.ended_incarnation == 0) {
+        Claim nobody = {0};
+        d->record.ended_incarnation = d->incarnation;
+        district_set_state(d, STATE_HANDED_OVER, "interrupted hand-over");
+        migrate_resolve(d, &nobody);
+        return;
+    }
+    district_set_state(d, STATE_HANDED_OVER, "waits for word from the target");
+}
+
+static void
+adopted_became_home(District *d, uint64_t incarnation)
+{
+    g_autoptr(GError) error = NULL;
+
+    d->record.role = ROLE_HOME;
+    if (!district_save_record(d, &error) ||
+        !district_save_incarnation(d, MAX(d->incarnation, incarnation), &error))
+        g_warning("%s", error->message);
+    processes_end_standby(d);
+    district_set_state(d, STATE_RUNNING, NULL);
+}
+
+static void
+on_adopted_state(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
+{
+    District *d = job->district;
+    const District__CkptStatusReply *s = ((const District__CkptMessage *)message)->reply->status;
+    const char *state = s != NULL ? s->state : "";
+    gboolean running = strcmp(state, "running") == 0;
+
+    job_next(job); /* ends it: what follows may be an operation of its own */
+    if (d->record.role == ROLE_STANDBY) {
+        if (running)
+            adopted_became_home(d, s->incarnation);
+    } else if (running) {
+        district_set_state(d, STATE_RUNNING, NULL);
+    } else if (strcmp(state, "handed-over") == 0) {
+        adopted_handed_over(d);
+    } else {
+        district_fail(d, "its start was interrupted: start it again");
+    }
+}
+
+static void
+step_ask_state(Job *job)
+{
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptStatusRequest status = DISTRICT__CKPT_STATUS_REQUEST__INIT;
+
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_STATUS;
+    request.status = &status;
+    job_call(job, job->district->ckpt, &request.base, NULL, 0, CKPT_TIMEOUT_MS, on_adopted_state);
+}
+
+static void
+undo_adopt(Job *job)
+{
+    district_fail(job->district, job->error->message);
+}
+
+static const JobStep adopt_steps[] = {step_ask_state, NULL};
+
+static void
+ask_ckpt(District *d)
+{
+    connect_ckpt(d);
+    Job *job = job_new(d, "adoption", adopt_steps, operation_done_log, NULL);
+    if (job == NULL)
+        return;
+    job->undo = undo_adopt;
+    job_next(job);
+}
+
+/* ---- By role ---- */
+
+static void
+adopt_home(District *d, const Found *found)
+{
+    if (found->members == 0 && !found->listed) {
+        processes_end(d, TRUE, NULL);
+        d->state = STATE_STOPPED;
+        return;
+    }
+    /* So that a process which ends from now on is treated as one of a running district. */
+    d->state = d->record.ended_incarnation != 0 ? STATE_HANDED_OVER : STATE_RUNNING;
+    if (found->members < d->definition->members->len) {
+        district_fail(d, "members ended while districtd was away");
+        return;
+    }
+    if (!found->net) {
+        g_autoptr(GError) error = NULL;
+        if (!processes_start_one(d, "net", &error))
+            g_warning("%s", error->message);
+    }
+    if (found->ckpt)
+        ask_ckpt(d);
+    else if (d->state == STATE_RUNNING)
+        ckpt_restart(d);
+}
+
+static void
+adopt_standby(District *d, const Found *found)
+{
+    g_autoptr(GError) error = NULL;
+
+    d->state = STATE_STANDBY;
+    if (found->members == d->definition->members->len && found->ckpt && found->net)
+        ask_ckpt(d);
+    else if (processes_count(d) > 0)
+        processes_end(d, TRUE, NULL);
+    if (!processes_start_standby(d, &error))
+        g_warning("%s", error->message);
+}
+
+void
+district_adopt(District *d)
+{
+    Found found = adopt_processes(d);
+
+    switch (d->record.role) {
+    case ROLE_HOME:
+        adopt_home(d, &found);
+        break;
+    case ROLE_STANDBY:
+        adopt_standby(d, &found);
+        break;
+    case ROLE_NONE:
+        d->state = d->record.superseded_by != NULL ? STATE_SUPERSEDED : STATE_STOPPED;
+        if (d->record.superseded_by != NULL)
+            d->reason = g_strdup_printf("superseded by %s (incarnation %" G_GUINT64_FORMAT ")",
+                                        d->record.superseded_by, d->record.superseded_incarnation);
+        processes_end(d, TRUE, NULL);
+        processes_end_standby(d);
+        break;
+    }
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Options, tables and progress bars of the district command. */
+#include "control/cli/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BAR_WIDTH 40
+
+gboolean
+cli_parse(int *argc, char ***argv, const char *usage, const GOptionEntry *entries, int n_words,
+          char **words, GError **error)
+{
+    g_autoptr(GOptionContext) context = g_option_context_new(usage);
+
+    if (entries != NULL)
+        g_option_context_add_main_entries(context, entries, NULL);
+    if (!g_option_context_parse(context, argc, argv, error)) {
+        g_prefix_error(error, "%s: ", (*argv)[0]);
+        return FALSE;
+    }
+    if (*argc - 1 != n_words) {
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID, "usage: district %s %s",
+                    (*argv)[0], usage);
+        return FALSE;
+    }
+    for (int i = 0; i < n_words; i++)
+        words[i] = (*argv)[i + 1];
+    return TRUE;
+}
+
+JsonObject *
+cli_name(const char *name)
+{
+    JsonObject *arguments = json_object_new();
+
+    json_object_set_string_member(arguments, "name", name);
+    return arguments;
+}
+
+gboolean
+cli_print_json(const Cli *cli, JsonObject *result)
+{
+    if (cli->json) {
+        g_autofree char *line = json_to_line(result);
+        fputs(line, stdout);
+        fflush(stdout);
+    }
+    return TRUE;
+}
+
+static void
+measure_row(const char *row, gsize *widths, gsize n)
+{
+    g_auto(GStrv) cells = g_strsplit(row, "\t", (gint)n);
+
+    for (gsize i = 0; cells[i] != NULL; i++)
+        widths[i] = MAX(widths[i], (gsize)g_utf8_strlen(cells[i], -1));
+}
+
+static void
+print_row(const char *row, const gsize *widths, gsize n)
+{
+    g_auto(GStrv) cells = g_strsplit(row, "\t", (gint)n);
+
+    for (gsize i = 0; cells[i] != NULL; i++) {
+        gboolean last = cells[i + 1] == NULL;
+        gsize width = last ? 0 : widths[i] + 2;
+        gsize len = (gsize)g_utf8_strlen(cells[i], -1);
+        printf("%s%*s", cells[i], (int)(width > len ? width - len : 0), "");
+    }
+    putchar('\n');
+}
+
+void
+cli_print_table(GPtrArray *rows)
+{
+    gsize widths[32] = {0};
+
+    for (guint i = 0; i < rows->len; i++)
+        measure_row(rows->pdata[i], widths, G_N_ELEMENTS(widths));
+    for (guint i = 0; i < rows->len; i++)
+        print_row(rows->pdata[i], widths, G_N_ELEMENTS(widths));
+    fflush(stdout);
+}
+
+gboolean
+cli_is_terminal(void)
+{
+    return isatty(STDERR_FILENO);
+}
+
+void
+cli_progress(const char *what, guint64 done, guint64 total)
+{
+    char bar[BAR_WIDTH + 1];
+
+    if (!cli_is_terminal())
+        return;
+    if (total == 0) {
+        fputs("\r\033[K", stderr);
+        return;
+    }
+    done = MIN(done, total);
+    int filled = (int)((double)done / (double)total * BAR_WIDTH);
+    memset(bar, ' ', BAR_WIDTH);
+    memset(bar, '=', (size_t)filled);
+    bar[BAR_WIDTH] = '\0';
+    fprintf(stderr, "\r\033[K%s [%s] %3.0f %%", what, bar, (double)done / (double)total * 100);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The description of a district, NAME.district (district(5)). */
+#ifndef DISTRICT_CONTROL_DEFINITION_H
+#define DISTRICT_CONTROL_DEFINITION_H
+
+#include <glib.h>
+#include <stdint.h>
+
+#define DEFINITION_BYTES_MAX (64 * 1024)
+#define DEFINITION_CPUS_MAX 64
+
+typedef struct DefinitionMember {
+    char *name;
+    char *kernel;       /* absolute path */
+    char *initrd;       /* or NULL */
+    char *command_line; /* never NULL */
+    uint64_t memory;    /* bytes, a multiple of 4 KiB */
+    unsigned cpus;
+    uint8_t mac[6];
+    char *dirty_source; /* "auto", "bitmap", "ring" */
+    char *console;      /* virtio-console, as district-vmm --console; NULL: none */
+    char *debugcon;     /* file for port 0xE9, or NULL */
+    gboolean rng;
+} DefinitionMember;
+
+typedef struct Definition {
+    char *name;
+    uint64_t interval_us;
+    uint32_t failover_after_ms;
+    uint32_t detach_after_ms;
+    char *bridge; /* or NULL: no way out of the district */
+    gboolean output_commit;
+    gboolean auto_failover;
+    GPtrArray *members; /* of DefinitionMember, at least one, in the order of the file */
+    char *text;         /* the file itself */
+} Definition;
+
+/*
+ * Parse len bytes of text. file is for messages only. NULL with a CONTROL_ERROR whose message names
+ * file, section and key and says what to do. The text may come from a peer: nothing is trusted.
+ */
+Definition *
+definition_parse(const char *text, gsize len, const char *file, GError **error);
+void
+definition_free(Definition *definition);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Definition, definition_free)
+
+/* Are the files named there and readable on this host? */
+gboolean
+definition_check_files(const Definition *definition, GError **error);
+
+/* Index of the member called name, or -1. */
+int
+definition_find_member(const Definition *definition, const char *name);
+
+/* "52:54:00:..." as text; caller frees. */
+char *
+definition_member_mac(const DefinitionMember *member);
+
+#endif

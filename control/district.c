@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A district's state: what is on disk, what state it is in, and how it is described. */
+#include "control/daemon.h"
+#include "control/rpc.h"
+#include "common/fdmsg.h"
+#include "ckpt.pb-c.h"
+#include "standby.pb-c.h"
+
+#include <string.h>
+
+#define STATUS_TIMEOUT_MS 1000
+
+static const char *const state_names[] = {
+    [STATE_STOPPED] = "stopped",       [STATE_STARTING] = "starting",
+    [STATE_RUNNING] = "running",       [STATE_STOPPING] = "stopping",
+    [STATE_FAILED] = "failed",         [STATE_HANDED_OVER] = "handed-over",
+    [STATE_STANDBY] = "standby",       [STATE_ACTIVATING] = "activating",
+    [STATE_SUPERSEDED] = "superseded",
+};
+G_STATIC_ASSERT(G_N_ELEMENTS(state_names) == STATE_COUNT);
+
+#define TO(state) (1u << STATE_##state)
+
+/* Which state may follow which. Every state may become SUPERSEDED: the other host has the word. */
+static const guint state_moves[STATE_COUNT] = {
+    [STATE_STOPPED] = TO(STARTING) | TO(STANDBY) | TO(RUNNING) | TO(HANDED_OVER) | TO(FAILED),
+    [STATE_STARTING] = TO(RUNNING) | TO(STOPPED) | TO(FAILED) | TO(STOPPING),
+    [STATE_RUNNING] = TO(STOPPING) | TO(FAILED) | TO(HANDED_OVER) | TO(STOPPED),
+    [STATE_STOPPING] = TO(STOPPED) | TO(FAILED),
+    [STATE_FAILED] = TO(STARTING) | TO(STOPPING) | TO(STANDBY) | TO(STOPPED),
+    [STATE_HANDED_OVER] = TO(RUNNING) | TO(STOPPED) | TO(STANDBY) | TO(FAILED),
+    [STATE_STANDBY] = TO(ACTIVATING) | TO(RUNNING) | TO(STOPPED),
+    [STATE_ACTIVATING] = TO(RUNNING) | TO(STANDBY) | TO(FAILED),
+    [STATE_SUPERSEDED] = TO(STANDBY) | TO(STARTING) | TO(STOPPED),
+};
+
+District *
+district_new(Daemon *daemon, Definition *definition)
+{
+    District *d = g_new0(District, 1);
+
+    d->daemon = daemon;
+    d->name = g_strdup(definition->name);
+    d->definition = definition;
+    d->children = g_ptr_array_new_with_free_func((GDestroyNotify)child_free);
+    d->members_off = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    return d;
+}
+
+void
+district_free(District *d)
+{
+    if (d == NULL)
+        return;
+    g_clear_pointer(&d->ckpt, rpc_free);
+    g_clear_pointer(&d->standby, rpc_free);
+    if (d->kill_timer != 0)
+        g_source_remove(d->kill_timer);
+    g_ptr_array_unref(d->children);
+    g_hash_table_unref(d->members_off);
+    fdmsg_close_fds(d->hold_fds, d->n_hold_fds);
+    g_free(d->hold_fds);
+    if (d->ckpt_status != NULL)
+        json_object_unref(d->ckpt_status);
+    if (d->standby_status != NULL)
+        json_object_unref(d->standby_status);
+    record_clear(&d->record);
+    definition_free(d->definition);
+    g_free(d->reason);
+    g_free(d->name);
+    g_free(d);
+}
+
+const char *
+district_state_name(DistrictState state)
+{
+    return state_names[state];
+}
+
+void
+district_set_state(District *d, DistrictState state, const char *reason)
+{
+    g_autofree char *kept = g_strdup(reason);
+
+    if (state != d->state && state != STATE_SUPERSEDED && !(state_moves[d->state] & (1u << state)))
+        g_warning("%s: unexpected change from %s to %s", d->name, state_names[d->state],
+                  state_names[state]);
+    g_free(d->reason);
+    d->reason = g_steal_pointer(&kept);
+    if (state == d->state)
+        return;
+    d->state = state;
+    daemon_event(d->daemon, "state", d->name, "%s%s%s", state_names[state], reason ? ": " : "",
+                 reason ? reason : "");
+    exchange_announce(d->daemon);
+}
+
+gboolean
+district_is_active(const District *d)
+{
+    return d->state == STATE_STARTING || d->state == STATE_RUNNING || d->state == STATE_STOPPING ||
+           d->state == STATE_ACTIVATING;
+}
+
+gboolean
+district_save_record(District *d, GError **error)
+{
+    return store_save_record(d->daemon->config->state_dir, d->name, &d->record, error);
+}
+
+gboolean
+district_save_incarnation(District *d, uint64_t number, GError **error)
+{
+    if (!store_save_incarnation(d->daemon->config->state_dir, d->name, number, error))
+        return FALSE;
+    d->incarnation = number;
+    return TRUE;
+}
+
+uint64_t
+district_next_incarnation(const District *d)
+{
+    return incarnation_next(d->incarnation, MAX(d->seen, d->record.superseded_incarnation));
+}
+
+Claim
+district_claim(const District *d)
+{
+    return (Claim){
+        .incarnation = d->incarnation,
+        .home = d->record.role == ROLE_HOME && d->record.ended_incarnation == 0,
+        .active = district_is_active(d),
+    };
+}
+
+char *
+district_run_path(const District *d, const char *file)
+{
+    return g_build_filename(d->daemon->config->runtime_dir, "districts", d->name, file, NULL);
+}
+
+char *
+district_log_path(const District *d, const char *file)
+{
+    return g_build_filename(d->daemon->config->log_dir, d->name, file, NULL);
+}
+
+char *
+district_member_path(const District *d, const char *member, const char *suffix)
+{
+    g_autofree char *file = g_strconcat(member, suffix, NULL);
+
+    return district_run_path(d, file);
+}
+
+char *
+district_checkpoint_dir(const District *d)
+{
+    return g_build_filename(d->daemon->config->state_dir, "districts", d->name, "checkpoints",
+                            NULL);
+}
+
+/* ---- Status of the processes ---- */
+
+static void
+set_percentiles(JsonObject *object, const char *key, const District__CkptPercentiles *p)
+{
+    JsonObject *item = json_object_new();
+
+    if (p != NULL) {
+        json_object_set_int_member(item, "count", (gint64)p->count);
+        json_object_set_int_member(item, "p50", (gint64)p->p50);
+        json_object_set_int_member(item, "p99", (gint64)p->p99);
+        json_object_set_int_member(item, "max", (gint64)p->max);
+        json_object_set_int_member(item, "last", (gint64)p->last);
+    }
+    json_object_set_object_member(object, key, item);
+}
+
+static JsonArray *
+ckpt_members(const District__CkptStatusReply *s)
+{
+    JsonArray *members = json_array_new();
+
+    for (size_t i = 0; i < s->n_members; i++) {
+        JsonObject *item = json_object_new();
+        json_object_set_string_member(item, "name", s->members[i]->name);
+        json_object_set_string_member(item, "state", s->members[i]->state);
+        json_object_set_string_member(item, "dirty_source", s->members[i]->dirty_source);
+        json_object_set_int_member(item, "ram_size", (gint64)s->members[i]->ram_size);
+        json_object_set_int_member(item, "vcpus", s->members[i]->vcpus);
+        json_array_add_object_element(members, item);
+    }
+    return members;
+}
+
+static JsonObject *
+ckpt_status_to_json(const District__CkptStatusReply *s)
+{
+    JsonObject *object = json_object_new();
+    const struct {
+        const char *key;
+        uint64_t value;
+    } numbers[] = {
+        {"incarnation", s->incarnation},
+        {"epoch", s->epoch},
+        {"committed_epoch", s->committed_epoch},
+        {"dirty_pages", s->dirty_pages},
+        {"wire_bytes", s->wire_bytes},
+        {"zero_pages", s->zero_pages},
+        {"unchanged_pages", s->unchanged_pages},
+        {"raw_pages", s->raw_pages},
+        {"lag_ns", s->lag_ns},
+        {"sync_done_pages", s->sync_done_pages},
+        {"sync_total_pages", s->sync_total_pages},
+    };
+
+    for (gsize i = 0; i < G_N_ELEMENTS(numbers); i++)
+        json_object_set_int_member(object, numbers[i].key, (gint64)numbers[i].value);
+    json_object_set_string_member(object, "state", s->state);
+    json_object_set_string_member(object, "protection", s->protection);
+    json_object_set_string_member(object, "protection_error", s->protection_error);
+    set_percentiles(object, "pause_ns", s->pause_ns);
+    set_percentiles(object, "skew_ns", s->skew_ns);
+    set_percentiles(object, "commit_ns", s->commit_ns);
+    set_percentiles(object, "interval_ns", s->interval_ns);
+    json_object_set_array_member(object, "members", ckpt_members(s));
+    return object;
+}
+
+static JsonObject *
+standby_status_to_json(const District__StandbyStatusReply *s)
+{
+    JsonObject *object = json_object_new();
+
+    json_object_set_boolean_member(object, "connected", s->connected);
+    json_object_set_int_member(object, "committed_epoch", (gint64)s->committed_epoch);
+    json_object_set_int_member(object, "incarnation", (gint64)s->incarnation);
+    json_object_set_int_member(object, "received_bytes", (gint64)s->received_bytes);
+    json_object_set_int_member(object, "epochs", (gint64)s->epochs);
+    json_object_set_int_member(object, "ram_bytes", (gint64)s->ram_bytes);
+    json_object_set_int_member(object, "heard_ms_ago", (gint64)s->heard_ms_ago);
+    json_object_set_int_member(object, "committed_realtime_ns", s->committed_realtime_ns);
+    json_object_set_string_member(object, "error", s->error);
+    json_object_set_string_member(object, "peer", s->peer);
+    return object;
+}
+
+static void
+replace_status(JsonObject **status, JsonObject *fresh)
+{
+    if (*status != NULL)
+        json_object_unref(*status);
+    *status = fresh;
+}
+
+/* data: the district. Its Rpc is freed before it is, so the pointer holds. */
+static void
+on_ckpt_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error, gpointer data)
+{
+    District *d = data;
+    const District__CkptMessage *m = (const District__CkptMessage *)message;
+
+    if (error == NULL && m->reply->status != NULL)
+        replace_status(&d->ckpt_status, ckpt_status_to_json(m->reply->status));
+}
+
+static void
+on_standby_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error,
+                  gpointer data)
+{
+    District *d = data;
+    const District__StandbyMessage *m = (const District__StandbyMessage *)message;
+
+    if (error != NULL || m->reply->status == NULL)
+        return;
+    replace_status(&d->standby_status, standby_status_to_json(m->reply->status));
+    d->has_commit = m->reply->status->committed_epoch > 0;
+    d->stream_up = m->reply->status->connected;
+}
+
+void
+district_poll_status(District *d)
+{
+    if (d->ckpt != NULL) {
+        District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+        District__CkptStatusRequest status = DISTRICT__CKPT_STATUS_REQUEST__INIT;
+        request.op_case = DISTRICT__CKPT_REQUEST__OP_STATUS;
+        request.status = &status;
+        rpc_call(d->ckpt, &request.base, NULL, 0, STATUS_TIMEOUT_MS, on_ckpt_status, d);
+    }
+    if (d->standby != NULL) {
+        District__StandbyRequest request = DISTRICT__STANDBY_REQUEST__INIT;
+        District__StandbyStatusRequest status = DISTRICT__STANDBY_STATUS_REQUEST__INIT;
+        request.op_case = DISTRICT__STANDBY_REQUEST__OP_STATUS;
+        request.status = &status;
+        rpc_call(d->standby, &request.base, NULL, 0, STATUS_TIMEOUT_MS, on_standby_status, d);
+    }
+}
+
+/* ---- Description ---- */
+
+static void
+set_string(JsonObject *object, const char *key, const char *value)
+{
+    if (value != NULL)
+        json_object_set_string_member(object, key, value);
+}
+
+JsonObject *
+district_summary(District *d)
+{
+    JsonObject *object = json_object_new();
+    const char *protection =
+        d->record.role == ROLE_STANDBY ? (d->stream_up ? "receiving" : "no stream")
+        : d->record.protect            ? json_get_string(d->ckpt_status, "protection", "off")
+                                       : "off";
+
+    json_object_set_string_member(object, "name", d->name);
+    json_object_set_string_member(object, "state", state_names[d->state]);
+    json_object_set_string_member(object, "role", role_name(d->record.role));
+    json_object_set_int_member(object, "incarnation", (gint64)d->incarnation);
+    json_object_set_string_member(object, "protection", protection);
+    set_string(object, "reason", d->reason);
+    set_string(object, "peer", d->record.peer);
+    set_string(object, "superseded_by", d->record.superseded_by);
+    if (d->record.superseded_by != NULL)
+        json_object_set_int_member(object, "superseded_incarnation",
+                                   (gint64)d->record.superseded_incarnation);
+    if (d->job != NULL)
+        json_object_set_string_member(object, "operation", d->job->verb);
+    if (d->ckpt_status != NULL) {
+        json_object_set_int_member(object, "epoch", json_get_int(d->ckpt_status, "epoch", 0));
+        json_object_set_int_member(object, "lag_ns", json_get_int(d->ckpt_status, "lag_ns", 0));
+        json_object_set_int_member(
+            object, "pause_p50_ns",
+            json_get_int(json_get_object(d->ckpt_status, "pause_ns"), "p50", 0));
+    } else if (d->standby_status != NULL) {
+        json_object_set_int_member(object, "epoch",
+                                   json_get_int(d->standby_status, "committed_epoch", 0));
+    }
+    return object;
+}
+
+static JsonObject *
+member_describe(District *d, const DefinitionMember *member)
+{
+    JsonObject *item = json_object_new();
+    g_autofree char *mac = definition_member_mac(member);
+    g_autofree char *console = district_member_path(d, member->name, ".console");
+    g_autofree char *log_file = g_strconcat(member->name, ".console.log", NULL);
+    g_autofree char *log = district_log_path(d, log_file);
+    Child *child = processes_find(d, "vmm", member->name);
+
+    json_object_set_string_member(item, "name", member->name);
+    json_object_set_int_member(item, "memory", (gint64)member->memory);
+    json_object_set_int_member(item, "cpus", member->cpus);
+    json_object_set_string_member(item, "mac", mac);
+    json_object_set_string_member(item, "console", console);
+    json_object_set_string_member(item, "console_log", log);
+    json_object_set_boolean_member(item, "off",
+                                   g_hash_table_contains(d->members_off, member->name));
+    if (child != NULL)
+        json_object_set_int_member(item, "pid", child_process(child)->pid);
+    return item;
+}
+
+static void
+set_process(JsonObject *object, District *d, const char *kind)
+{
+    Child *child = processes_find(d, kind, NULL);
+
+    if (child != NULL)
+        json_object_set_int_member(object, kind, child_process(child)->pid);
+}
+
+JsonObject *
+district_describe(District *d)
+{
+    JsonObject *object = district_summary(d);
+    JsonArray *members = json_array_new();
+    JsonObject *processes = json_object_new();
+
+    for (guint i = 0; i < d->definition->members->len; i++)
+        json_array_add_object_element(members,
+                                      member_describe(d, d->definition->members->pdata[i]));
+    set_process(processes, d, "net");
+    set_process(processes, d, "ckpt");
+    set_process(processes, d, "standby");
+    json_object_set_array_member(object, "members", members);
+    json_object_set_object_member(object, "processes", processes);
+    json_object_set_string_member(object, "host", d->daemon->config->host_name);
+    json_object_set_boolean_member(object, "protect", d->record.protect);
+    json_object_set_boolean_member(object, "output_commit", d->record.output_commit);
+    json_object_set_boolean_member(object, "auto_failover", d->definition->auto_failover);
+    json_object_set_int_member(object, "interval_us", (gint64)d->record.interval_us);
+    if (d->ckpt_status != NULL)
+        json_object_set_object_member(object, "checkpointing", json_object_ref(d->ckpt_status));
+    if (d->standby_status != NULL)
+        json_object_set_object_member(object, "standby", json_object_ref(d->standby_status));
+    return object;
+}

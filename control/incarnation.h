@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The rules that keep at most one incarnation of a district running, as pure functions of what two
+ * hosts say about it.
+ */
+#ifndef DISTRICT_CONTROL_INCARNATION_H
+#define DISTRICT_CONTROL_INCARNATION_H
+
+#include <glib.h>
+#include <stdint.h>
+
+/* What a host says about a district. */
+typedef struct Claim {
+    uint64_t incarnation; /* the highest that the host has written down; 0: it knows none */
+    gboolean home;        /* the district's home is there, whether it runs or not */
+    gboolean active;      /* members run there, or are about to */
+} Claim;
+
+typedef enum {
+    VERDICT_KEEP,       /* nothing that the other host says stands against ours */
+    VERDICT_SUPERSEDED, /* a newer life is over there: end ours at once */
+} Verdict;
+
+typedef enum {
+    HANDOVER_WAIT,   /* the target is at it */
+    HANDOVER_GIVEN,  /* the target has it: end ours for good */
+    HANDOVER_RETURN, /* the target does not have it and will not: take back */
+} HandoverVerdict;
+
+/* The number of a new incarnation: above every number that was ever seen. */
+uint64_t
+incarnation_next(uint64_t own, uint64_t seen);
+
+/*
+ * Our claim against a peer's. Two active claims to the same number can only come from a forced
+ * start; then the host whose name sorts first keeps it, which both sides decide alike.
+ */
+Verdict
+incarnation_judge(const Claim *own, const char *own_host, const Claim *peer, const char *peer_host);
+
+/*
+ * After a hand-over of which no answer came: ended is the incarnation that was ended here, target
+ * what the target says now.
+ */
+HandoverVerdict
+incarnation_judge_handover(uint64_t ended, const Claim *target);
+
+#endif

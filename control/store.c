@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What districtd keeps on disk about districts. */
+#include "control/store.h"
+#include "control/error.h"
+#include "control/json.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define RECORD_VERSION 1
+
+static gboolean
+store_error(GError **error, const char *what, const char *path)
+{
+    int code = errno;
+
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED, "%s: cannot %s: %s", path, what,
+                g_strerror(code));
+    return FALSE;
+}
+
+static gboolean
+sync_dir(const char *dir, GError **error)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    gboolean good = fd >= 0 && fsync(fd) == 0;
+
+    if (!good)
+        store_error(error, "sync", dir);
+    if (fd >= 0)
+        close(fd);
+    return good;
+}
+
+static gboolean
+write_all(int fd, const char *data, gsize len)
+{
+    while (len > 0) {
+        ssize_t n = write(fd, data, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return FALSE;
+        data += n;
+        len -= (gsize)n;
+    }
+    return TRUE;
+}
+
+gboolean
+store_write_file(const char *path, const char *data, gssize len, gboolean durable, GError **error)
+{
+    g_autofree char *temporary = g_strconcat(path, ".tmp", NULL);
+    g_autofree char *dir = g_path_get_dirname(path);
+    gsize bytes = len < 0 ? strlen(data) : (gsize)len;
+
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return store_error(error, "write", temporary);
+    gboolean good = write_all(fd, data, bytes) && (!durable || fsync(fd) == 0);
+    if (!good)
+        store_error(error, "write", temporary);
+    if (close(fd) != 0 && good)
+        good = store_error(error, "write", temporary);
+    if (good && rename(temporary, path) != 0)
+        good = store_error(error, "replace", path);
+    if (!good)
+        unlink(temporary);
+    return good && (!durable || sync_dir(dir, error));
+}
+
+void
+record_clear(Record *record)
+{
+    g_free(record->peer);
+    g_free(record->superseded_by);
+    g_free(record->handing_to);
+    *record = (Record){0};
+}
+
+const char *
+role_name(Role role)
+{
+    static const char *const names[] = {
+        [ROLE_NONE] = "none", [ROLE_HOME] = "home", [ROLE_STANDBY] = "standby"};
+
+    return names[role];
+}
+
+char *
+store_district_dir(const char *state_dir, const char *name)
+{
+    return g_build_filename(state_dir, "districts", name, NULL);
+}
+
+static char *
+store_path(const char *state_dir, const char *name, const char *file)
+{
+    return g_build_filename(state_dir, "districts", name, file, NULL);
+}
+
+static char *
+definition_path(const char *state_dir, const char *name)
+{
+    g_autofree char *file = g_strconcat(name, ".district", NULL);
+
+    return store_path(state_dir, name, file);
+}
+
+/* Depth-first; a symbolic link is removed, never followed. */
+static gboolean
+remove_tree(const char *path, GError **error)
+{
+    struct stat st;
+
+    if (lstat(path, &st) != 0)
+        return errno == ENOENT ? TRUE : store_error(error, "remove", path);
+    if (S_ISDIR(st.st_mode)) {
+        g_autoptr(GDir) dir = g_dir_open(path, 0, error);
+        const char *entry = NULL;
+        while (dir != NULL && (entry = g_dir_read_name(dir)) != NULL) {
+            g_autofree char *child = g_build_filename(path, entry, NULL);
+            if (!remove_tree(child, error))
+                return FALSE;
+        }
+    }
+    return remove(path) == 0 ? TRUE : store_error(error, "remove", path);
+}
+
+gboolean
+store_create(const char *state_dir, const char *name, const char *definition, const Record *record,
+             uint64_t incarnation, GError **error)
+{
+    g_autofree char *dir = store_district_dir(state_dir, name);
+    g_autofree char *checkpoints = store_path(state_dir, name, "checkpoints");
+    g_autofree char *parent = g_path_get_dirname(dir);
+
+    if (g_mkdir_with_parents(checkpoints, 0700) != 0)
+        return store_error(error, "create", checkpoints);
+    /* The record comes last: it makes the directory a district. */
+    return store_save_definition(state_dir, name, definition, error) &&
+           store_save_incarnation(state_dir, name, incarnation, error) &&
+           store_save_record(state_dir, name, record, error) && sync_dir(parent, error);
+}
+
+gboolean
+store_destroy(const char *state_dir, const char *name, GError **error)
+{
+    g_autofree char *record = store_path(state_dir, name, "state.json");
+    g_autofree char *dir = store_district_dir(state_dir, name);
+
+    if (unlink(record) != 0 && errno != ENOENT)
+        return store_error(error, "remove", record);
+    return sync_dir(dir, error) && remove_tree(dir, error);
+}
+
+char **
+store_list(const char *state_dir)
+{
+    g_autofree char *root = g_build_filename(state_dir, "districts", NULL);
+    g_autoptr(GDir) dir = g_dir_open(root, 0, NULL);
+    g_autoptr(GStrvBuilder) names = g_strv_builder_new();
+    const char *name = NULL;
+
+    while (dir != NULL && (name = g_dir_read_name(dir)) != NULL) {
+        g_autofree char *record = store_path(state_dir, name, "state.json");
+        g_autofree char *path = store_district_dir(state_dir, name);
+        g_autoptr(GError) error = NULL;
+        if (g_file_test(record, G_FILE_TEST_IS_REGULAR))
+            g_strv_builder_add(names, name);
+        else if (!remove_tree(path, &error))
+            g_warning("%s", error->message);
+    }
+    return g_strv_builder_end(names);
+}
+
+gboolean
+store_save_definition(const char *state_dir, const char *name, const char *text, GError **error)
+{
+    g_autofree char *path = definition_path(state_dir, name);
+
+    return store_write_file(path, text, -1, TRUE, error);
+}
+
+char *
+store_load_definition(const char *state_dir, const char *name, gsize *len, GError **error)
+{
+    g_autofree char *path = definition_path(state_dir, name);
+    char *text = NULL;
+
+    return g_file_get_contents(path, &text, len, error) ? text : NULL;
+}
+
+static void
+set_string(JsonObject *object, const char *key, const char *value)
+{
+    if (value != NULL)
+        json_object_set_string_member(object, key, value);
+}
+
+gboolean
+store_save_record(const char *state_dir, const char *name, const Record *record, GError **error)
+{
+    g_autofree char *path = store_path(state_dir, name, "state.json");
+    g_autoptr(JsonObject) object = json_object_new();
+
+    json_object_set_int_member(object, "version", RECORD_VERSION);
+    json_object_set_string_member(object, "role", role_name(record->role));
+    json_object_set_boolean_member(object, "protect", record->protect);
+    json_object_set_boolean_member(object, "output_commit", record->output_commit);
+    json_object_set_boolean_member(object, "home_stopped", record->home_stopped);
+    json_object_set_int_member(object, "interval_us", (gint64)record->interval_us);
+    json_object_set_int_member(object, "home_incarnation", (gint64)record->home_incarnation);
+    json_object_set_int_member(object, "superseded_incarnation",
+                               (gint64)record->superseded_incarnation);
+    json_object_set_int_member(object, "ended_incarnation", (gint64)record->ended_incarnation);
+    set_string(object, "peer", record->peer);
+    set_string(object, "superseded_by", record->superseded_by);
+    set_string(object, "handing_to", record->handing_to);
+    g_autofree char *text = json_to_text(object);
+    return store_write_file(path, text, -1, TRUE, error);
+}
+
+static gboolean
+record_from_json(JsonObject *object, Record *record)
+{
+    const char *role = json_get_string(object, "role", "");
+
+    if (json_get_int(object, "version", 0) != RECORD_VERSION)
+        return FALSE;
+    for (record->role = ROLE_NONE; strcmp(role, role_name(record->role)) != 0; record->role++) {
+        if (record->role == ROLE_STANDBY)
+            return FALSE;
+    }
+    record->protect = json_get_bool(object, "protect", FALSE);
+    record->output_commit = json_get_bool(object, "output_commit", TRUE);
+    record->home_stopped = json_get_bool(object, "home_stopped", FALSE);
+    record->interval_us = (uint64_t)json_get_int(object, "interval_us", 25000);
+    record->home_incarnation = (uint64_t)json_get_int(object, "home_incarnation", 0);
+    record->superseded_incarnation = (uint64_t)json_get_int(object, "superseded_incarnation", 0);
+    record->ended_incarnation = (uint64_t)json_get_int(object, "ended_incarnation", 0);
+    record->peer = g_strdup(json_get_string(object, "peer", NULL));
+    record->superseded_by = g_strdup(json_get_string(object, "superseded_by", NULL));
+    record->handing_to = g_strdup(json_get_string(object, "handing_to", NULL));
+    return TRUE;
+}
+
+gboolean
+store_load_record(const char *state_dir, const char *name, Record *record, GError **error)
+{
+    g_autofree char *path = store_path(state_dir, name, "state.json");
+    g_autofree char *text = NULL;
+    gsize len = 0;
+
+    *record = (Record){0};
+    if (!g_file_get_contents(path, &text, &len, error))
+        return FALSE;
+    g_autoptr(JsonObject) object = json_parse_object(text, len, NULL);
+    if (object != NULL && record_from_json(object, record))
+        return TRUE;
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+                "%s: damaged or of another version: restore it from a backup, or destroy %s", path,
+                name);
+    return FALSE;
+}
+
+gboolean
+store_save_incarnation(const char *state_dir, const char *name, uint64_t incarnation,
+                       GError **error)
+{
+    g_autofree char *path = store_path(state_dir, name, "incarnation");
+    g_autofree char *text = g_strdup_printf("%" G_GUINT64_FORMAT "\n", incarnation);
+
+    return store_write_file(path, text, -1, TRUE, error);
+}
+
+gboolean
+store_load_incarnation(const char *state_dir, const char *name, uint64_t *incarnation,
+                       GError **error)
+{
+    g_autofree char *path = store_path(state_dir, name, "incarnation");
+    g_autofree char *text = NULL;
+    guint64 value = 0;
+
+    if (!g_file_get_contents(path, &text, NULL, error))
+        return FALSE;
+    g_strchomp(text);
+    if (!g_ascii_string_to_unsigned(text, 10, 0, G_MAXINT64, &value, NULL)) {
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+                    "%s: damaged: write there a number above every incarnation %s ever had", path,
+                    name);
+        return FALSE;
+    }
+    *incarnation = value;
+    return TRUE;
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What districtd keeps on disk about districts, below STATE/districts/NAME/:
+ *     NAME.district     the definition
+ *     state.json        the Record below; a directory without it is not a district
+ *     incarnation       the highest number given out here, in decimal
+ *     checkpoints/      ID.dckpt and ID.json, the checkpoint and what it is
+ * Every change is atomic and durable when the function returns: written to a temporary file,
+ * synced, renamed, and the directory synced.
+ */
+#ifndef DISTRICT_CONTROL_STORE_H
+#define DISTRICT_CONTROL_STORE_H
+
+#include <glib.h>
+#include <json-glib/json-glib.h>
+#include <stdint.h>
+
+typedef enum { ROLE_NONE, ROLE_HOME, ROLE_STANDBY } Role;
+
+typedef struct Record {
+    Role role;
+    gboolean protect;                /* home: protection is wanted, to peer */
+    gboolean output_commit;          /* of the protection */
+    gboolean home_stopped;           /* standby: the home ended its members on purpose */
+    uint64_t interval_us;            /* of the protection */
+    uint64_t home_incarnation;       /* standby: what the home runs; older streams are refused */
+    uint64_t superseded_incarnation; /* the newer life elsewhere; 0: none */
+    uint64_t
+        ended_incarnation; /* home: handed over to handing_to, not to run again here; 0: none */
+    char *peer;            /* home: the standby's host; standby: the home's host; or NULL */
+    char *superseded_by;   /* host of the newer life, or NULL */
+    char *handing_to;      /* host, while ended_incarnation is set */
+} Record;
+
+void
+record_clear(Record *record);
+const char *
+role_name(Role role);
+
+/* Replace path by data (len bytes, -1: a string), mode 0600, atomically. durable: sync it too. */
+gboolean
+store_write_file(const char *path, const char *data, gssize len, gboolean durable, GError **error);
+
+/* Directory of district name; caller frees. */
+char *
+store_district_dir(const char *state_dir, const char *name);
+
+/* Write a new district: the directory exists completely or not at all. */
+gboolean
+store_create(const char *state_dir, const char *name, const char *definition, const Record *record,
+             uint64_t incarnation, GError **error);
+gboolean
+store_destroy(const char *state_dir, const char *name, GError **error);
+
+/* Names of all districts, removing half-created ones. Never NULL; free with g_strfreev. */
+char **
+store_list(const char *state_dir);
+
+gboolean
+store_save_definition(const char *state_dir, const char *name, const char *text, GError **error);
+char *
+store_load_definition(const char *state_dir, const char *name, gsize *len, GError **error);
+gboolean
+store_save_record(const char *state_dir, const char *name, const Record *record, GError **error);
+gboolean
+store_load_record(const char *state_dir, const char *name, Record *record, GError **error);
+gboolean
+store_save_incarnation(const char *state_dir, const char *name, uint64_t incarnation,
+                       GError **error);
+gboolean
+store_load_incarnation(const char *state_dir, const char *name, uint64_t *incarnation,
+                       GError **error);
+
+#endif

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Operation: the standby becomes home; by failover (decided by a person, by a silent home, or by a
+ * home whose members failed) or as the target of a migration.
+ *
+ * The order makes it safe to be killed between any two steps. The new incarnation is on disk before
+ * anyone is told of it. The home, if it can be reached, ends its members before ours run. Our
+ * processes are up and waiting before district-standby is asked for the image, so that the image is
+ * without an owner only for as long as one message takes. The role on disk changes last; an
+ * adopting districtd finds out from district-ckpt whether the members already run.
+ */
+#include "control/daemon.h"
+#include "common/clock.h"
+#include "common/fdmsg.h"
+#include "ckpt.pb-c.h"
+#include "standby.pb-c.h"
+
+#include <signal.h>
+
+#define ASK_HOME_MS 3000
+#define CKPT_READY_MS 20000
+#define ACTIVATE_MS 30000
+/* Clocks of two hosts measure the same silence; be sure to be on the side of resetting. */
+#define DETACH_MARGIN_NS (500 * NS_PER_MS)
+
+static void
+step_check(Job *job)
+{
+    District *d = job->district;
+
+    if (d->record.role != ROLE_STANDBY)
+        job_fail_new(job, CONTROL_ERROR_STATE, "%s: this host is not its standby", d->name);
+    else if (d->standby == NULL)
+        job_fail_new(job, CONTROL_ERROR_FAILED,
+                     "%s: district-standby does not run: look into standby.log", d->name);
+    else if (!d->has_commit)
+        job_fail_new(job, CONTROL_ERROR_STATE,
+                     "%s: nothing has been committed here yet: wait for the first full copy",
+                     d->name);
+    else
+        job_next(job);
+}
+
+static void
+step_new_incarnation(Job *job)
+{
+    District *d = job->district;
+    g_autoptr(GError) error = NULL;
+
+    if (job->incarnation == 0)
+        job->incarnation = MAX(district_next_incarnation(d), d->record.home_incarnation + 1);
+    if (!district_save_incarnation(d, job->incarnation, &error)) {
+        job_fail(job, error);
+        return;
+    }
+    district_set_state(d, STATE_ACTIVATING, NULL);
+    job_next(job);
+}
+
+static void
+on_home_ended(JsonObject *answer, const GError *error, gpointer data)
+{
+    Job *job = data;
+
+    /* Unreachable is what a failover is for; a refusal is a newer home speaking. */
+    if (error != NULL && error->code != CONTROL_ERROR_UNREACHABLE)
+        job_fail(job, error);
+    else
+        job_next(job);
+    job_unref(job);
+}
+
+static void
+step_end_home(Job *job)
+{
+    District *d = job->district;
+    Peer *peer = g_hash_table_lookup(d->daemon->peers, d->record.peer);
+
+    if (!job->force || peer == NULL || !peer_reachable(peer)) {
+        job_next(job);
+        return;
+    }
+    JsonObject *arguments = json_object_new();
+    json_object_set_string_member(arguments, "district", d->name);
+    json_object_set_int_member(arguments, "incarnation", (gint64)job->incarnation);
+    peer_request(peer, "take-over", arguments, ASK_HOME_MS, on_home_ended, job_ref(job));
+}
+
+static void
+step_wait_ready(Job *job)
+{
+    job_wait_ckpt_state(job, "waiting", CKPT_READY_MS);
+}
+
+/*
+ * Are crossing connections to be reset? Not if nothing left the boundary that was not committed:
+ * after a hand-over, or with output commit unless the home may have detached since.
+ */
+static gboolean
+must_reset_crossing(const Job *job)
+{
+    const District *d = job->district;
+    int64_t patience = d->definition->detach_after_ms * NS_PER_MS - DETACH_MARGIN_NS;
+
+    if (job->planned)
+        return FALSE;
+    if (!d->record.output_commit)
+        return TRUE;
+    if (d->stream_up && d->stream_lost_ns == 0)
+        return FALSE;
+    return d->stream_lost_ns == 0 || clock_monotonic_ns() - d->stream_lost_ns >= patience;
+}
+
+static void
+on_activated(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
+{
+    const District__StandbyMessage *m = (const District__StandbyMessage *)message;
+    const District__StandbyActivateReply *reply = m->reply->activate;
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptStartImageRequest start = DISTRICT__CKPT_START_IMAGE_REQUEST__INIT;
+
+    if (reply == NULL || n_fds != job->district->definition->members->len + 1) {
+        job_fail_new(job, CONTROL_ERROR_FAILED,
+                     "%s: district-standby gave an image of %u descriptors for %u members",
+                     job->district->name, n_fds, job->district->definition->members->len);
+        return;
+    }
+    start.state_len = reply->state_len;
+    start.incarnation = job->incarnation;
+    start.reset_crossing = must_reset_crossing(job);
+    json_object_set_int_member(job->result, "epoch", (gint64)reply->epoch);
+    json_object_set_boolean_member(job->result, "connections_reset", start.reset_crossing);
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_START_IMAGE;
+    request.start_image = &start;
+    job_call(job, job->district->ckpt, &request.base, fds, n_fds, ACTIVATE_MS, NULL);
+}
+
+static void
+step_activate(Job *job)
+{
+    District__StandbyRequest request = DISTRICT__STANDBY_REQUEST__INIT;
+    District__StandbyActivateRequest activate = DISTRICT__STANDBY_ACTIVATE_REQUEST__INIT;
+
+    activate.incarnation = job->incarnation;
+    request.op_case = DISTRICT__STANDBY_REQUEST__OP_ACTIVATE;
+    request.activate = &activate;
+    job_call(job, job->district->standby, &request.base, NULL, 0, ACTIVATE_MS, on_activated);
+}
+
+static void
+step_become_home(Job *job)
+{
+    District *d = job->district;
+    g_autoptr(GError) error = NULL;
+    double ms = (double)(clock_monotonic_ns() - job->started_ns) / 1e6;
+
+    d->record.role = ROLE_HOME;
+    d->record.home_stopped = FALSE;
+    d->record.home_incarnation = 0;
+    /* After a planned move the way back is kept open; after a failure that is a person's decision.
+     */
+    d->record.protect = job->planned;
+    if (!district_save_record(d, &error))
+        g_warning("%s", error->message); /* it runs: an adopting districtd finds that out as well */
+    fdmsg_close_fds(d->hold_fds, d->n_hold_fds);
+    g_clear_pointer(&d->hold_fds, g_free);
+    d->n_hold_fds = 0;
+    processes_end_standby(d);
+    district_set_state(d, STATE_RUNNING, NULL);
+    json_object_set_int_member(job->result, "incarnation", (gint64)job->incarnation);
+    json_object_set_double_member(job->result, "decided_to_running_ms", ms);
+    daemon_event(d->daemon, "took-over", d->name,
+                 "incarnation %" G_GUINT64_FORMAT " runs %.1f ms after the decision",
+                 job->incarnation, ms);
+    job_next(job);
+}
+
+static void
+undo_takeover(Job *job)
+{
+    District *d = job->district;
+    Child *standby = processes_find(d, "standby", NULL);
+
+    if (d->state != STATE_ACTIVATING)
+        return;
+    processes_end(d, TRUE, NULL);
+    district_set_state(d, STATE_STANDBY, job->error->message);
+    /* It may have given the image away: its successor gets it back from what we hold. */
+    if (standby != NULL)
+        child_signal(standby, SIGKILL);
+}
+
+static const JobStep takeover_steps[] = {
+    step_check,      step_new_incarnation, step_end_home,    step_start_processes,
+    step_wait_ready, step_activate,        step_become_home, NULL};
+
+void
+operation_takeover(District *d, uint64_t incarnation, gboolean planned, gboolean ask_home,
+                   JobDone done, gpointer data)
+{
+    Job *job = job_new(d, planned ? "activation" : "failover", takeover_steps, done, data);
+    if (job == NULL)
+        return;
+    job->incarnation = incarnation;
+    job->planned = planned;
+    job->force = ask_home;
+    job->undo = undo_takeover;
+    job_next(job);
+}

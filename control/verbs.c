@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The verbs of the user API: a table of names and functions. */
+#include "control/daemon.h"
+#include "control/pki.h"
+#include "control/units.h"
+#include "common/clock.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+typedef struct Verb {
+    const char *name;
+    void (*execute)(ApiRequest *request, Daemon *daemon, JsonObject *arguments);
+} Verb;
+
+static void G_GNUC_PRINTF(3, 4)
+    fail(ApiRequest *request, ControlError code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    g_autoptr(GError) error = g_error_new_valist(CONTROL_ERROR, (gint)code, format, args);
+    va_end(args);
+    api_fail(request, error);
+}
+
+/* The district that argument "name" names; NULL: the request has been answered. */
+static District *
+district_argument(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    g_autoptr(GError) error = NULL;
+    District *d = daemon_find_district(daemon, json_get_string(arguments, "name", NULL), &error);
+
+    if (d == NULL)
+        api_fail(request, error);
+    return d;
+}
+
+/* ---- Districts ---- */
+
+/* Socket paths are short (unix(7)); find out now rather than at the first start. */
+static gboolean
+check_socket_paths(const District *d, GError **error)
+{
+    for (guint i = 0; i < d->definition->members->len; i++) {
+        const DefinitionMember *m = d->definition->members->pdata[i];
+        g_autofree char *path = district_member_path(d, m->name, ".member.sock");
+        if (strlen(path) < sizeof(((struct sockaddr_un *)NULL)->sun_path))
+            continue;
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+                    "%s: too long for a socket: shorten the name of the district or of member %s",
+                    path, m->name);
+        return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+create_district(Daemon *daemon, District *d, GError **error)
+{
+    if (g_hash_table_contains(daemon->districts, d->name)) {
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_EXISTS,
+                    "%s: exists already: destroy it first, or choose another Name=", d->name);
+        return FALSE;
+    }
+    if (!check_socket_paths(d, error) || !definition_check_files(d->definition, error))
+        return FALSE;
+    d->record.role = ROLE_HOME;
+    d->record.interval_us = d->definition->interval_us;
+    d->record.output_commit = d->definition->output_commit;
+    return store_create(daemon->config->state_dir, d->name, d->definition->text, &d->record, 0,
+                        error);
+}
+
+static void
+verb_create(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    const char *text = json_get_string(arguments, "definition", "");
+    const char *file = json_get_string(arguments, "file", "definition");
+    g_autoptr(GError) error = NULL;
+    Definition *definition = definition_parse(text, strlen(text), file, &error);
+
+    if (definition == NULL) {
+        api_fail(request, error);
+        return;
+    }
+    District *d = district_new(daemon, definition);
+    if (!create_district(daemon, d, &error)) {
+        api_fail(request, error);
+        district_free(d);
+        return;
+    }
+    g_hash_table_insert(daemon->districts, d->name, d);
+    daemon_event(daemon, "created", d->name, "%u members", definition->members->len);
+    JsonObject *result = json_object_new();
+    json_object_set_string_member(result, "name", d->name);
+    api_reply(request, result);
+}
+
+static void
+verb_destroy(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+    g_autoptr(GError) error = NULL;
+
+    if (d == NULL)
+        return;
+    if (d->job != NULL || processes_count(d) > 0 || d->state == STATE_HANDED_OVER) {
+        fail(request, CONTROL_ERROR_STATE, "%s: it is %s: stop it first", d->name,
+             district_state_name(d->state));
+        return;
+    }
+    if (d->record.role == ROLE_STANDBY || d->record.protect) {
+        fail(request, CONTROL_ERROR_STATE,
+             "%s: it is protected: district unprotect %s at its home first", d->name, d->name);
+        return;
+    }
+    processes_end_standby(d);
+    if (!store_destroy(daemon->config->state_dir, d->name, &error)) {
+        api_fail(request, error);
+        return;
+    }
+    daemon_event(daemon, "destroyed", d->name, "definition and checkpoints removed");
+    g_hash_table_remove(daemon->districts, d->name);
+    api_reply(request, NULL);
+}
+
+static void
+verb_start(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+
+    if (d != NULL)
+        operation_start(d, json_get_bool(arguments, "force", FALSE), api_job_done, request);
+}
+
+static void
+verb_stop(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+
+    if (d != NULL)
+        operation_stop(d, json_get_bool(arguments, "force", FALSE), api_job_done, request);
+}
+
+static void
+verb_restart(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+
+    if (d != NULL)
+        operation_restart(d, json_get_string(arguments, "from", NULL),
+                          json_get_bool(arguments, "force", FALSE), api_job_done, request);
+}
+
+static gint
+compare_names(gconstpointer a, gconstpointer b)
+{
+    return strcmp(a, b);
+}
+
+static void
+verb_list(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    JsonObject *result = json_object_new();
+    JsonArray *districts = json_array_new();
+    g_autoptr(GList) names = g_list_sort(g_hash_table_get_keys(daemon->districts), compare_names);
+
+    for (GList *i = names; i != NULL; i = i->next)
+        json_array_add_object_element(
+            districts, district_summary(g_hash_table_lookup(daemon->districts, i->data)));
+    json_object_set_array_member(result, "districts", districts);
+    api_reply(request, result);
+}
+
+static void
+verb_show(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+
+    if (d != NULL)
+        api_reply(request, district_describe(d));
+}
+
+static void
+verb_checkpoint(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+
+    if (d != NULL)
+        operation_checkpoint(d, json_get_string(arguments, "label", NULL), api_job_done, request);
+}
+
+static void
+verb_log(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+
+    if (d == NULL)
+        return;
+    JsonObject *result = json_object_new();
+    json_object_set_array_member(result, "checkpoints", checkpoint_list(d));
+    api_reply(request, result);
+}
+
+/* ---- Protection ---- */
+
+static void
+verb_protect(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+    g_autoptr(GError) error = NULL;
+
+    if (d == NULL)
+        return;
+    const char *standby = json_get_string(arguments, "standby", NULL);
+    gint64 interval = json_get_int(arguments, "interval_us", (gint64)d->definition->interval_us);
+    if (interval < 1000 || interval > 10000000) {
+        fail(request, CONTROL_ERROR_INVALID, "%s: the interval is out of range: give 1ms to 10s",
+             d->name);
+        return;
+    }
+    if (daemon_find_host(daemon, standby, &error) == NULL &&
+        g_strcmp0(standby, daemon->config->host_name) != 0) {
+        api_fail(request, error);
+        return;
+    }
+    operation_protect(d, standby, (uint64_t)interval,
+                      json_get_bool(arguments, "output_commit", d->definition->output_commit),
+                      api_job_done, request);
+}
+
+static void
+verb_unprotect(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+
+    if (d != NULL)
+        operation_unprotect(d, json_get_bool(arguments, "force", FALSE), api_job_done, request);
+}
+
+static void
+verb_failover(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+
+    if (d != NULL)
+        operation_takeover(d, 0, FALSE, TRUE, api_job_done, request);
+}
+
+static void
+verb_migrate(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+    const char *to = json_get_string(arguments, "to", NULL);
+    g_autoptr(GError) error = NULL;
+
+    if (d == NULL)
+        return;
+    if (g_strcmp0(to, daemon->config->host_name) != 0 &&
+        daemon_find_host(daemon, to, &error) == NULL)
+        api_fail(request, error);
+    else
+        operation_migrate(d, to, api_job_done, request);
+}
+
+/* ---- Events ---- */
+
+static void
+verb_subscribe(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    api_subscribe(request);
+    api_reply(request, NULL);
+}
+
+static void
+verb_events(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    JsonObject *result = json_object_new();
+
+    json_object_set_array_member(result, "events", api_server_recent(daemon->api));
+    api_reply(request, result);
+}
+
+/* ---- Hosts ---- */
+
+/* This host's address as host at address sees it: the source of a route there (no packet is sent).
+ */
+static char *
+own_address(const Host *host)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(host->port)};
+    struct sockaddr_in own = {0};
+    socklen_t len = sizeof(own);
+    char text[INET_ADDRSTRLEN] = "";
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    if (fd >= 0 && inet_pton(AF_INET, host->address, &to.sin_addr) == 1 &&
+        connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0 &&
+        getsockname(fd, (struct sockaddr *)&own, &len) == 0)
+        inet_ntop(AF_INET, &own.sin_addr, text, sizeof(text));
+    if (fd >= 0)
+        close(fd);
+    return g_strdup(text[0] != '\0' ? text : g_get_host_name());
+}
+
+typedef struct HostAdd {
+    ApiRequest *request;
+    Host *host;
+    char *pki_dir;
+    char *own_name;
+    char *token; /* given: join; NULL: invite */
+    char *invitation;
+    GError *error;
+} HostAdd;
+
+static gboolean
+on_host_ready(gpointer data)
+{
+    HostAdd *add = data;
+    Daemon *daemon = api_request_daemon(add->request);
+    JsonObject *result = json_object_new();
+    uint16_t port = daemon->config->port;
+    g_autofree char *own = own_address(add->host);
+    g_autofree char *name = g_strdup(add->host->name);
+
+    json_object_set_string_member(result, "host", name);
+    if (add->invitation != NULL) {
+        g_autofree char *command =
+            g_strdup_printf("district host add %s --address %s:%u --token %s", add->own_name, own,
+                            port, add->invitation);
+        json_object_set_string_member(result, "token", add->invitation);
+        json_object_set_string_member(result, "command", command);
+    }
+    if (add->error == NULL)
+        daemon_put_host(daemon, g_steal_pointer(&add->host), &add->error);
+    if (add->error != NULL) {
+        json_object_unref(result);
+        api_fail(add->request, add->error);
+    } else {
+        daemon_event(daemon, "host-added", name, "%s",
+                     add->invitation != NULL ? "invited" : "known to each other");
+        api_reply(add->request, result);
+    }
+    g_clear_error(&add->error);
+    host_free(add->host);
+    g_free(add->pki_dir);
+    g_free(add->own_name);
+    g_free(add->token);
+    g_free(add->invitation);
+    g_free(add);
+    return G_SOURCE_REMOVE;
+}
+
+/* Keys take time to make and peers to answer: on a thread of its own. */
+static gpointer
+host_add_thread(gpointer data)
+{
+    HostAdd *add = data;
+
+    if (add->token != NULL && strcmp(add->token, "") == 0) {
+        if (!pki_present(add->pki_dir))
+            add->error = g_error_new(CONTROL_ERROR, CONTROL_ERROR_STATE,
+                                     "host %s: this host has no certificate yet: join with a token",
+                                     add->host->name);
+    } else if (add->token != NULL) {
+        pki_join(add->pki_dir, add->own_name, add->host->name, add->host->address, add->host->port,
+                 add->token, &add->error);
+    } else if (pki_init(add->pki_dir, add->own_name, &add->error)) {
+        add->invitation = pki_invite(add->pki_dir, add->host->name, &add->error);
+    }
+    g_main_context_invoke(NULL, on_host_ready, add);
+    return NULL;
+}
+
+static Host *
+host_from_arguments(Daemon *daemon, JsonObject *arguments, GError **error)
+{
+    const char *name = json_get_string(arguments, "name", "");
+    const char *address = json_get_string(arguments, "address", "");
+    const char *second = json_get_string(arguments, "second_address", NULL);
+    Host *host = g_new0(Host, 1);
+    uint16_t second_port = daemon->config->port;
+
+    host->port = daemon->config->port;
+    host->name = g_strdup(name);
+    if (units_check_name(name, error) &&
+        host_parse_address(address, &host->address, &host->port, error) &&
+        (second == NULL ||
+         host_parse_address(second, &host->second_address, &second_port, error))) {
+        if (strcmp(name, daemon->config->host_name) != 0)
+            return host;
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+                    "host %s: this host has that name: set HostName= in districtd.conf", name);
+    }
+    host_free(host);
+    return NULL;
+}
+
+static void
+verb_host_add(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    g_autoptr(GError) error = NULL;
+    Host *host = host_from_arguments(daemon, arguments, &error);
+
+    if (host == NULL) {
+        api_fail(request, error);
+        return;
+    }
+    HostAdd *add = g_new0(HostAdd, 1);
+    add->request = request;
+    add->host = host;
+    add->pki_dir = g_strdup(daemon->config->pki_dir);
+    add->own_name = g_strdup(daemon->config->host_name);
+    add->token = g_strdup(json_get_string(arguments, "token", NULL));
+    if (json_get_bool(arguments, "joined", FALSE) && add->token == NULL)
+        add->token = g_strdup("");
+    /* Until it has joined, what it says itself about its port counts. */
+    host->learned = add->token == NULL;
+    g_thread_unref(g_thread_new("host-add", host_add_thread, add));
+}
+
+static void
+verb_host_list(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    JsonObject *result = json_object_new();
+    JsonArray *hosts = json_array_new();
+
+    for (guint i = 0; i < daemon->hosts->len; i++) {
+        const Host *host = daemon->hosts->pdata[i];
+        const Peer *peer = g_hash_table_lookup(daemon->peers, host->name);
+        JsonObject *item = json_object_new();
+        json_object_set_string_member(item, "name", host->name);
+        json_object_set_string_member(item, "address", host->address);
+        json_object_set_int_member(item, "port", host->port);
+        if (host->second_address != NULL)
+            json_object_set_string_member(item, "second_address", host->second_address);
+        json_object_set_boolean_member(item, "reachable", peer != NULL && peer_reachable(peer));
+        json_object_set_int_member(item, "connections", peer != NULL ? peer_links_up(peer) : 0);
+        if (peer != NULL && peer_heard_ns(peer) != 0)
+            json_object_set_int_member(item, "heard_ms_ago",
+                                       (clock_monotonic_ns() - peer_heard_ns(peer)) / NS_PER_MS);
+        json_array_add_object_element(hosts, item);
+    }
+    json_object_set_string_member(result, "host", daemon->config->host_name);
+    json_object_set_array_member(result, "hosts", hosts);
+    api_reply(request, result);
+}
+
+static void
+verb_host_remove(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    const char *name = json_get_string(arguments, "name", "");
+    g_autoptr(GError) error = NULL;
+
+    if (daemon_remove_host(daemon, name, &error))
+        api_reply(request, NULL);
+    else
+        api_fail(request, error);
+}
+
+/* ---- Not in this version ---- */
+
+static void
+verb_unavailable(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    fail(request, CONTROL_ERROR_UNSUPPORTED, "not available in this version");
+}
+
+static const Verb verbs[] = {
+    {"create", verb_create},
+    {"destroy", verb_destroy},
+    {"start", verb_start},
+    {"stop", verb_stop},
+    {"restart", verb_restart},
+    {"list", verb_list},
+    {"show", verb_show},
+    {"checkpoint", verb_checkpoint},
+    {"log", verb_log},
+    {"protect", verb_protect},
+    {"unprotect", verb_unprotect},
+    {"failover", verb_failover},
+    {"migrate", verb_migrate},
+    {"subscribe", verb_subscribe},
+    {"events", verb_events},
+    {"host-add", verb_host_add},
+    {"host-list", verb_host_list},
+    {"host-remove", verb_host_remove},
+    {"rollback", verb_unavailable},
+    {"clone", verb_unavailable},
+    {"evacuate", verb_unavailable},
+    {"export", verb_unavailable},
+    {"import", verb_unavailable},
+    {NULL, NULL},
+};
+
+void
+verb_execute(ApiRequest *request, const char *execute, JsonObject *arguments)
+{
+    for (const Verb *verb = verbs; verb->name != NULL; verb++) {
+        if (strcmp(verb->name, execute) == 0) {
+            verb->execute(request, api_request_daemon(request), arguments);
+            return;
+        }
+    }
+    fail(request, CONTROL_ERROR_UNSUPPORTED, "\"%s\" is not a verb: see docs/protocol.md", execute);
+}
