@@ -112,7 +112,10 @@ control_handle(Control *control, int client, const District__NetRequest *request
     district__net_reply__init(reply);
     reply->id = request->id;
     *reply_fd = -1;
-    if (!control_dispatch(control, client, request, fds, n_fds, reply, reply_fd, &error))
+    /* An empty reply would be a packet of no bytes, which reads as the end of the connection. */
+    if (request->id == 0)
+        reply->error = g_strdup("request refused: its id must be 1 or more");
+    else if (!control_dispatch(control, client, request, fds, n_fds, reply, reply_fd, &error))
         reply->error = g_strdup(error->message);
 }
 

@@ -120,12 +120,15 @@ reset_unschedule(Switch *sw, Flow *flow, FlowSide side)
     flow->reset_due_ns[side] = 0;
 }
 
-/* Queues are in order of time because each has one interval. */
+/* Queues are in order of time because each has one interval; what is due at once goes first. */
 static void
 reset_schedule(Switch *sw, Flow *flow, FlowSide side, gint64 delay_ns)
 {
     flow->reset_due_ns[side] = sw->now_ns + delay_ns;
-    g_queue_push_tail_link(reset_queue(sw, flow, side), &flow->reset_link[side]);
+    if (delay_ns == 0)
+        g_queue_push_head_link(reset_queue(sw, flow, side), &flow->reset_link[side]);
+    else
+        g_queue_push_tail_link(reset_queue(sw, flow, side), &flow->reset_link[side]);
 }
 
 /* side is in state; its tries start again. */
@@ -242,6 +245,19 @@ reset_start(Switch *sw)
         }
     }
     reset_tick(sw);
+}
+
+void
+reset_port_connected(Switch *sw, guint port)
+{
+    g_autoptr(GPtrArray) flows = reset_flows(sw);
+
+    for (guint i = 0; i < flows->len; i++) {
+        Flow *flow = flows->pdata[i];
+        FlowSide side = port == sw->n_members ? FLOW_FAR : FLOW_INSIDE;
+        if ((side == FLOW_FAR || flow->port == port) && flow->reset[side] == FLOW_RESET_PROBING)
+            reset_set(sw, flow, side, FLOW_RESET_PROBING);
+    }
 }
 
 void

@@ -133,6 +133,8 @@ switch_attach(Switch *sw, guint index, LinkKind kind, int fd)
     switch_detach(sw, port);
     port->link = link_new(kind, fd);
     switch_watch(sw, port);
+    if (sw->resets_started)
+        reset_port_connected(sw, index);
 }
 
 void

@@ -318,6 +318,7 @@ wire_with_cut(Control *control, int client)
 
     *control = (Control){wire->sw, -1};
     begin.epoch = 1;
+    request.id = 1;
     request.op_case = DISTRICT__NET_REQUEST__OP_CUT_BEGIN;
     request.cut_begin = &begin;
     switch_tick(wire->sw, wire->now_ns);
