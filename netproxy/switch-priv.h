@@ -139,6 +139,9 @@ reset_start(Switch *sw);
 /* A segment of a dead flow has come from side. TRUE: it opens a new connection, let it pass. */
 gboolean
 reset_answer(Switch *sw, Flow *flow, const Packet *packet, FlowSide side);
+/* Whoever is at port could not be reached until now: try again at once. */
+void
+reset_port_connected(Switch *sw, guint port);
 void
 reset_forget(Switch *sw, Flow *flow);
 void
