@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The tiny guest itself: on QEMU's emulator and on the bare KVM API its chain is the one the
+ * checker computes, and a RAM image taken at any stop is exact.
+ *
+ * argv: path of the tiny guest, path of qemu-system-x86_64 (or "" if there is none).
+ */
+#include "check.h"
+#include "rawvm.h"
+
+#include <gio/gio.h>
+#include <glib/gstdio.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define WAIT_US (30 * G_USEC_PER_SEC)
+
+static const char *elf_path;
+static const char *qemu_path;
+
+/* Wait for "done" in a growing file. NULL if it does not come in time. */
+static char *
+wait_for_done(const char *path)
+{
+    gint64 end = g_get_monotonic_time() + WAIT_US;
+
+    while (g_get_monotonic_time() < end) {
+        g_autofree char *text = NULL;
+
+        if (g_file_get_contents(path, &text, NULL, NULL) &&
+            (strstr(text, "done\n") || strstr(text, "error")))
+            return g_steal_pointer(&text);
+        g_usleep(20000);
+    }
+    return NULL;
+}
+
+static GSubprocess *
+qemu_start(const char *options, const char *log_path)
+{
+    g_autofree char *debugcon = g_strdup_printf("file:%s", log_path);
+    g_autoptr(GError) error = NULL;
+    GSubprocess *qemu = g_subprocess_new(
+        G_SUBPROCESS_FLAGS_STDOUT_SILENCE, &error, qemu_path, "-accel", "tcg", "-machine", "q35",
+        "-smp", "2", "-m", "64", "-nodefaults", "-display", "none", "-no-reboot", "-kernel",
+        elf_path, "-append", options, "-debugcon", debugcon, NULL);
+
+    g_assert_no_error(error);
+    return qemu;
+}
+
+static void
+test_qemu(gconstpointer data)
+{
+    const char *options = data;
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GuestChecker) checker = guest_checker_new(options, &error);
+    g_autofree char *directory = g_dir_make_tmp("district-tiny-XXXXXX", NULL);
+    g_autofree char *log_path = g_build_filename(directory, "log", NULL);
+    g_autofree char *text = NULL;
+    g_autoptr(GSubprocess) qemu = NULL;
+    guint n;
+
+    g_assert_no_error(error);
+    if (qemu_path[0] == '\0') {
+        g_test_skip("no qemu-system-x86_64 was found");
+        return;
+    }
+    qemu = qemu_start(options, log_path);
+    text = wait_for_done(log_path);
+    g_subprocess_force_exit(qemu);
+    g_subprocess_wait(qemu, NULL, NULL);
+    g_unlink(log_path);
+    g_rmdir(directory);
+    g_assert_nonnull(text);
+    guest_checker_output(checker, text, &n, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(n, ==, 4 * guest_checker_params(checker)->cpus);
+}
+
+static RawVm *
+vm_start(const char *options)
+{
+    g_autoptr(GError) error = NULL;
+    const RawVmConfig config = {
+        .n_vcpus = 2, .source = DIRTYLOG_BITMAP, .elf = elf_path, .command_line = options};
+    RawVm *vm = rawvm_new(&config, &error);
+
+    g_assert_no_error(error);
+    rawvm_resume(vm);
+    return vm;
+}
+
+/* Stop at odd moments, check RAM and all output so far. */
+static void
+test_kvm(gconstpointer data)
+{
+    const char *options = data;
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GuestChecker) checker = guest_checker_new(options, &error);
+    g_autoptr(RawVm) vm = vm_start(options);
+    const GuestImage image = {.low = rawvm_ram(vm), .low_bytes = RAWVM_RAM_BYTES};
+    gint64 end = g_get_monotonic_time() + WAIT_US;
+    g_autofree char *output = NULL;
+    ChainPos pos;
+    guint n = 0;
+
+    g_assert_no_error(error);
+    for (unsigned stops = 0; stops < 20;) {
+        g_usleep(3000 + stops * 777);
+        rawvm_pause(vm);
+        if (guest_image_position(&image, 0, &pos, NULL) &&
+            guest_image_position(&image, 1, &pos, NULL)) {
+            guest_checker_image(checker, &image, &error);
+            g_assert_no_error(error);
+            stops++;
+        }
+        rawvm_resume(vm);
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+    }
+    for (; n < 8 && g_get_monotonic_time() < end; g_usleep(10000)) {
+        g_clear_pointer(&output, g_free);
+        output = rawvm_output(vm);
+        guest_checker_output(checker, output, &n, &error);
+        g_assert_no_error(error);
+    }
+    g_assert_cmpuint(n, >=, 8);
+}
+
+static void
+add(const char *what, const char *options, GTestDataFunc function)
+{
+    g_autofree char *path = g_strdup_printf("/tiny guest/%s/%s", what, options);
+
+    g_test_add_data_func(path, options, function);
+}
+
+int
+main(int argc, char **argv)
+{
+    static const char *const once[] = {
+        "rounds=4",
+        "rounds=4 cpus=2 pattern=seq,zero verify=2 init=1",
+        "rounds=4 cpus=2 pattern=hot,text ring=3 verify=1",
+        "rounds=4 pattern=incompressible ring=3 seed=5 pages=1000",
+    };
+    static const char *const endless[] = {
+        "cpus=2",
+        "cpus=2 pattern=seq,zero verify=2 init=1 pages=512 report=2",
+        "cpus=2 pattern=hot,text ring=3 verify=3 pages=2000",
+        "cpus=2 pattern=random,incompressible ring=3 pages=4000 init=1",
+    };
+
+    g_test_init(&argc, &argv, NULL);
+    if (argc < 3 || access("/dev/kvm", R_OK | W_OK) != 0) {
+        fprintf(stderr, "this test needs /dev/kvm and the path of the tiny guest\n");
+        return 77;
+    }
+    elf_path = argv[1];
+    qemu_path = argv[2];
+    for (size_t i = 0; i < G_N_ELEMENTS(once); i++)
+        add("its chain is right on QEMU TCG", once[i], test_qemu);
+    for (size_t i = 0; i < G_N_ELEMENTS(endless); i++)
+        add("its RAM is exact at any stop on KVM", endless[i], test_kvm);
+    return g_test_run();
+}
