@@ -1,7 +1,258 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include <glib.h>
-int
-main(void)
+/* A saved network comes back: whole, once, where it belongs. */
+#include "common/clock.h"
+#include "netproxy/packet.h"
+#include "netstate.pb-c.h"
+#include "wire.h"
+
+#include <string.h>
+
+#define OUT 2
+
+/* The state of a cut that caught frames 7 and 8 on their way to b, with a flow from a to outside.
+ */
+static guint8 *
+saved_state(gsize *len)
 {
-    return 0;
+    g_autoptr(Wire) wire = wire_new(2, TRUE);
+    guint8 out[PACKET_MADE_BYTES_MAX];
+    guint8 *state = NULL;
+
+    wire_send_number(wire, 1, WIRE_BROADCAST, 1);
+    wire_send_number(wire, OUT, WIRE_BROADCAST, 1);
+    wire_pump(wire);
+    wire_send(wire, 0, out, wire_make_tcp(out, OUT, 0, TCP_ACK, 100, 200));
+    wire_pump(wire);
+    wire_send(wire, OUT, out, wire_make_tcp(out, 0, OUT, TCP_ACK, 200, 100));
+    wire_pump(wire);
+    g_assert_true(switch_cut_begin(wire->sw, 4, NULL));
+    g_assert_true(switch_cut_member(wire->sw, 4, "b", NULL));
+    wire_send_number(wire, 0, 1, 7);
+    wire_send_number(wire, 0, 1, 8);
+    g_assert_true(switch_cut_member(wire->sw, 4, "a", NULL));
+    /* After a was cut its flow goes on; the state must not know. */
+    wire_send(wire, 0, out, wire_make_tcp(out, OUT, 0, TCP_ACK, 5000, 6000));
+    wire_pump(wire);
+    g_assert_true(switch_cut_end(wire->sw, 4, &state, len, NULL));
+    return state;
+}
+
+static void
+test_frames_first(void)
+{
+    g_autoptr(Wire) wire = wire_new(2, FALSE);
+    gsize len;
+    g_autofree guint8 *state = saved_state(&len);
+
+    g_assert_true(switch_restore(wire->sw, state, len, FALSE, 2, NULL));
+    wire_connect(wire, 0, 0);
+    wire_send_number(wire, 0, 1, 9);
+    wire_connect(wire, 1, 0);
+    wire_pump(wire);
+    for (guint32 i = 7; i <= 9; i++)
+        g_assert_cmpuint(wire_receive_number(wire, 1), ==, i);
+    g_assert_false(switch_cut_begin(wire->sw, 4, NULL));
+}
+
+/* Not delivered before the next cut either: they belong to that one as well. */
+static void
+test_frames_again(void)
+{
+    g_autoptr(Wire) wire = wire_new(2, FALSE);
+    gsize len;
+    g_autofree guint8 *state = saved_state(&len);
+
+    g_assert_true(switch_restore(wire->sw, state, len, FALSE, 2, NULL));
+    g_autofree guint8 *next = wire_cut(wire, 5, &len);
+    District__NetState *unpacked = district__net_state__unpack(NULL, len, next);
+    g_assert_cmpuint(unpacked->ports[1]->n_frames, ==, 2);
+    district__net_state__free_unpacked(unpacked, NULL);
+}
+
+static void
+test_flow_at_cut(void)
+{
+    gsize len;
+    g_autofree guint8 *state = saved_state(&len);
+    District__NetState *unpacked = district__net_state__unpack(NULL, len, state);
+
+    g_assert_cmpuint(unpacked->n_flows, ==, 1);
+    g_assert_cmpuint(unpacked->flows[0]->inside->snd_max, ==, 100);
+    g_assert_cmpuint(unpacked->flows[0]->inside->last_ack, ==, 200);
+    district__net_state__free_unpacked(unpacked, NULL);
+}
+
+static void
+test_refused(void)
+{
+    g_autoptr(Wire) wire = wire_new(2, FALSE);
+    g_autoptr(Wire) other = wire_new(1, FALSE);
+    g_autoptr(GError) error = NULL;
+    gsize len;
+    g_autofree guint8 *state = saved_state(&len);
+
+    g_assert_false(switch_restore(other->sw, state, len, FALSE, 2, &error));
+    g_assert_nonnull(strstr(error->message, "member b"));
+    g_assert_false(switch_restore(wire->sw, state, len, FALSE, 0, NULL)); /* an older life */
+    g_assert_false(switch_restore(wire->sw, state, len - 1, FALSE, 2, NULL));
+    g_assert_true(switch_restore(wire->sw, state, len, FALSE, 2, NULL));
+    g_assert_false(switch_restore(wire->sw, state, len, FALSE, 2, NULL)); /* twice */
+}
+
+/* Whatever byte is damaged: refused or loaded, but nothing worse (run this with sanitizers). */
+static void
+test_damaged(void)
+{
+    gsize len;
+    g_autofree guint8 *state = saved_state(&len);
+
+    for (gsize at = 0; at < len; at++) {
+        for (guint bit = 0; bit < 8; bit++) {
+            g_autoptr(Wire) wire = wire_new(2, FALSE);
+            state[at] ^= (guint8)(1u << bit);
+            switch_restore(wire->sw, state, len, TRUE, 2, NULL);
+            switch_announce(wire->sw);
+            wire_wait(wire, NS_PER_S);
+            state[at] ^= (guint8)(1u << bit);
+        }
+    }
+}
+
+/* All segments that have come to port: how many have all of flags. */
+static guint
+count_segments(Wire *wire, guint port, guint8 flags)
+{
+    const guint8 *frame;
+    gsize len;
+    guint n = 0;
+
+    wire_pump(wire);
+    for (frame = wire_receive(wire, port, &len); frame; frame = wire_receive(wire, port, &len)) {
+        Packet packet;
+        packet_parse(frame, len, &packet);
+        n += packet.kind == PACKET_TCP && (packet.flags & flags) == flags;
+    }
+    return n;
+}
+
+/* A restored district whose crossing flow is dead. */
+static Wire *
+wire_reset(void)
+{
+    Wire *wire = wire_new(2, FALSE);
+    gsize len;
+    g_autofree guint8 *state = saved_state(&len);
+
+    g_assert_true(switch_restore(wire->sw, state, len, TRUE, 2, NULL));
+    for (guint i = 0; i <= OUT; i++)
+        wire_connect(wire, i, 0);
+    switch_tick(wire->sw, wire->now_ns);
+    switch_announce(wire->sw);
+    return wire;
+}
+
+static void
+test_exact_answer(void)
+{
+    g_autoptr(Wire) wire = wire_reset();
+    guint8 out[PACKET_MADE_BYTES_MAX];
+    gsize len;
+    Packet packet;
+
+    g_assert_cmpuint(count_segments(wire, 0, TCP_RST), >=, 1);
+    g_assert_cmpuint(count_segments(wire, OUT, TCP_RST), >=, 1);
+    /* The outside has gone on to 777: its answer says so, and is not passed on. */
+    wire_send(wire, OUT, out, wire_make_tcp(out, 0, OUT, TCP_ACK, 900, 777));
+    wire_pump(wire);
+    const guint8 *frame = wire_receive(wire, OUT, &len);
+    g_assert_nonnull(frame);
+    packet_parse(frame, len, &packet);
+    g_assert_cmpuint(packet.flags, ==, TCP_RST);
+    g_assert_cmpuint(packet.seq, ==, 777);
+    g_assert_cmpuint(count_segments(wire, 0, 0), ==, 0);
+}
+
+static void
+test_gives_up(void)
+{
+    g_autoptr(Wire) wire = wire_reset();
+    guint tries = 0;
+
+    for (guint i = 0; i < 1200; i++) {
+        wire_wait(wire, 100 * NS_PER_MS);
+        guint n = count_segments(wire, OUT, TCP_RST);
+        tries += n;
+        if (i > 700)
+            g_assert_cmpuint(n, ==, 0);
+    }
+    g_assert_cmpuint(tries, >=, 70);
+    g_assert_cmpint(switch_deadline(wire->sw) - wire->now_ns, >, NS_PER_S);
+}
+
+static void
+test_revived(void)
+{
+    g_autoptr(Wire) wire = wire_reset();
+    guint8 out[PACKET_MADE_BYTES_MAX];
+
+    count_segments(wire, 0, 0);
+    wire_send(wire, OUT, out, wire_make_tcp(out, 0, OUT, TCP_ACK, 900, 777));
+    g_assert_cmpuint(count_segments(wire, 0, 0), ==, 0);
+    wire_send(wire, OUT, out, wire_make_tcp(out, 0, OUT, TCP_SYN, 5000, 0));
+    g_assert_cmpuint(count_segments(wire, 0, TCP_SYN), ==, 1);
+    wire_send(wire, OUT, out, wire_make_tcp(out, 0, OUT, TCP_ACK, 5001, 1));
+    g_assert_cmpuint(count_segments(wire, 0, TCP_ACK), ==, 1);
+}
+
+static void
+test_announced(void)
+{
+    static const guint8 arp[28] = {0, 1, 8, 0, 6, 4, 0, 1, 0x52, 0x54, 0, 0, 0, 0, 10, 0, 0, 1};
+    g_autoptr(Wire) first = wire_new(2, TRUE);
+    g_autoptr(Wire) second = wire_new(2, TRUE);
+    guint8 frame[60];
+    guint seen = 0;
+    gsize len;
+
+    wire_make(frame, WIRE_BROADCAST, 0, 0, sizeof(frame));
+    frame[12] = 0x08;
+    frame[13] = 0x06;
+    memcpy(frame + 14, arp, sizeof(arp));
+    wire_send(first, 0, frame, sizeof(frame));
+    wire_pump(first);
+    g_autofree guint8 *state = wire_cut(first, 1, &len);
+    g_assert_true(switch_restore(second->sw, state, len, TRUE, 2, NULL));
+    switch_tick(second->sw, second->now_ns);
+    switch_announce(second->sw);
+    for (guint i = 0; i < 30; i++) {
+        wire_pump(second);
+        for (const guint8 *got = wire_receive(second, OUT, &len); got;
+             got = wire_receive(second, OUT, &len)) {
+            Packet packet;
+            packet_parse(got, len, &packet);
+            g_assert_cmpint(packet.kind, ==, PACKET_NEIGHBOUR);
+            g_assert_cmpuint(packet.src.bytes[0], ==, 10);
+            seen++;
+        }
+        wire_wait(second, 100 * NS_PER_MS);
+    }
+    g_assert_cmpuint(seen, ==, 4);
+}
+
+int
+main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/restore/frames in flight are delivered first", test_frames_first);
+    g_test_add_func("/restore/frames not delivered yet belong to the next cut too",
+                    test_frames_again);
+    g_test_add_func("/restore/a flow is saved as it was when its member was cut", test_flow_at_cut);
+    g_test_add_func("/restore/a foreign, older, torn or second state is refused", test_refused);
+    g_test_add_func("/restore/a damaged state does no harm", test_damaged);
+    g_test_add_func("/restore/the answer of a dead flow's end names the RST it gets",
+                    test_exact_answer);
+    g_test_add_func("/restore/an end that never answers is given up after a minute", test_gives_up);
+    g_test_add_func("/restore/a SYN opens a dead flow's addresses again", test_revived);
+    g_test_add_func("/restore/members are announced four times", test_announced);
+    return g_test_run();
 }
