@@ -152,7 +152,7 @@ lapic_write(uint32_t reg, uint32_t value)
     *(volatile uint32_t *)(LAPIC_BASE + reg) = value;
 }
 
-static void
+void
 busy_wait(uint64_t loops)
 {
     while (loops-- > 0)

@@ -65,6 +65,9 @@ port_in32(uint16_t port)
     return value;
 }
 
+/* Count loops down to 0. */
+void busy_wait(uint64_t loops);
+
 /* One line at a time, whichever CPU prints. */
 void out_begin(void);
 void out_text(const char *text);

@@ -52,9 +52,10 @@ typedef struct GuestParams {
     uint32_t poweroff_port;
     uint32_t poweroff_value;
     uint32_t net;
-    uint32_t bytes; /* payload of a test frame */
+    uint32_t bytes;  /* payload of a test frame */
+    uint32_t window; /* frames sent ahead of their echo, 0: echoes are not waited for */
     uint8_t peer[6];
-    uint8_t pad[2];
+    uint8_t pad[6];
 } GuestParams;
 
 /*

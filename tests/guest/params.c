@@ -216,6 +216,7 @@ parse_option(GuestParams *params, Text key, Text value)
         {"ring", 0, 3, NULL, &params->ring},
         {"init", 0, 1, NULL, &params->init},
         {"bytes", 46, 1500, NULL, &params->bytes},
+        {"window", 0, 1024, NULL, &params->window},
     };
     uint64_t n;
 
@@ -247,6 +248,7 @@ set_defaults(GuestParams *params)
         .order = GUEST_ORDER_RANDOM,
         .fill = GUEST_FILL_WORDS,
         .bytes = 64,
+        .window = 1,
     };
 }
 

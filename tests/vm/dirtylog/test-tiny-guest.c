@@ -80,6 +80,76 @@ test_qemu(gconstpointer data)
     g_assert_cmpuint(n, ==, 4 * guest_checker_params(checker)->cpus);
 }
 
+/* One end of a wire between two QEMUs, with a console and an rng. */
+static GSubprocess *
+qemu_start_wired(const char *options, const char *directory, const char *name, const char *peer)
+{
+    g_autofree char *wire =
+        g_strdup_printf("dgram,id=n,local.type=unix,local.path=%s/%s.sock,remote.type=unix,"
+                        "remote.path=%s/%s.sock",
+                        directory, name, directory, peer);
+    g_autofree char *nic =
+        g_strdup_printf("virtio-net-pci,netdev=n,disable-legacy=on,mac=52:54:00:00:00:%s", name);
+    g_autofree char *debugcon = g_strdup_printf("file:%s/%s.log", directory, name);
+    g_autofree char *console = g_strdup_printf("file,id=c,path=%s/%s.console", directory, name);
+    g_autoptr(GError) error = NULL;
+    GSubprocess *qemu = g_subprocess_new(
+        G_SUBPROCESS_FLAGS_STDOUT_SILENCE, &error, qemu_path, "-accel", "tcg", "-machine", "q35",
+        "-m", "64", "-nodefaults", "-display", "none", "-no-reboot", "-kernel", elf_path, "-append",
+        options, "-debugcon", debugcon, "-netdev", wire, "-device", nic, "-chardev", console,
+        "-device", "virtio-serial-pci,disable-legacy=on", "-device", "virtconsole,chardev=c",
+        "-device", "virtio-rng-pci,disable-legacy=on", NULL);
+
+    g_assert_no_error(error);
+    return qemu;
+}
+
+static void
+remove_files(const char *directory)
+{
+    g_autoptr(GDir) dir = g_dir_open(directory, 0, NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(directory, name, NULL);
+        g_unlink(path);
+    }
+    g_rmdir(directory);
+}
+
+static void
+test_devices(void)
+{
+    g_autofree char *directory = g_dir_make_tmp("district-tiny-XXXXXX", NULL);
+    g_autofree char *log_path = g_build_filename(directory, "01.log", NULL);
+    g_autofree char *console_path = g_build_filename(directory, "01.console", NULL);
+    g_autofree char *console = NULL;
+    g_autofree char *text = NULL;
+    g_autoptr(GSubprocess) echo = NULL;
+    g_autoptr(GSubprocess) send = NULL;
+
+    if (qemu_path[0] == '\0') {
+        g_test_skip("no qemu-system-x86_64 was found");
+        return;
+    }
+    echo = qemu_start_wired("op=devices net=echo report=100", directory, "02", "01");
+    send = qemu_start_wired("op=devices net=send peer=52:54:00:00:00:02 report=200 rounds=200"
+                            " window=4 bytes=1500",
+                            directory, "01", "02");
+    text = wait_for_done(log_path);
+    g_subprocess_force_exit(send);
+    g_subprocess_force_exit(echo);
+    g_subprocess_wait(send, NULL, NULL);
+    g_subprocess_wait(echo, NULL, NULL);
+    g_file_get_contents(console_path, &console, NULL, NULL);
+    remove_files(directory);
+    g_assert_nonnull(text);
+    g_assert_nonnull(strstr(text, "ready op=devices net console rng"));
+    g_assert_nonnull(strstr(text, "net tx=200 rx=200 lost=0 dup=0 bad=0"));
+    g_assert_nonnull(strstr(text, "devices round=200 rng=64 console=10"));
+    g_assert_cmpstr(console, ==, "console 0\n");
+}
+
 static RawVm *
 vm_start(const char *options)
 {
@@ -162,6 +232,7 @@ main(int argc, char **argv)
     qemu_path = argv[2];
     for (size_t i = 0; i < G_N_ELEMENTS(once); i++)
         add("its chain is right on QEMU TCG", once[i], test_qemu);
+    g_test_add_func("/tiny guest/two of them exchange numbered frames", test_devices);
     for (size_t i = 0; i < G_N_ELEMENTS(endless); i++)
         add("its RAM is exact at any stop on KVM", endless[i], test_kvm);
     return g_test_run();
