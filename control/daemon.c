@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define JOINS_MAX 4
+#define LOCK_WAIT_NS (2 * NS_PER_S)
 #define STATUS_EVERY_TICKS 2 /* 400 ms */
 #define STREAM_TIMEOUT_MS 5000
 
@@ -297,6 +298,20 @@ make_dirs(const Config *config, GError **error)
     return TRUE;
 }
 
+/* A predecessor that was just killed may still be on its way out. */
+static gboolean
+lock_wait(int fd)
+{
+    int64_t deadline = clock_monotonic_ns() + LOCK_WAIT_NS;
+
+    while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK || clock_monotonic_ns() > deadline)
+            return FALSE;
+        g_usleep(2000);
+    }
+    return TRUE;
+}
+
 /* One districtd for one state directory. The lock is held until the process ends. */
 static gboolean
 lock_state(const Config *config, GError **error)
@@ -304,7 +319,7 @@ lock_state(const Config *config, GError **error)
     g_autofree char *path = g_build_filename(config->state_dir, "lock", NULL);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 
-    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+    if (fd >= 0 && lock_wait(fd))
         return TRUE;
     g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE, "%s: %s", path,
                 errno == EWOULDBLOCK ? "another districtd has this state directory: end it first"

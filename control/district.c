@@ -329,7 +329,8 @@ district_summary(District *d)
                                    (gint64)d->record.superseded_incarnation);
     if (d->job != NULL)
         json_object_set_string_member(object, "operation", d->job->verb);
-    if (d->ckpt_status != NULL) {
+    /* On a standby district-ckpt only waits, warm. */
+    if (d->ckpt_status != NULL && d->record.role != ROLE_STANDBY) {
         json_object_set_int_member(object, "epoch", json_get_int(d->ckpt_status, "epoch", 0));
         json_object_set_int_member(object, "lag_ns", json_get_int(d->ckpt_status, "lag_ns", 0));
         json_object_set_int_member(
@@ -394,7 +395,7 @@ district_describe(District *d)
     json_object_set_boolean_member(object, "output_commit", d->record.output_commit);
     json_object_set_boolean_member(object, "auto_failover", d->definition->auto_failover);
     json_object_set_int_member(object, "interval_us", (gint64)d->record.interval_us);
-    if (d->ckpt_status != NULL)
+    if (d->ckpt_status != NULL && d->record.role != ROLE_STANDBY)
         json_object_set_object_member(object, "checkpointing", json_object_ref(d->ckpt_status));
     if (d->standby_status != NULL)
         json_object_set_object_member(object, "standby", json_object_ref(d->standby_status));

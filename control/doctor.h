@@ -8,13 +8,14 @@
 typedef enum { DOCTOR_OK, DOCTOR_WARN, DOCTOR_FAIL } DoctorVerdict;
 
 typedef struct DoctorCheck {
-    const char *name;      /* "kvm-device", "guest-code-ring0", ... */
+    const char *name; /* "kvm-device", "guest-code-ring0", ... */
     DoctorVerdict verdict;
-    char *found;           /* what was seen */
-    char *remedy;          /* what to do, NULL when OK */
+    char *found;  /* what was seen */
+    char *remedy; /* what to do, NULL when OK */
 } DoctorCheck;
 
 /* Run all checks (a few seconds at most). Returns an array of DoctorCheck, caller unrefs. */
-GPtrArray *doctor_run(void);
+GPtrArray *
+doctor_run(void);
 
 #endif

@@ -408,10 +408,13 @@ handle_take_over(Peer *peer, District *d, JsonObject *arguments, gint64 id)
 {
     gint64 incarnation = json_get_int(arguments, "incarnation", 0);
 
-    if (incarnation <= (gint64)d->incarnation) {
-        refuse(peer, id, CONTROL_ERROR_STATE, d->name, "a newer incarnation has its home here");
+    if (d->record.role == ROLE_STANDBY || g_strcmp0(d->record.peer, peer_name(peer)) != 0 ||
+        incarnation <= (gint64)d->incarnation) {
+        refuse(peer, id, CONTROL_ERROR_STATE, d->name,
+               "a newer incarnation has its home here, or it is not protected by you");
         return;
     }
+    /* The claim that the peer is activating it may have come first and ended it already. */
     district_supersede(d, peer_name(peer), (uint64_t)incarnation);
     answer_when_ended(asked_new(peer, id, d->name), d, NULL);
 }
@@ -441,7 +444,7 @@ static const DistrictMethod district_methods[] = {
     {"drop-standby", ROLE_STANDBY, handle_drop_standby},
     {"activate", ROLE_STANDBY, handle_activate},
     {"home-failed", ROLE_STANDBY, handle_home_failed},
-    {"take-over", ROLE_HOME, handle_take_over},
+    {"take-over", ROLE_NONE, handle_take_over},
     {NULL, ROLE_NONE, NULL},
 };
 

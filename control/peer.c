@@ -18,6 +18,7 @@
 /* Most connections of one host, and most whose handshake is not done yet. */
 #define PEER_ACCEPTED_MAX 8
 #define HANDSHAKES_MAX 32
+#define REFUSAL_QUIET_NS (60 * NS_PER_S)
 
 struct Peer {
     Daemon *daemon;
@@ -332,6 +333,22 @@ link_down(HostLink *link, const char *why, gpointer data)
 
 /* ---- Accepted connections: the daemon's until it is known whose they are ---- */
 
+/* A host that keeps trying is worth one line a minute. */
+static gboolean
+refusal_is_news(const char *from, const char *why)
+{
+    static char *last;
+    static int64_t told_ns;
+    g_autofree char *now = g_strdup_printf("%s %s", from, why);
+
+    if (g_strcmp0(last, now) == 0 && clock_monotonic_ns() - told_ns < REFUSAL_QUIET_NS)
+        return FALSE;
+    g_free(last);
+    last = g_steal_pointer(&now);
+    told_ns = clock_monotonic_ns();
+    return TRUE;
+}
+
 static void
 newcomer_up(HostLink *link, const char *name, gpointer data)
 {
@@ -340,11 +357,12 @@ newcomer_up(HostLink *link, const char *name, gpointer data)
 
     handshakes--;
     if (peer == NULL || peer->accepted->len >= PEER_ACCEPTED_MAX) {
-        daemon_event(daemon, "refused", name != NULL ? name : "?", "connection from %s: %s",
-                     hostlink_remote_address(link),
-                     peer == NULL ? "its certificate is good but the host is not known here: "
-                                    "district host add"
-                                  : "too many from this host");
+        const char *why = peer == NULL ? "its certificate is good but the host is not known here: "
+                                         "district host add"
+                                       : "too many connections from this host";
+        if (refusal_is_news(name != NULL ? name : "?", why))
+            daemon_event(daemon, "refused", name != NULL ? name : "?", "connection from %s: %s",
+                         hostlink_remote_address(link), why);
         hostlink_close(link);
         return;
     }
@@ -363,9 +381,11 @@ static void
 newcomer_down(HostLink *link, const char *why, gpointer data)
 {
     Daemon *daemon = data;
+    const char *from = hostlink_remote_address(link);
 
     handshakes--;
-    daemon_event(daemon, "refused", hostlink_remote_address(link), "%s", why);
+    if (refusal_is_news(from, why))
+        daemon_event(daemon, "refused", from, "%s", why);
     hostlink_close(link);
 }
 
