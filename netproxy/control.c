@@ -22,15 +22,11 @@ control_cut_begin(Control *control, int client, guint64 epoch, GError **error)
     return TRUE;
 }
 
+/* Reply with a packed state in a memfd. */
 static gboolean
-control_cut_end(Control *control, guint64 epoch, District__NetReply *reply, int *reply_fd,
-                GError **error)
+control_reply_state(const guint8 *state, gsize len, District__NetReply *reply, int *reply_fd,
+                    GError **error)
 {
-    g_autofree guint8 *state = NULL;
-    gsize len;
-
-    if (!switch_cut_end(control->sw, epoch, &state, &len, error))
-        return FALSE;
     *reply_fd = memfd_from_data("district-net-state", state, len, error);
     if (*reply_fd < 0)
         return FALSE;
@@ -40,26 +36,64 @@ control_cut_end(Control *control, guint64 epoch, District__NetReply *reply, int 
     return TRUE;
 }
 
+static gboolean
+control_cut_end(Control *control, guint64 epoch, District__NetReply *reply, int *reply_fd,
+                GError **error)
+{
+    g_autofree guint8 *state = NULL;
+    gsize len;
+
+    return switch_cut_end(control->sw, epoch, &state, &len, error) &&
+           control_reply_state(state, len, reply, reply_fd, error);
+}
+
+static gboolean
+control_flows(Control *control, District__NetReply *reply, int *reply_fd, GError **error)
+{
+    gsize len;
+    g_autofree guint8 *state = switch_save_flows(control->sw, &len);
+
+    return control_reply_state(state, len, reply, reply_fd, error);
+}
+
 /* The state is copied before it is looked at: whoever sent the memfd can still write to it. */
+static guint8 *
+control_copy_state(int fd, guint64 len, GError **error)
+{
+    if (!memfd_check(fd, 0, "network state", error))
+        return NULL;
+    if (len == 0 || len > memfd_size(fd)) {
+        control_refuse(error, "network state: its length does not fit its memfd");
+        return NULL;
+    }
+    void *map = memfd_map(fd, len, FALSE, error);
+    if (!map)
+        return NULL;
+    guint8 *copy = g_memdup2(map, len);
+    munmap(map, len);
+    return copy;
+}
+
 static gboolean
 control_restore(Control *control, const District__NetRestoreRequest *request, const int *fds,
                 guint n_fds, GError **error)
 {
-    guint64 len = request->state_len;
+    g_autofree guint8 *state = NULL;
+    g_autofree guint8 *previous = NULL;
 
-    if (n_fds != 1)
-        return control_refuse(error, "restore: one memfd must come with the request");
-    if (!memfd_check(fds[0], 0, "network state", error))
+    if (n_fds != (request->previous_len ? 2 : 1))
+        return control_refuse(error, "restore: one memfd must come for each length");
+    state = control_copy_state(fds[0], request->state_len, error);
+    if (!state)
         return FALSE;
-    if (len == 0 || len > memfd_size(fds[0]))
-        return control_refuse(error, "network state: its length does not fit its memfd");
-    void *map = memfd_map(fds[0], len, FALSE, error);
-    if (!map)
-        return FALSE;
-    g_autofree guint8 *copy = g_memdup2(map, len);
-    munmap(map, len);
-    return switch_restore(control->sw, copy, len, request->reset_crossing, request->incarnation,
-                          error);
+    if (request->previous_len) {
+        previous = control_copy_state(fds[1], request->previous_len, error);
+        if (!previous)
+            return FALSE;
+    }
+    return switch_restore_over(control->sw, state, request->state_len, previous,
+                               request->previous_len, request->reset_crossing, request->incarnation,
+                               error);
 }
 
 static void
@@ -98,6 +132,8 @@ control_dispatch(Control *control, int client, const District__NetRequest *reque
     case DISTRICT__NET_REQUEST__OP_STATS:
         control_stats(control, reply);
         return TRUE;
+    case DISTRICT__NET_REQUEST__OP_FLOWS:
+        return control_flows(control, reply, reply_fd, error);
     default:
         return control_refuse(error, "this district-net does not know the request: update it");
     }

@@ -8,7 +8,7 @@
 /* Most clients at a time; a further one is turned away. */
 #define CONTROL_CLIENTS_MAX 16
 /* Most descriptors with one request. */
-#define CONTROL_FDS_MAX 1
+#define CONTROL_FDS_MAX 2
 
 /* Which client began the cut under way: if that one goes, so does the cut. */
 typedef struct Control {

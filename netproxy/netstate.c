@@ -146,6 +146,7 @@ netstate_save_flow(gpointer data, gpointer user_data)
     saving->state->flows[saving->state->n_flows++] = out;
 }
 
+/* epoch 0: as things are now, at no cut. */
 guint8 *
 netstate_save(Switch *sw, guint64 epoch, gsize *len)
 {
@@ -342,27 +343,68 @@ netstate_check_legal(const Switch *sw, guint64 incarnation, GError **error)
     return TRUE;
 }
 
-gboolean
-switch_restore(Switch *sw, const guint8 *data, gsize len, gboolean reset_crossing,
-               guint64 incarnation, GError **error)
+/* Unpack and check; NULL with error set. Free with district__net_state__free_unpacked(). */
+static District__NetState *
+netstate_unpack(Switch *sw, const guint8 *data, gsize len, GError **error)
 {
-    if (!netstate_check_legal(sw, incarnation, error))
-        return FALSE;
     District__NetState *state =
         len > NETSTATE_BYTES_MAX ? NULL : district__net_state__unpack(NULL, len, data);
+
     if (!state) {
         g_set_error(error, SWITCH_ERROR, SWITCH_ERROR_STATE,
                     "network state of %zu bytes damaged: use another checkpoint", len);
+        return NULL;
+    }
+    if (!netstate_check(sw, state, error)) {
+        district__net_state__free_unpacked(state, NULL);
+        return NULL;
+    }
+    return state;
+}
+
+gboolean
+switch_restore_over(Switch *sw, const guint8 *data, gsize len, const guint8 *previous_data,
+                    gsize previous_len, gboolean reset_crossing, guint64 incarnation,
+                    GError **error)
+{
+    District__NetState *previous = NULL;
+
+    if (!netstate_check_legal(sw, incarnation, error))
         return FALSE;
+    District__NetState *state = netstate_unpack(sw, data, len, error);
+    if (!state)
+        return FALSE;
+    if (previous_data) {
+        previous = netstate_unpack(sw, previous_data, previous_len, error);
+        if (!previous) {
+            district__net_state__free_unpacked(state, NULL);
+            return FALSE;
+        }
     }
-    gboolean good = netstate_check(sw, state, error);
-    if (good) {
-        netstate_load(sw, state);
-        sw->restored = TRUE;
-        sw->incarnation = incarnation;
-        if (reset_crossing)
-            reset_kill_all(sw);
-    }
+
+    netstate_load(sw, state);
+    /* A flow of both is known already, as the restored member knows it. */
+    for (gsize i = 0; reset_crossing && previous && i < previous->n_flows; i++)
+        netstate_load_flow(sw, previous->flows[i]);
+    sw->restored = TRUE;
+    sw->incarnation = incarnation;
+    if (reset_crossing)
+        reset_kill_all(sw);
     district__net_state__free_unpacked(state, NULL);
-    return good;
+    if (previous)
+        district__net_state__free_unpacked(previous, NULL);
+    return TRUE;
+}
+
+gboolean
+switch_restore(Switch *sw, const guint8 *state, gsize state_len, gboolean reset_crossing,
+               guint64 incarnation, GError **error)
+{
+    return switch_restore_over(sw, state, state_len, NULL, 0, reset_crossing, incarnation, error);
+}
+
+guint8 *
+switch_save_flows(Switch *sw, gsize *len)
+{
+    return netstate_save(sw, 0, len);
 }

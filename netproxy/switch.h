@@ -81,6 +81,17 @@ switch_set_mode(Switch *sw, gboolean output_commit, gboolean protected);
 gboolean
 switch_restore(Switch *sw, const guint8 *state, gsize state_len, gboolean reset_crossing,
                guint64 incarnation, GError **error);
+/*
+ * The same when an earlier life is undone: previous, from its switch_save_flows(), adds connections
+ * that state does not know; they are reset too if reset_crossing. NULL: none.
+ */
+gboolean
+switch_restore_over(Switch *sw, const guint8 *state, gsize state_len, const guint8 *previous,
+                    gsize previous_len, gboolean reset_crossing, guint64 incarnation,
+                    GError **error);
+/* The connections that cross now, as a packed NetState; the caller's to free. */
+guint8 *
+switch_save_flows(Switch *sw, gsize *len);
 void
 switch_announce(Switch *sw);
 

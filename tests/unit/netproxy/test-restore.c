@@ -172,6 +172,32 @@ test_exact_answer(void)
     g_assert_cmpuint(count_segments(wire, 0, 0), ==, 0);
 }
 
+/* A connection made after the checkpoint, in the life that a rollback undoes. */
+static void
+test_previous(void)
+{
+    g_autoptr(Wire) undone = wire_new(2, TRUE);
+    g_autoptr(Wire) wire = wire_new(2, FALSE);
+    guint8 out[PACKET_MADE_BYTES_MAX];
+    gsize len, flows_len;
+
+    wire_send_number(undone, OUT, WIRE_BROADCAST, 1);
+    wire_pump(undone);
+    g_autofree guint8 *state = wire_cut(undone, 1, &len);
+    wire_send(undone, 0, out, wire_make_tcp(out, OUT, 0, TCP_ACK, 100, 200));
+    wire_pump(undone);
+    g_autofree guint8 *flows = switch_save_flows(undone->sw, &flows_len);
+
+    g_assert_false(switch_restore_over(wire->sw, state, len, flows, flows_len - 1, TRUE, 2, NULL));
+    g_assert_true(switch_restore_over(wire->sw, state, len, flows, flows_len, TRUE, 2, NULL));
+    for (guint i = 0; i <= OUT; i++)
+        wire_connect(wire, i, 0);
+    switch_tick(wire->sw, wire->now_ns);
+    switch_announce(wire->sw);
+    g_assert_cmpuint(count_segments(wire, OUT, TCP_RST), >=, 1);
+    g_assert_cmpuint(count_segments(wire, 0, TCP_RST), >=, 1);
+}
+
 static void
 test_gives_up(void)
 {
@@ -251,6 +277,7 @@ main(int argc, char **argv)
     g_test_add_func("/restore/a damaged state does no harm", test_damaged);
     g_test_add_func("/restore/the answer of a dead flow's end names the RST it gets",
                     test_exact_answer);
+    g_test_add_func("/restore/connections made since the checkpoint are reset too", test_previous);
     g_test_add_func("/restore/an end that never answers is given up after a minute", test_gives_up);
     g_test_add_func("/restore/a SYN opens a dead flow's addresses again", test_revived);
     g_test_add_func("/restore/members are announced four times", test_announced);
