@@ -9,7 +9,7 @@
 
 #include "dirtylog/dirtylog.h"
 
-#define RAWVM_RAM_BYTES (64ULL << 20)
+#define RAWVM_RAM_BYTES (96ULL << 20)
 #define RAWVM_RAM_PAGES (RAWVM_RAM_BYTES / 4096)
 /* The first memslot's pages: the tiny guest's default working set begins in it, at page 4096. */
 #define RAWVM_SLOT0_PAGES 5001ULL
