@@ -5,8 +5,11 @@
 #include "common/page.h"
 #include "vmm/acpi.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <string.h>
+#include <unistd.h>
 
 gboolean
 boot_refuse(GError **error, const BootFile *file, const char *format, ...)
@@ -83,13 +86,19 @@ boot_cmdline_place(Machine *m, const char *cmdline, size_t max, GError **error)
 static GMappedFile *
 boot_file_open(const char *path, const char *what, BootFile *file, GError **error)
 {
-    GMappedFile *mapped = g_mapped_file_new(path, FALSE, error);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    GMappedFile *mapped = NULL;
 
+    file->path = path;
+    if (fd >= 0) {
+        mapped = g_mapped_file_new_from_fd(fd, FALSE, NULL);
+        close(fd);
+    }
     if (mapped == NULL) {
-        g_prefix_error(error, "%s: ", what);
+        boot_refuse(error, file, "cannot open the %s: %s", what,
+                    fd < 0 ? g_strerror(errno) : "not a file that can be mapped");
         return NULL;
     }
-    file->path = path;
     file->data = (const uint8_t *)g_mapped_file_get_contents(mapped);
     file->len = g_mapped_file_get_length(mapped);
     return mapped;

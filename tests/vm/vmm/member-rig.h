@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A district-vmm process and a client of its member socket, for tests. */
+#ifndef DISTRICT_TESTS_VM_MEMBER_RIG_H
+#define DISTRICT_TESTS_VM_MEMBER_RIG_H
+
+#include "member.pb-c.h"
+
+#include <glib.h>
+#include <stdint.h>
+
+#define RIG_RAM_TEXT "32M"
+#define RIG_RAM (32ULL << 20)
+
+typedef struct Rig {
+    GPid pid;
+    char *directory;
+    char *socket;
+    char *debugcon;
+    int client;
+    int bitmap_fd;
+    int state_fd;
+    int ram_fd;
+    uint64_t *bitmap;
+    uint8_t *state;
+    uint64_t next_id;
+} Rig;
+
+/* Start program with --member-socket, --debugcon and extra options (NULL-terminated). */
+Rig *
+rig_start(const char *program, const char *const *extra);
+/* Connect and say HELLO. */
+void
+rig_connect(Rig *rig);
+void
+rig_disconnect(Rig *rig);
+/* One request and its reply; fails the test if there is none. Free with free_unpacked. */
+District__MemberReply *
+rig_call(Rig *rig, District__MemberRequest *request, const int *fds, guint n_fds);
+/* Calls that must work. */
+void
+rig_resume(Rig *rig);
+uint64_t
+rig_pause(Rig *rig, gboolean save); /* length of the state */
+District__MemberState
+rig_state(Rig *rig);
+/* Wait for the end of the process; its exit status. */
+int
+rig_wait_exit(Rig *rig);
+char *
+rig_debugcon(Rig *rig);
+/* Bytes of debug console output so far. */
+gsize
+rig_output(Rig *rig);
+void
+rig_free(Rig *rig);
+
+#endif

@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The member protocol against a district-vmm process that runs the tiny guest. */
+#include "check.h"
+#include "member-rig.h"
+
+#include "common/memfd.h"
+#include "common/pbmsg.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define GUEST_LINE "pages=64 report=1"
+
+static const char *program, *guest;
+
+static Rig *
+rig_start_guest(const char *line, const char *option)
+{
+    const char *extra[] = {"--kernel", guest, "--append", line, option, NULL};
+
+    return rig_start(program, extra);
+}
+
+static Rig *
+rig_start_incoming(void)
+{
+    const char *extra[] = {"--incoming", NULL};
+
+    return rig_start(program, extra);
+}
+
+/* Wait until the guest has said more than it had. */
+static void
+rig_wait_output(Rig *rig, gsize more_than)
+{
+    gint64 limit = g_get_monotonic_time() + 10 * G_USEC_PER_SEC;
+
+    while (rig_output(rig) <= more_than) {
+        if (g_get_monotonic_time() > limit)
+            g_error("the guest says nothing");
+        g_usleep(1000);
+    }
+}
+
+static void
+check_output(Rig *rig, const char *before)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GuestChecker) checker = guest_checker_new(GUEST_LINE, &error);
+    g_autofree char *after = rig_debugcon(rig);
+    g_autofree char *all = g_strconcat(before, after, NULL);
+    guint chains = 0;
+
+    g_assert_no_error(error);
+    guest_checker_output(checker, all, &chains, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(chains, >, 0);
+}
+
+static void
+test_paused_waits(void)
+{
+    Rig *rig = rig_start_guest(GUEST_LINE, "--paused");
+
+    rig_connect(rig);
+    g_assert_cmpint(rig_state(rig), ==, DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED);
+    g_usleep(50000);
+    g_assert_cmpuint(rig_output(rig), ==, 0);
+    rig_resume(rig);
+    rig_wait_output(rig, 100);
+    g_assert_cmpint(rig_state(rig), ==, DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING);
+    rig_free(rig);
+}
+
+static void
+test_pause_resume(void)
+{
+    Rig *rig = rig_start_guest(GUEST_LINE, NULL);
+
+    rig_connect(rig);
+    for (int i = 0; i < 20; i++) {
+        gsize said;
+
+        g_assert_cmpint(rig_pause(rig, i % 2) > 1000, ==, i % 2);
+        said = rig_output(rig);
+        g_usleep(2000);
+        g_assert_cmpuint(rig_output(rig), ==, said);
+        rig_resume(rig);
+        rig_wait_output(rig, said);
+    }
+    check_output(rig, "");
+    rig_free(rig);
+}
+
+static void
+test_killed_client_resumes(void)
+{
+    Rig *rig = rig_start_guest(GUEST_LINE, NULL);
+    gsize said;
+
+    rig_connect(rig);
+    rig_pause(rig, TRUE);
+    said = rig_output(rig);
+    rig_disconnect(rig);
+    rig_wait_output(rig, said);
+    rig_connect(rig);
+    g_assert_cmpint(rig_state(rig), ==, DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING);
+    rig_free(rig);
+}
+
+static void
+test_never_started_stays_paused(void)
+{
+    Rig *rig = rig_start_guest(GUEST_LINE, "--paused");
+
+    rig_connect(rig);
+    rig_pause(rig, TRUE);
+    rig_disconnect(rig);
+    rig_connect(rig);
+    g_assert_cmpint(rig_state(rig), ==, DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED);
+    rig_free(rig);
+}
+
+static void
+test_garbage_closes(void)
+{
+    Rig *rig = rig_start_guest(GUEST_LINE, NULL);
+    char buf[64];
+    gsize said;
+
+    rig_connect(rig);
+    rig_pause(rig, FALSE);
+    said = rig_output(rig);
+    g_assert_cmpint(write(rig->client, "\xff\xff\xff\xff garbage", 12), ==, 12);
+    g_assert_cmpint(read(rig->client, buf, sizeof(buf)), ==, 0);
+    rig_wait_output(rig, said); /* and so the guest runs on */
+    rig_free(rig);
+}
+
+/* RESTORE into rig; the reply's error, empty if it worked. */
+static char *
+rig_restore(Rig *rig, const uint8_t *state, uint64_t len, int ram_fd)
+{
+    static const uint8_t id[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+    District__MemberRestoreRequest restore = DISTRICT__MEMBER_RESTORE_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    District__MemberReply *reply;
+    char *error;
+
+    memcpy(rig->state, state, len);
+    restore.state_len = len;
+    restore.vmgenid.data = (uint8_t *)id;
+    restore.vmgenid.len = sizeof(id);
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_RESTORE;
+    request.restore = &restore;
+    reply = rig_call(rig, &request, &ram_fd, 1);
+    error = g_strdup(reply->error);
+    district__member_reply__free_unpacked(reply, NULL);
+    return error;
+}
+
+/* A finished image: a copy of from's RAM, as a standby would hold it. */
+static int
+ram_copy(const Rig *from)
+{
+    void *ram = memfd_map(from->ram_fd, RIG_RAM, FALSE, NULL);
+    int copy = memfd_from_data("copy", ram, RIG_RAM, NULL);
+
+    g_assert_cmpint(copy, >=, 0);
+    munmap(ram, RIG_RAM);
+    return copy;
+}
+
+static void
+test_restore_goes_on(void)
+{
+    Rig *from = rig_start_guest(GUEST_LINE, NULL), *to = rig_start_incoming();
+    g_autofree char *before = NULL, *refused = NULL, *again = NULL;
+    uint64_t len;
+    int ram_fd;
+    const uint8_t *ram;
+
+    rig_connect(from);
+    rig_connect(to);
+    rig_wait_output(from, 500);
+    len = rig_pause(from, TRUE);
+    before = rig_debugcon(from);
+    ram_fd = ram_copy(from);
+    refused = rig_restore(to, from->state, len / 2, ram_fd);
+    g_assert_cmpstr(refused, !=, "");
+    g_free(refused);
+    refused = rig_restore(to, from->state, len, ram_fd);
+    g_assert_cmpstr(refused, ==, "");
+    g_assert_cmpint(rig_state(to), ==, DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED);
+    rig_resume(to);
+    rig_wait_output(to, 500);
+    check_output(to, before);
+    ram = memfd_map(ram_fd, RIG_RAM, FALSE, NULL);
+    g_assert_cmpint(ram[0xF0000], ==, 1);
+    g_assert_cmpint(ram[0xF000F], ==, 16);
+    munmap((void *)ram, RIG_RAM);
+    again = rig_restore(to, from->state, len, ram_fd);
+    g_assert_nonnull(strstr(again, "cannot be restored"));
+    close(ram_fd);
+    rig_free(from);
+    rig_free(to);
+}
+
+static void
+test_power_off_ends(void)
+{
+    Rig *rig = rig_start_guest("pages=4 rounds=1 end=poweroff poweroff=0x604:0x3400", NULL);
+
+    g_assert_cmpint(rig_wait_exit(rig), ==, 0);
+    rig_free(rig);
+}
+
+static void
+test_power_off_is_told(void)
+{
+    Rig *rig = rig_start_guest("pages=4 rounds=1 end=poweroff poweroff=0x604:0x3400", "--paused");
+    gint64 limit = g_get_monotonic_time() + 10 * G_USEC_PER_SEC;
+
+    rig_connect(rig);
+    rig_resume(rig);
+    while (rig_state(rig) != DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN) {
+        g_assert_cmpint(g_get_monotonic_time(), <, limit);
+        g_usleep(1000);
+    }
+    g_assert_cmpint(rig_wait_exit(rig), ==, 0);
+    rig_free(rig);
+}
+
+static guint
+count(const char *text, const char *word)
+{
+    guint n = 0;
+
+    for (; (text = strstr(text, word)) != NULL; text++)
+        n++;
+    return n;
+}
+
+static void
+test_reset_boots_anew(void)
+{
+    Rig *rig = rig_start_guest("pages=4 rounds=20 end=reset", "--paused");
+    gint64 limit = g_get_monotonic_time() + 10 * G_USEC_PER_SEC;
+
+    rig_connect(rig);
+    rig_resume(rig);
+    for (;;) {
+        g_autofree char *text = rig_debugcon(rig);
+
+        if (count(text, "ready") >= 3)
+            break;
+        g_assert_cmpint(g_get_monotonic_time(), <, limit);
+        /* The connection outlives the reset; a pause that meets one may be refused, no more. */
+        g_assert_cmpint(rig_state(rig), ==, DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING);
+        g_usleep(1000);
+    }
+    rig_free(rig);
+}
+
+static void
+test_reset_of_restored_guest(void)
+{
+    Rig *from = rig_start_guest("pages=4 rounds=20 end=reset", "--paused");
+    Rig *to = rig_start_incoming();
+    g_autofree char *refused = NULL;
+    uint64_t len;
+
+    rig_connect(from);
+    rig_connect(to);
+    len = rig_pause(from, TRUE);
+    refused = rig_restore(to, from->state, len, from->ram_fd);
+    g_assert_cmpstr(refused, ==, "");
+    rig_resume(to);
+    g_assert_cmpint(rig_wait_exit(to), ==, 3);
+    rig_free(from);
+    rig_free(to);
+}
+
+static void
+test_quit(void)
+{
+    Rig *rig = rig_start_guest(GUEST_LINE, NULL);
+    District__MemberQuitRequest quit = DISTRICT__MEMBER_QUIT_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    District__MemberReply *reply;
+
+    rig_connect(rig);
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_QUIT;
+    request.quit = &quit;
+    reply = rig_call(rig, &request, NULL, 0);
+    g_assert_cmpint(reply->op_case, ==, DISTRICT__MEMBER_REPLY__OP_QUIT);
+    district__member_reply__free_unpacked(reply, NULL);
+    g_assert_cmpint(rig_wait_exit(rig), ==, 0);
+    rig_free(rig);
+}
+
+int
+main(int argc, char **argv)
+{
+    if (access("/dev/kvm", R_OK | W_OK) != 0) {
+        g_print("1..0 # SKIP /dev/kvm is not there: load the kvm module for this processor\n");
+        return 77;
+    }
+    g_test_init(&argc, &argv, NULL);
+    if (argc != 3)
+        g_error("usage: %s DISTRICT-VMM TINY-GUEST", argv[0]);
+    program = argv[1];
+    guest = argv[2];
+    g_test_add_func("/member/--paused waits for RESUME", test_paused_waits);
+    g_test_add_func("/member/a guest paused and resumed often goes on right", test_pause_resume);
+    g_test_add_func("/member/a client killed during a pause hangs no guest",
+                    test_killed_client_resumes);
+    g_test_add_func("/member/a guest that never ran stays paused when the client goes",
+                    test_never_started_stays_paused);
+    g_test_add_func("/member/garbage closes the connection", test_garbage_closes);
+    g_test_add_func("/member/a restored guest goes on where it was", test_restore_goes_on);
+    g_test_add_func("/member/power-off ends the process with status 0", test_power_off_ends);
+    g_test_add_func("/member/power-off is told to the client", test_power_off_is_told);
+    g_test_add_func("/member/a reset boots the guest anew on the same connection",
+                    test_reset_boots_anew);
+    g_test_add_func("/member/a restored guest without a kernel ends with status 3 on reset",
+                    test_reset_of_restored_guest);
+    g_test_add_func("/member/QUIT ends the process", test_quit);
+    return g_test_run();
+}
