@@ -45,6 +45,13 @@ typedef enum {
     PROTECT_STATES,
 } ProtectState;
 
+/* What district-net was told about holding output. */
+typedef enum {
+    NET_TOLD_FREE,    /* nothing is held; what it does from the start */
+    NET_TOLD_HOLD,    /* it holds output for us */
+    NET_TOLD_UNKNOWN, /* a predecessor told it something */
+} NetTold;
+
 typedef struct Protection {
     ProtectState state;
     char *error; /* why not, if not */
@@ -55,7 +62,7 @@ typedef struct Protection {
     bool output_commit;
     int64_t detach_after_ns;
     bool detach_said; /* DETACHED has been sent since it was last protected */
-    bool net_told;    /* district-net holds output for us */
+    NetTold net_told;
     int64_t lost_ns;  /* since when there has been no working stream; 0: there is one */
     int64_t retry_ns; /* when to connect next */
     int64_t backoff_ns;
@@ -83,7 +90,6 @@ struct Coordinator {
     char *definition;
     char *pki_dir;
     uint64_t incarnation;
-    bool adopted; /* members were running when we came: a predecessor has used up epoch numbers */
 
     Inbox *inbox;
     ControlServer *control;
@@ -98,8 +104,11 @@ struct Coordinator {
     RunState run;
     char *run_error;
     bool quit;
-    uint64_t last_number; /* epoch and cut numbers: one counter, never reused */
-    uint64_t last_cut;    /* number of the last cut made */
+    uint64_t last_number;  /* epoch and cut numbers: one counter, never reused; numbers.c */
+    uint64_t noted_number; /* numbers up to here are noted as taken */
+    char *numbers_path;
+    int64_t next_describe_ns;
+    uint64_t last_cut; /* number of the last cut made */
     uint64_t last_sink_id;
 
     StagingPool *stagings;
@@ -134,6 +143,17 @@ coordinator_event(Coordinator *c, District__CkptEventKind kind, const char *memb
 bool
 coordinator_runs(const Coordinator *c);
 
+/* ---- numbers.c ---- */
+/* Go on behind what was noted at path (kept; need not exist). */
+void
+numbers_open(Coordinator *c, const char *path);
+/* A number never given out before. */
+uint64_t
+numbers_next(Coordinator *c);
+/* Numbers up to this one are taken. */
+void
+numbers_skip_to(Coordinator *c, uint64_t number);
+
 /* ---- members.c: all members at once ---- */
 bool
 member_is_on(const Member *member);
@@ -156,6 +176,9 @@ void
 members_fail_district(Coordinator *c, const char *why);
 void
 members_check_idle(Coordinator *c);
+/* Ask each for its state now and then, or a power-off would look like a crash. */
+void
+members_describe_tick(Coordinator *c, int64_t now);
 /* Fill in a list for EPOCH_BEGIN or the like: indices of the members that are on. */
 uint32_t
 members_on(const Coordinator *c, uint32_t *wire_index);

@@ -235,6 +235,7 @@ coordinator_tick(Coordinator *c)
     int64_t now = clock_monotonic_ns();
     uint64_t pages;
 
+    members_describe_tick(c, now);
     protect_tick(c, now);
     coordinator_throttle(c, now);
     if (coordinator_harvests(c)) {
@@ -333,6 +334,7 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     c->inbox = inbox;
     c->stats = g_new0(CoordinatorStats, 1);
     g_queue_init(&c->in_flight);
+    numbers_open(c, config->numbers_path);
     /* On failure the process ends: nothing is freed here. */
     if (!coordinator_connect(c, config, connect_ms, error))
         return NULL;

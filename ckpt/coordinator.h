@@ -18,7 +18,8 @@ typedef struct CoordinatorConfig {
     const char *definition; /* text of the .district file */
     const char *net_path;   /* NULL: the district has no network */
     uint64_t incarnation;
-    char **member_names; /* NULL-terminated; in parallel with: */
+    const char *numbers_path; /* where taken epoch numbers are noted */
+    char **member_names;      /* NULL-terminated; in parallel with: */
     char **member_paths;
 } CoordinatorConfig;
 

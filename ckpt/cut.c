@@ -42,6 +42,24 @@ cut_prepare(Coordinator *c)
     return true;
 }
 
+/* Members that are off are cut as they are: district-net wants to hear of every one. */
+static bool
+cut_begin_net(Cut *cut)
+{
+    Coordinator *c = cut->c;
+
+    if (!netctl_cut_begin(c->net, cut->epoch->cut, &cut->net_error))
+        return false;
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (!member_is_on(c->members[i]) &&
+            (!netctl_cut_member_send(c->net, cut->epoch->cut, c->members[i]->name,
+                                     &cut->net_error) ||
+             !netctl_cut_member_wait(c->net, &cut->net_error)))
+            return false;
+    }
+    return true;
+}
+
 static bool
 cut_ask(Cut *cut)
 {
@@ -191,9 +209,9 @@ cut_make(Coordinator *c, bool leave_paused)
     cut.steps = g_newa0(MemberStep, c->n_members);
     cut.errors = g_newa0(GError *, c->n_members);
     cut.epoch = epoch_new(c->n_members);
-    cut.epoch->cut = ++c->last_number;
-    if (!netctl_cut_begin(c->net, cut.epoch->cut, &cut.net_error) || !cut_ask(&cut) ||
-        !cut_collect(&cut) || !cut_collect_resumed(&cut) ||
+    cut.epoch->cut = numbers_next(c);
+    if (!cut_begin_net(&cut) || !cut_ask(&cut) || !cut_collect(&cut) ||
+        !cut_collect_resumed(&cut) ||
         !netctl_cut_end(c->net, cut.epoch->cut, &cut.epoch->net, &cut.net_error)) {
         cut_abort(&cut);
         return false;
@@ -236,8 +254,8 @@ cut_reconnect_net(Coordinator *c, int64_t now)
     if (!netctl_connect(c->net, 0, &error))
         return;
     g_warning("district-net: connected again; connections across its loss may have to recover");
-    if (c->protect.net_told) {
-        c->protect.net_told = false;
+    if (c->protect.net_told != NET_TOLD_FREE) {
+        c->protect.net_told = NET_TOLD_UNKNOWN;
         protect_tell_net(c, true);
     }
 }

@@ -69,6 +69,7 @@ freeze_pack_state(const Coordinator *c, const Epoch *epoch, uint64_t number)
     cut.version = STREAM_VERSION;
     cut.district = c->district;
     cut.epoch = number;
+    cut.cut = epoch->cut;
     cut.incarnation = c->incarnation;
     cut.members = list;
     cut.net.data = epoch->net->data;

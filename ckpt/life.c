@@ -147,7 +147,7 @@ life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t i
                         incarnation, error))
         return FALSE;
     c->incarnation = incarnation;
-    c->last_number = MAX(c->last_number, image->cut->epoch);
+    numbers_skip_to(c, MAX(image->cut->epoch, image->cut->cut));
     return TRUE;
 }
 
@@ -242,10 +242,10 @@ life_adopt(Coordinator *c)
     if (!any)
         return;
     g_message("members run already: going on");
-    c->adopted = true;
     coordinator_move(c, RUN_RUNNING);
-    /* A cut that our predecessor did not finish is off. */
-    netctl_cut_abort(c->net, 0, NULL);
+    /* Output that our predecessor had held stays held until there is protection again, or none. */
+    c->protect.net_told = NET_TOLD_UNKNOWN;
+    c->protect.lost_ns = clock_monotonic_ns();
     members_resume(c);
 }
 
@@ -284,9 +284,9 @@ life_hand_over_fail(Coordinator *c, const char *why)
 {
     if (c->run != RUN_HANDING_OVER)
         return;
-    life_hand_over_refuse(c, why);
     coordinator_move(c, RUN_RUNNING);
     members_resume(c);
+    life_hand_over_refuse(c, why);
 }
 
 void

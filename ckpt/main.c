@@ -83,6 +83,7 @@ parse_config(int argc, char **argv, CoordinatorConfig *config, GError **error)
     config->host = opt_host;
     config->pki_dir = opt_pki;
     config->net_path = strcmp(opt_net, "none") == 0 ? NULL : opt_net;
+    config->numbers_path = g_strconcat(opt_control, ".numbers", NULL);
     config->definition = definition ? definition : g_strdup("");
     config->incarnation = (uint64_t)opt_incarnation;
     return parse_members(config, error);

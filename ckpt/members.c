@@ -3,6 +3,8 @@
 #include "ckpt/coordinator-internal.h"
 
 #define QUIT_TIMEOUT_MS 2000
+/* An engine stays for 2 s after its guest has powered itself off. */
+#define DESCRIBE_INTERVAL_NS (500 * NS_PER_MS)
 
 bool
 member_is_on(const Member *member)
@@ -152,5 +154,24 @@ members_check_idle(Coordinator *c)
         GError *error = NULL;
         if (member_is_on(c->members[i]) && !member_check_idle(c->members[i], &error))
             members_trouble(c, c->members[i], error);
+    }
+}
+
+void
+members_describe_tick(Coordinator *c, int64_t now)
+{
+    if (now < c->next_describe_ns)
+        return;
+    c->next_describe_ns = now + DESCRIBE_INTERVAL_NS;
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        Member *m = c->members[i];
+        District__MemberState state = DISTRICT__MEMBER_STATE__MEMBER_STATE_UNKNOWN;
+        GError *error = NULL;
+        if (!member_is_on(m))
+            continue;
+        if (!member_describe(m, &state, NULL, &error))
+            members_trouble(c, m, error);
+        else if (state == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN)
+            members_off(c, m);
     }
 }

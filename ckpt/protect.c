@@ -12,11 +12,6 @@
 #define SILENCE_MIN_MS 500
 #define SILENCE_MAX_MS 3000
 #define DETACH_DEFAULT_MS 3000
-/*
- * Numbers a predecessor may have taken beyond the epoch that its standby has committed: epochs in
- * flight, a checkpoint file, cuts that failed. Skipped when we carry on after its crash.
- */
-#define ADOPTED_NUMBERS_SKIPPED 1000
 
 static const char *const protect_state_names[PROTECT_STATES] = {
     [PROTECT_OFF] = "off",           [PROTECT_CONNECTING] = "connecting",
@@ -63,13 +58,13 @@ protect_tell_net(Coordinator *c, bool hold)
 {
     g_autoptr(GError) error = NULL;
 
-    if (c->protect.net_told == hold)
+    if (c->protect.net_told == (hold ? NET_TOLD_HOLD : NET_TOLD_FREE))
         return true;
     if (!netctl_mode(c->net, c->protect.output_commit, hold, &error)) {
         g_warning("%s", error->message);
         return false;
     }
-    c->protect.net_told = hold;
+    c->protect.net_told = hold ? NET_TOLD_HOLD : NET_TOLD_FREE;
     return true;
 }
 
@@ -231,6 +226,9 @@ protect_tick(Coordinator *c, int64_t now)
 {
     Protection *p = &c->protect;
 
+    if (p->state == PROTECT_OFF && p->net_told == NET_TOLD_UNKNOWN &&
+        now - p->lost_ns >= DETACH_DEFAULT_MS * NS_PER_MS)
+        protect_tell_net(c, false);
     if (p->state == PROTECT_CONNECTING && p->lost_ns && now - p->lost_ns >= p->detach_after_ns &&
         coordinator_runs(c))
         protect_detach(c);
@@ -242,11 +240,7 @@ protect_tick(Coordinator *c, int64_t now)
 void
 protect_up(Coordinator *c, uint64_t held)
 {
-    uint64_t used = held + (c->adopted ? ADOPTED_NUMBERS_SKIPPED : 0);
-
-    /* A number above any that the standby has seen. */
-    c->last_number = MAX(c->last_number, used);
-    c->adopted = false;
+    numbers_skip_to(c, held);
     g_clear_pointer(&c->protect.error, g_free);
     c->protect.backoff_ns = BACKOFF_MIN_NS;
     protect_move(c, PROTECT_SYNCING);

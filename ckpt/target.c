@@ -59,7 +59,7 @@ target_mark_data(Target *target, uint32_t i, const Member *member)
 void
 target_begin(Coordinator *c, Target *target)
 {
-    target->number = ++c->last_number;
+    target->number = numbers_next(c);
     target->pending = g_new0(uint64_t *, c->n_members);
     for (uint32_t i = 0; i < c->n_members; i++) {
         target->pending[i] = g_new0(uint64_t, target->words[i] + 1);

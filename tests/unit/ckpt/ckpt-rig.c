@@ -8,6 +8,8 @@
 
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define LIMIT_MS 20000
@@ -56,6 +58,13 @@ rig_connect(Rig *rig)
     g_assert_no_error(error);
 }
 
+/* A test that fails leaves no process behind. */
+static void
+die_with_parent(gpointer data)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
 void
 rig_run(Rig *rig)
 {
@@ -72,8 +81,10 @@ rig_run(Rig *rig)
     for (guint i = 0; i < rig->n_members; i++)
         g_ptr_array_add(argv, g_strdup_printf("--member=m%u=%s/m%u", i, rig->dir, i));
     g_ptr_array_add(argv, NULL);
+    g_autoptr(GSubprocessLauncher) launcher = g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_NONE);
+    g_subprocess_launcher_set_child_setup(launcher, die_with_parent, NULL, NULL);
     rig->process =
-        g_subprocess_newv((const char *const *)argv->pdata, G_SUBPROCESS_FLAGS_NONE, &error);
+        g_subprocess_launcher_spawnv(launcher, (const char *const *)argv->pdata, &error);
     g_assert_no_error(error);
     rig_connect(rig);
 }
