@@ -15,8 +15,8 @@
  *
  * Both are repeated until the end has answered: each 100 ms for 2 s, then each second until a
  * minute has passed, for an end whose link-layer address must be found out first. An end that
- * answered is probed a little longer, in case the RST was lost: it answers the probe with a RST of
- * its own once the connection is gone.
+ * answered with an ACK is probed on at the same pace, in case the RST was lost on its way; once the
+ * connection is gone it answers with a RST of its own, and that is the end of it.
  *
  * Dead flows stay in the table. Nothing of them passes: whatever segment comes of one, from either
  * end and however late, is answered with the RST that RFC 9293 §3.10.7.1 prescribes for a
@@ -33,7 +33,6 @@
 #define RESET_FAST_TRIES 20
 #define RESET_SLOW_NS NS_PER_S
 #define RESET_TRIES_MAX (RESET_FAST_TRIES + 58)
-#define RESET_CONFIRM_TRIES 3
 /* Ends tried in one round of the event loop. */
 #define RESET_BURST 256
 
@@ -145,10 +144,8 @@ reset_set(Switch *sw, Flow *flow, FlowSide side, FlowReset state)
 static void
 reset_next(Switch *sw, Flow *flow, FlowSide side)
 {
-    guint max = flow->reset[side] == FLOW_RESET_PROBING ? RESET_TRIES_MAX : RESET_CONFIRM_TRIES;
-
     reset_unschedule(sw, flow, side);
-    if (flow->reset_tries[side] >= max) {
+    if (flow->reset_tries[side] >= RESET_TRIES_MAX) {
         flow->reset[side] = FLOW_RESET_DONE;
         return;
     }
@@ -255,7 +252,8 @@ reset_port_connected(Switch *sw, guint port)
     for (guint i = 0; i < flows->len; i++) {
         Flow *flow = flows->pdata[i];
         FlowSide side = port == sw->n_members ? FLOW_FAR : FLOW_INSIDE;
-        if ((side == FLOW_FAR || flow->port == port) && flow->reset[side] == FLOW_RESET_PROBING)
+        /* Also if it has answered: the RST may have been lost with the old connection. */
+        if ((side == FLOW_FAR || flow->port == port) && reset_is_waiting(flow, side))
             reset_set(sw, flow, side, FLOW_RESET_PROBING);
     }
 }
