@@ -129,11 +129,14 @@ test_garbage_closes(void)
     Rig *rig = rig_start_guest(GUEST_LINE, NULL);
     char buf[64];
     gsize said;
+    GPollFD closed = {.events = G_IO_IN};
 
     rig_connect(rig);
     rig_pause(rig, FALSE);
     said = rig_output(rig);
     g_assert_cmpint(write(rig->client, "\xff\xff\xff\xff garbage", 12), ==, 12);
+    closed.fd = rig->client;
+    g_assert_cmpint(g_poll(&closed, 1, 5000), ==, 1);
     g_assert_cmpint(read(rig->client, buf, sizeof(buf)), ==, 0);
     rig_wait_output(rig, said); /* and so the guest runs on */
     rig_free(rig);
