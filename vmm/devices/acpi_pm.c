@@ -17,9 +17,12 @@
 #define PM1_TIMER (1u << 0)
 #define PM1_GLOBAL (1u << 5)
 #define PM1_POWER_BUTTON (1u << 8)
+#define PM1_SLEEP_BUTTON (1u << 9)
+#define PM1_RTC (1u << 10)
 #define PM1_WAKE (1u << 15)
-#define PM1_STATUS_BITS (PM1_TIMER | PM1_GLOBAL | PM1_POWER_BUTTON | PM1_WAKE)
-#define PM1_ENABLE_BITS (PM1_TIMER | PM1_GLOBAL | PM1_POWER_BUTTON)
+#define PM1_STATUS_BITS (PM1_ENABLE_BITS | PM1_WAKE)
+/* Sleep button and RTC never happen, but drivers read back whether they could be enabled. */
+#define PM1_ENABLE_BITS (PM1_TIMER | PM1_GLOBAL | PM1_POWER_BUTTON | PM1_SLEEP_BUTTON | PM1_RTC)
 /* PM1 control (§4.8.3.2). */
 #define PM1_SCI_EN (1u << 0)
 #define PM1_BM_RLD (1u << 1)
