@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The processor model. */
+#include "vmm/cpuid.h"
+
+#include <string.h>
+
+#define BIT32(n) ((uint32_t)1 << (n))
+
+/* A host that has everything. */
+static struct kvm_cpuid2 *
+host_make(void)
+{
+    static const struct {
+        uint32_t function, index;
+        bool indexed;
+    } leaves[] = {{0x0, 0, false},        {0x1, 0, false},        {0x4, 0, true},
+                  {0x4, 3, true},         {0x6, 0, false},        {0x7, 0, true},
+                  {0x7, 1, true},         {0x7, 2, true},         {0xA, 0, false},
+                  {0xB, 0, true},         {0xD, 0, true},         {0xD, 1, true},
+                  {0xD, 2, true},         {0xD, 17, true},        {0xD, 18, true},
+                  {0x14, 0, true},        {0x40000000, 0, false}, {0x40000001, 0, false},
+                  {0x80000000, 0, false}, {0x80000001, 0, false}, {0x80000007, 0, false},
+                  {0x80000008, 0, false}, {0x8000000A, 0, false}, {0x8000001F, 0, false}};
+    struct kvm_cpuid2 *cpuid = g_malloc0(sizeof(*cpuid) + 64 * sizeof(cpuid->entries[0]));
+
+    for (size_t i = 0; i < G_N_ELEMENTS(leaves); i++) {
+        struct kvm_cpuid_entry2 *entry = &cpuid->entries[cpuid->nent++];
+
+        *entry = (struct kvm_cpuid_entry2){.function = leaves[i].function,
+                                           .index = leaves[i].index,
+                                           .flags = leaves[i].indexed ? 1 : 0,
+                                           .eax = UINT32_MAX,
+                                           .ebx = UINT32_MAX,
+                                           .ecx = UINT32_MAX,
+                                           .edx = UINT32_MAX};
+    }
+    return cpuid;
+}
+
+static const struct kvm_cpuid_entry2 *
+leaf(const struct kvm_cpuid2 *cpuid, uint32_t function, uint32_t index)
+{
+    for (uint32_t i = 0; i < cpuid->nent; i++) {
+        if (cpuid->entries[i].function == function && cpuid->entries[i].index == index)
+            return &cpuid->entries[i];
+    }
+    return NULL;
+}
+
+static void
+test_stateful_features_gone(void)
+{
+    g_autofree struct kvm_cpuid2 *cpuid = host_make();
+
+    cpuid_model_apply(cpuid, 0, 1, true);
+    g_assert_cmphex(leaf(cpuid, 1, 0)->ecx & (BIT32(3) | BIT32(5) | BIT32(15)), ==, 0);
+    g_assert_cmphex(leaf(cpuid, 1, 0)->edx & (BIT32(7) | BIT32(14)), ==, 0);
+    g_assert_cmphex(leaf(cpuid, 0x80000001, 0)->ecx & BIT32(2), ==, 0);
+    g_assert_cmphex(leaf(cpuid, 7, 0)->edx & (BIT32(22) | BIT32(24) | BIT32(25)), ==, 0);
+    g_assert_cmphex(leaf(cpuid, 7, 0)->ebx & (BIT32(2) | BIT32(25)), ==, 0);
+    g_assert_cmphex(leaf(cpuid, 0x40000001, 0)->eax & (BIT32(4) | BIT32(6) | BIT32(7)), ==, 0);
+    g_assert_null(leaf(cpuid, 0xA, 0));
+    g_assert_null(leaf(cpuid, 0x14, 0));
+    g_assert_null(leaf(cpuid, 0xD, 17));
+    g_assert_null(leaf(cpuid, 0x8000000A, 0));
+    g_assert_null(leaf(cpuid, 0x8000001F, 0));
+}
+
+static void
+test_common_features_kept(void)
+{
+    g_autofree struct kvm_cpuid2 *cpuid = host_make();
+
+    cpuid_model_apply(cpuid, 0, 1, true);
+    /* SSE4.2, x2APIC, TSC deadline, AVX, hypervisor */
+    g_assert_cmphex(~leaf(cpuid, 1, 0)->ecx &
+                        (BIT32(20) | BIT32(21) | BIT32(24) | BIT32(28) | BIT32(31)),
+                    ==, 0);
+    /* NX, long mode */
+    g_assert_cmphex(~leaf(cpuid, 0x80000001, 0)->edx & (BIT32(20) | BIT32(29)), ==, 0);
+    /* kvmclock and its stable bit */
+    g_assert_cmphex(~leaf(cpuid, 0x40000001, 0)->eax & (BIT32(3) | BIT32(24)), ==, 0);
+    g_assert_nonnull(leaf(cpuid, 0xD, 2));
+}
+
+static void
+test_topology(void)
+{
+    g_autofree struct kvm_cpuid2 *cpuid = host_make();
+
+    cpuid_model_apply(cpuid, 5, 6, true);
+    g_assert_cmpuint(leaf(cpuid, 1, 0)->ebx >> 24, ==, 5);
+    g_assert_cmpuint((leaf(cpuid, 1, 0)->ebx >> 16) & 0xFF, ==, 6);
+    g_assert_cmpuint(leaf(cpuid, 0xB, 0)->edx, ==, 5);
+    g_assert_cmpuint(leaf(cpuid, 0xB, 0)->eax, ==, 0); /* no threads */
+    g_assert_cmpuint(leaf(cpuid, 0xB, 1)->eax, ==, 3); /* ids of 6 cores take 3 bits */
+    g_assert_cmpuint(leaf(cpuid, 0xB, 1)->ebx, ==, 6);
+    g_assert_cmpuint(leaf(cpuid, 0x80000008, 0)->ecx & 0xFF, ==, 5);
+}
+
+static void
+test_same_host_takes_back(void)
+{
+    g_autofree struct kvm_cpuid2 *saved = host_make(), *here = host_make();
+    g_autoptr(GError) error = NULL;
+
+    cpuid_model_apply(saved, 0, 2, true);
+    cpuid_model_apply(here, 0, 2, true);
+    cpuid_check(saved, here, &error);
+    g_assert_no_error(error);
+}
+
+static void
+test_lesser_host_refuses(void)
+{
+    g_autofree struct kvm_cpuid2 *saved = host_make(), *here = host_make();
+    g_autoptr(GError) error = NULL;
+
+    ((struct kvm_cpuid_entry2 *)leaf(here, 7, 0))->ebx &= ~BIT32(5); /* no AVX2 */
+    cpuid_model_apply(saved, 0, 1, true);
+    cpuid_model_apply(here, 0, 1, true);
+    g_assert_false(cpuid_check(saved, here, &error));
+    g_assert_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE);
+    g_assert_nonnull(strstr(error->message, "leaf 0x7/0 EBX bits 0x20"));
+    /* The other way round is fine. */
+    g_assert_true(cpuid_check(here, saved, NULL));
+}
+
+int
+main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/cpuid/features whose state is not saved are not given",
+                    test_stateful_features_gone);
+    g_test_add_func("/cpuid/what guests need is given", test_common_features_kept);
+    g_test_add_func("/cpuid/each vCPU is a core with its own id", test_topology);
+    g_test_add_func("/cpuid/a like host takes a saved guest", test_same_host_takes_back);
+    g_test_add_func("/cpuid/a lesser host refuses and names the bits", test_lesser_host_refuses);
+    return g_test_run();
+}
