@@ -13,6 +13,7 @@
 struct ControlServer {
     Inbox *inbox;
     int listen_fd;
+    guint listen_source;
     int client_fd; /* -1: none */
     guint client_source;
     uint64_t client; /* counts connections */
@@ -89,7 +90,7 @@ control_server_new(const char *path, Inbox *inbox, GError **error)
     server->inbox = inbox;
     server->listen_fd = fd;
     server->client_fd = -1;
-    g_unix_fd_add(fd, G_IO_IN, server_readable, server);
+    server->listen_source = g_unix_fd_add(fd, G_IO_IN, server_readable, server);
     return server;
 }
 
@@ -177,4 +178,15 @@ control_server_event(ControlServer *server, const District__CkptEvent *event)
     message.m_case = DISTRICT__CKPT_MESSAGE__M_EVENT;
     message.event = (District__CkptEvent *)event;
     outgoing_post(server, 0, &message);
+}
+
+void
+control_server_free(ControlServer *server)
+{
+    g_source_remove(server->listen_source);
+    while (g_main_context_iteration(NULL, FALSE))
+        ;
+    client_close(server);
+    close(server->listen_fd);
+    g_free(server);
 }

@@ -40,4 +40,8 @@ control_request_ok(ControlRequest *request);
 void
 control_server_event(ControlServer *server, const District__CkptEvent *event);
 
+/* Send what is queued, close, free. On the main loop's thread, when nobody uses it any more. */
+void
+control_server_free(ControlServer *server);
+
 #endif

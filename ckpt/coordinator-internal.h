@@ -104,6 +104,7 @@ struct Coordinator {
     RunState run;
     char *run_error;
     bool quit;
+    bool settled;          /* at the end: no sink's thread is left */
     uint64_t last_number;  /* epoch and cut numbers: one counter, never reused; numbers.c */
     uint64_t noted_number; /* numbers up to here are noted as taken */
     char *numbers_path;

@@ -25,7 +25,7 @@
 #define THROTTLE_HOLD_NS (10 * NS_PER_MS)
 #define THROTTLE_RUN_NS (2 * NS_PER_MS)
 #define IDLE_NS (200 * NS_PER_MS)
-#define FINISH_WAIT_US (500 * G_TIME_SPAN_MILLISECOND)
+#define FINISH_WAIT_MS 2000
 
 static const char *const run_state_names[RUN_STATES] = {
     [RUN_WAITING] = "waiting",      [RUN_RUNNING] = "running",         [RUN_THROTTLED] = "running",
@@ -273,16 +273,14 @@ coordinator_sleep(Coordinator *c)
 static void
 coordinator_quit(Coordinator *c)
 {
-    bool stream = c->stream != NULL;
-
     checkpoint_fail(c, "district-ckpt was told to quit");
     if (c->run == RUN_HANDING_OVER)
         life_hand_over_fail(c, "district-ckpt was told to quit");
     members_quit(c);
     /* Without BYE after a failure: the standby's state is what there is to go on from. */
     protect_drop_stream(c, c->run != RUN_FAILED);
-    if (stream)
-        g_usleep(FINISH_WAIT_US / 5); /* the sink's thread writes BYE meanwhile */
+    /* BYE is written meanwhile, and what file there was is closed. */
+    c->settled = encode_pool_wait_unused(c->pool, FINISH_WAIT_MS);
 }
 
 static gpointer
@@ -355,8 +353,30 @@ coordinator_start(Coordinator *c, ControlServer *control, GMainLoop *loop)
     c->thread = g_thread_new("coordinator", coordinator_run, c);
 }
 
-void
+bool
 coordinator_join(Coordinator *c)
 {
     g_thread_join(c->thread);
+    if (!c->settled)
+        return false;
+    encode_pool_free(c->pool);
+    staging_pool_give(c->stagings, c->staging);
+    staging_pool_free(c->stagings);
+    for (uint32_t i = 0; i < c->n_members; i++)
+        member_free(c->members[i]);
+    netctl_free(c->net);
+    g_free(c->members);
+    g_free(c->n_pages_of);
+    g_free(c->protect.peer_name);
+    g_free(c->protect.address);
+    g_free(c->protect.error);
+    g_free(c->run_error);
+    g_free(c->numbers_path);
+    g_free(c->district);
+    g_free(c->host);
+    g_free(c->definition);
+    g_free(c->pki_dir);
+    g_free(c->stats);
+    g_free(c);
+    return true;
 }

@@ -10,6 +10,7 @@
 #include "ckpt/inbox.h"
 
 #include <glib.h>
+#include <stdbool.h>
 
 typedef struct CoordinatorConfig {
     const char *district;
@@ -32,7 +33,9 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
 /* Run until Quit; on its own thread. loop is told to quit at the end. */
 void
 coordinator_start(Coordinator *coordinator, ControlServer *control, GMainLoop *loop);
-void
+/* Wait for its end and free it. False: a sink is still busy with a dead connection; leave at once.
+ */
+bool
 coordinator_join(Coordinator *coordinator);
 
 #endif

@@ -8,6 +8,10 @@ struct EncodePool {
     unsigned n_workers;
     GThread *threads[ENCODE_WORKERS_MAX];
     GAsyncQueue *queues[ENCODE_WORKERS_MAX];
+
+    GMutex lock; /* guards users */
+    GCond cond;
+    unsigned users;
 };
 
 /* What ends a worker. */
@@ -33,6 +37,8 @@ encode_pool_new(void)
     unsigned cpus = g_get_num_processors();
 
     pool->n_workers = CLAMP(cpus, 2, ENCODE_WORKERS_MAX + 1) - 1;
+    g_mutex_init(&pool->lock);
+    g_cond_init(&pool->cond);
     for (unsigned i = 0; i < pool->n_workers; i++) {
         pool->queues[i] = g_async_queue_new();
         pool->threads[i] = g_thread_new("encode", worker_run, pool->queues[i]);
@@ -48,6 +54,8 @@ encode_pool_free(EncodePool *pool)
         g_thread_join(pool->threads[i]);
         g_async_queue_unref(pool->queues[i]);
     }
+    g_mutex_clear(&pool->lock);
+    g_cond_clear(&pool->cond);
     g_free(pool);
 }
 
@@ -67,4 +75,35 @@ void
 encode_pool_push(EncodePool *pool, unsigned shard, SinkItem *item)
 {
     g_async_queue_push(pool->queues[shard], item);
+}
+
+void
+encode_pool_use(EncodePool *pool)
+{
+    g_mutex_lock(&pool->lock);
+    pool->users++;
+    g_mutex_unlock(&pool->lock);
+}
+
+void
+encode_pool_leave(EncodePool *pool)
+{
+    g_mutex_lock(&pool->lock);
+    pool->users--;
+    g_cond_broadcast(&pool->cond);
+    g_mutex_unlock(&pool->lock);
+}
+
+bool
+encode_pool_wait_unused(EncodePool *pool, int timeout_ms)
+{
+    gint64 until = g_get_monotonic_time() + timeout_ms * G_TIME_SPAN_MILLISECOND;
+    bool in_time = true;
+
+    g_mutex_lock(&pool->lock);
+    while (pool->users > 0 && in_time)
+        in_time = g_cond_wait_until(&pool->cond, &pool->lock, until);
+    bool unused = pool->users == 0;
+    g_mutex_unlock(&pool->lock);
+    return unused;
 }

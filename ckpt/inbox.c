@@ -23,6 +23,12 @@ inbox_new(void)
 void
 inbox_free(Inbox *inbox)
 {
+    InboxMessage *message;
+
+    while ((message = inbox_take(inbox))) {
+        g_clear_error(&message->error);
+        g_free(message);
+    }
     g_async_queue_unref(inbox->queue);
     close(inbox->event_fd);
     g_free(inbox);

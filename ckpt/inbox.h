@@ -30,6 +30,7 @@ typedef struct InboxMessage {
 typedef struct Inbox Inbox;
 Inbox *
 inbox_new(void);
+/* Messages left are dropped, requests in them are not answered. */
 void
 inbox_free(Inbox *inbox);
 

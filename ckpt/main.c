@@ -89,6 +89,22 @@ parse_config(int argc, char **argv, CoordinatorConfig *config, GError **error)
     return parse_members(config, error);
 }
 
+static void
+config_clear(CoordinatorConfig *config)
+{
+    g_strfreev(config->member_names);
+    g_strfreev(config->member_paths);
+    g_free((char *)config->definition);
+    g_free((char *)config->numbers_path);
+    g_strfreev(opt_members);
+    g_free(opt_name);
+    g_free(opt_host);
+    g_free(opt_control);
+    g_free(opt_net);
+    g_free(opt_pki);
+    g_free(opt_definition);
+}
+
 /* A checkpoint of 256 members needs that many descriptors several times over. */
 static void
 raise_fd_limit(void)
@@ -124,9 +140,12 @@ main(int argc, char **argv)
     }
     coordinator_start(coordinator, control, loop);
     g_main_loop_run(loop);
-    coordinator_join(coordinator);
-    /* Let replies and events that are still queued go out. */
-    while (g_main_context_iteration(NULL, FALSE))
-        ;
+    bool ended = coordinator_join(coordinator);
+    control_server_free(control);
+    if (!ended)
+        return 0;
+    inbox_free(inbox);
+    g_main_loop_unref(loop);
+    config_clear(&config);
     return 0;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Sinks: the thread that emits records in order. */
+#include "ckpt/encode-pool.h"
 #include "ckpt/sink-internal.h"
 
 #include "common/clock.h"
@@ -217,6 +218,8 @@ sink_thread_step(Sink *sink)
 static void
 sink_thread_free(Sink *sink)
 {
+    EncodePool *pool = sink->pool;
+
     sink->transport->free(sink->opaque);
     sink_thread_tally_close(sink);
     for (uint32_t i = 0; i < sink->n_members; i++)
@@ -227,6 +230,7 @@ sink_thread_free(Sink *sink)
     g_mutex_clear(&sink->lock);
     g_cond_clear(&sink->cond);
     g_free(sink);
+    encode_pool_leave(pool);
 }
 
 /* Until released and drained: a worker may still be at an item. */

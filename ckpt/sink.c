@@ -28,6 +28,7 @@ sink_new(const SinkConfig *config)
     sink->wire_index = g_memdup2(config->wire_index, config->n_members * sizeof(uint32_t));
     sink->level = LEVEL_START;
     sink->hello = sink_record_pack(&config->hello->base);
+    encode_pool_use(sink->pool);
     sink->thread = g_thread_new("sink", sink_thread_run, sink);
     return sink;
 }

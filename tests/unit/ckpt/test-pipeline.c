@@ -28,6 +28,14 @@ rig_protected(guint n_members, const FakeMemberConfig *like, unsigned interval_u
 }
 
 static void
+wait_goodbye(Rig *rig)
+{
+    for (int i = 0; i < 1000 && !fake_standby_goodbye(rig->standby); i++)
+        g_usleep(10000);
+    g_assert_true(fake_standby_goodbye(rig->standby));
+}
+
+static void
 test_exact(void)
 {
     Rig *rig = rig_protected(2, &busy, 8000, 3000);
@@ -196,8 +204,7 @@ test_hand_over(void)
     district__ckpt_reply__free_unpacked(reply, NULL);
     g_assert_false(fake_member_running(rig->members[0]));
     g_assert_false(fake_member_running(rig->members[1]));
-    g_usleep(100000);
-    g_assert_true(fake_standby_goodbye(rig->standby));
+    wait_goodbye(rig);
     g_autofree char *state = rig_state(rig);
     g_assert_cmpstr(state, ==, "handed-over");
 
@@ -359,8 +366,7 @@ test_client_comes_back(void)
     rig_unprotect(rig);
     g_autofree char *off = rig_protection(rig);
     g_assert_cmpstr(off, ==, "off");
-    g_usleep(100000);
-    g_assert_true(fake_standby_goodbye(rig->standby));
+    wait_goodbye(rig);
     rig_free(rig);
 }
 
