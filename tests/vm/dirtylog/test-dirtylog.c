@@ -373,25 +373,41 @@ test_signals(gconstpointer data)
     shadow_clear(&shadow);
 }
 
+static void
+stop_parent(pid_t parent, const int go[2])
+{
+    char byte;
+
+    close(go[1]);
+    if (read(go[0], &byte, 1) < 0)
+        _exit(1);
+    for (unsigned i = 0; i < 2000 && getppid() == parent; i++) {
+        kill(parent, SIGSTOP);
+        kill(parent, SIGCONT);
+        usleep(500);
+    }
+    _exit(0);
+}
+
 /* Stop signals cannot be blocked: another process stops and continues this one. */
 static void
 test_stop_signals(gconstpointer data)
 {
     const Case *c = data;
     pid_t self = getpid();
-    pid_t child = fork();
     g_autoptr(RawVm) vm = NULL;
+    int go[2];
+    pid_t child;
     Shadow shadow;
 
-    if (child == 0) {
-        for (unsigned i = 0; i < 2000 && getppid() == self; i++) {
-            kill(self, SIGSTOP);
-            kill(self, SIGCONT);
-            usleep(500);
-        }
-        _exit(0);
-    }
+    /* Forked before there are threads; it begins when the VM is there, as creating one can fail. */
+    g_assert_cmpint(pipe(go), ==, 0);
+    child = fork();
+    if (child == 0)
+        stop_parent(self, go);
     vm = vm_start(c->n_vcpus, c->source, c->ring_entries, c->options);
+    close(go[0]);
+    close(go[1]);
     shadow_init(&shadow, vm);
     for (unsigned round = 0; round < 40; round++) {
         g_usleep(10000);
@@ -453,7 +469,7 @@ test_ring_odd_entry(void)
     shadow_clear(&shadow);
 }
 
-/* A KVM that logs each emulated store overruns a small ring while the guest boots in ring 0. */
+/* A KVM that logs each emulated store overruns a small ring when the guest works in ring 0. */
 static void
 test_ring_overrun(void)
 {
@@ -465,7 +481,7 @@ test_ring_overrun(void)
         g_test_skip("this KVM runs ring 0 natively and never overruns a ring");
         return;
     }
-    vm = vm_start(1, DIRTYLOG_RING, 1024, " op=halt");
+    vm = vm_start(1, DIRTYLOG_RING, 1024, WORK);
     shadow_init(&shadow, vm);
     g_assert_true(wait_for_output(vm, "use the bitmap instead"));
     rawvm_pause(vm);
