@@ -175,7 +175,21 @@ step_resume(Job *job)
     job_call(job, job->district->ckpt, &request.base, NULL, 0, CKPT_TIMEOUT_MS, on_resumed_state);
 }
 
-/* The ticker brings protection about again once it sees that it is off. */
+/* Protect again at once: a standby with AutoFailover= is counting. If it fails the ticker tries on.
+ */
+static void
+resume_done(JsonObject *result, const GError *error, gpointer data)
+{
+    District *d = data;
+    g_autofree char *host = g_strdup(d->record.peer);
+
+    if (error != NULL)
+        g_warning("%s", error->message);
+    else if (d->record.protect && host != NULL)
+        operation_protect(d, host, d->record.interval_us, d->record.output_commit,
+                          operation_done_log, NULL);
+}
+
 static const JobStep resume_steps[] = {step_resume, NULL};
 
 static void
@@ -199,7 +213,7 @@ ckpt_restart(District *d)
         district_fail(d, error->message);
         return;
     }
-    Job *job = job_new(d, "recovery", resume_steps, operation_done_log, NULL);
+    Job *job = job_new(d, "recovery", resume_steps, resume_done, d);
     if (job == NULL)
         return;
     job->undo = undo_resume;

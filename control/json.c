@@ -12,35 +12,51 @@ json_refuse(GError **error, const char *why)
     return FALSE;
 }
 
+typedef struct Scan {
+    guint depth;
+    gboolean in_string;
+    gboolean ended; /* the outermost object or array has been closed */
+} Scan;
+
+/* One character outside of strings. Returns why it is refused, or NULL. */
+static const char *
+scan_character(Scan *scan, char c)
+{
+    if (scan->ended && strchr(" \t\r\n", c) == NULL)
+        return "something follows the object";
+    if (c == '"')
+        scan->in_string = TRUE;
+    else if (c == '[' || c == '{')
+        return ++scan->depth > JSON_DEPTH_MAX ? "nested too deeply" : NULL;
+    else if (c == ']' || c == '}')
+        scan->ended = scan->depth > 0 && --scan->depth == 0;
+    else if (!g_ascii_isalnum(c) && strchr(" \t\r\n:,+-.", c) == NULL)
+        return "unexpected character";
+    return NULL;
+}
+
 /*
- * What json-glib does not check by itself: depth (it recurses) and its extensions (comments, single
- * quotes), which would let a text look different to this scan than to the parser.
+ * What json-glib does not check by itself: depth (it recurses), a second value after the first, and
+ * its extensions (comments, single quotes), which would let a text look different to this scan than
+ * to the parser.
  */
 static gboolean
 json_scan(const char *text, gsize len, GError **error)
 {
-    gboolean in_string = FALSE;
-    guint depth = 0;
+    Scan scan = {0};
 
     for (gsize i = 0; i < len; i++) {
-        char c = text[i];
-        if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = FALSE;
-            continue;
+        if (!scan.in_string) {
+            const char *why = scan_character(&scan, text[i]);
+            if (why != NULL)
+                return json_refuse(error, why);
+        } else if (text[i] == '\\') {
+            i++;
+        } else if (text[i] == '"') {
+            scan.in_string = FALSE;
         }
-        if (c == '"')
-            in_string = TRUE;
-        else if ((c == '[' || c == '{') && ++depth > JSON_DEPTH_MAX)
-            return json_refuse(error, "nested too deeply");
-        else if ((c == ']' || c == '}') && depth > 0)
-            depth--;
-        else if (!g_ascii_isalnum(c) && strchr(" \t\r\n[]{}:,+-.", c) == NULL)
-            return json_refuse(error, "unexpected character");
     }
-    return in_string ? json_refuse(error, "unfinished string") : TRUE;
+    return scan.in_string ? json_refuse(error, "unfinished string") : TRUE;
 }
 
 JsonObject *

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The definition file: what it means, and what is said about each thing that is wrong with it. */
+#include "control/definition.h"
+#include "control/error.h"
+
+#include <string.h>
+
+#define HEAD "[District]\nName=shop\n"
+#define BODY "[Member db]\nKernel=/boot/k\nMemory=64M\n"
+
+static Definition *
+parse(const char *text, GError **error)
+{
+    return definition_parse(text, strlen(text), "shop.district", error);
+}
+
+static void
+test_defaults(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Definition) d = parse(HEAD BODY, &error);
+
+    g_assert_no_error(error);
+    g_assert_cmpuint(d->interval_us, ==, 25000);
+    g_assert_true(d->output_commit);
+    g_assert_false(d->auto_failover);
+    g_assert_cmpuint(d->failover_after_ms, ==, 1000);
+    g_assert_cmpuint(d->detach_after_ms, ==, 5000);
+    g_assert_null(d->bridge);
+    const DefinitionMember *m = d->members->pdata[0];
+    g_assert_cmpuint(m->cpus, ==, 1);
+    g_assert_cmpstr(m->dirty_source, ==, "auto");
+    g_assert_cmpstr(m->command_line, ==, "");
+}
+
+static void
+test_all_keys(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Definition) d =
+        parse("# a shop\n[District]\nName=shop\nInterval=10ms\nOutputCommit=no\nAutoFailover=yes\n"
+              "FailoverAfter=2s\nDetachAfter=1min\nBridge=br0\n\n[Member db]\nEngine=kvm\n"
+              "Kernel=/k\nInitrd=/i\nCommandLine=console=ttyS0 quiet\nMemory=1G\nCPUs=2\n"
+              "MAC=52:54:00:00:00:01\nDirtySource=ring\nRng=yes\nConsole=file:/tmp/c\n"
+              "Debugcon=/tmp/d\n",
+              &error);
+
+    g_assert_no_error(error);
+    g_assert_cmpuint(d->interval_us, ==, 10000);
+    g_assert_true(d->auto_failover);
+    g_assert_cmpstr(d->bridge, ==, "br0");
+    const DefinitionMember *m = d->members->pdata[0];
+    g_assert_cmpstr(m->command_line, ==, "console=ttyS0 quiet");
+    g_assert_cmpuint(m->memory, ==, 1ULL << 30);
+    g_assert_cmpuint(m->cpus, ==, 2);
+    g_assert_true(m->rng);
+    g_assert_cmpint(m->mac[5], ==, 1);
+}
+
+static void
+test_derived_mac(void)
+{
+    g_autoptr(Definition) a = parse(HEAD BODY, NULL);
+    g_autoptr(Definition) b = parse(HEAD BODY "[Member app]\nKernel=/k\nMemory=1M\n", NULL);
+    const DefinitionMember *db = a->members->pdata[0];
+    const DefinitionMember *same = b->members->pdata[0];
+    const DefinitionMember *app = b->members->pdata[1];
+
+    g_assert_cmpmem(db->mac, 6, same->mac, 6);
+    g_assert_cmpmem(db->mac, 3, "\x52\x54\x00", 3);
+    g_assert_cmpint(memcmp(db->mac, app->mac, 6), !=, 0);
+}
+
+/* A text that is wrong, and words the one-line message must have. */
+typedef struct Wrong {
+    const char *name;
+    const char *text;
+    const char *words[4];
+} Wrong;
+
+static const Wrong wrongs[] = {
+    {"no district section", BODY, {"shop.district", "[District]", "missing"}},
+    {"no name", "[District]\n" BODY, {"shop.district", "[District]", "Name="}},
+    {"no members", HEAD, {"shop.district", "[Member NAME]"}},
+    {"unknown key", HEAD "Nmae=x\n" BODY, {"[District]", "Nmae=", "unknown key"}},
+    {"unknown member key", HEAD BODY "Ram=1M\n", {"[Member db]", "Ram=", "unknown key"}},
+    {"unknown section", HEAD BODY "[Disk]\n", {"[Disk]", "unknown section"}},
+    {"bad name", "[District]\nName=Shop\n" BODY, {"Name=", "a-z"}},
+    {"bad member name", HEAD "[Member D B]\nKernel=/k\nMemory=1M\n", {"[Member D B]", "a-z"}},
+    {"interval without unit", HEAD "Interval=25\n" BODY, {"Interval=", "25ms"}},
+    {"interval too long", HEAD "Interval=1min\n" BODY, {"Interval=", "range"}},
+    {"failover too soon", HEAD "FailoverAfter=1ms\n" BODY, {"FailoverAfter=", "range"}},
+    {"neither yes nor no", HEAD "OutputCommit=maybe\n" BODY, {"OutputCommit=", "yes", "no"}},
+    {"bad bridge", HEAD "Bridge=a/b\n" BODY, {"Bridge=", "interface"}},
+    {"qemu engine", HEAD BODY "Engine=qemu\n", {"Engine=", "not available in this version"}},
+    {"unknown engine", HEAD BODY "Engine=xen\n", {"Engine=", "kvm"}},
+    {"disk", HEAD BODY "Disk=/srv/d\n", {"Disk=", "not available in this version"}},
+    {"no kernel", HEAD "[Member db]\nMemory=1M\n", {"[Member db]", "Kernel=", "missing"}},
+    {"no memory", HEAD "[Member db]\nKernel=/k\n", {"[Member db]", "Memory=", "missing"}},
+    {"relative kernel", HEAD "[Member db]\nKernel=k\nMemory=1M\n", {"Kernel=", "absolute"}},
+    {"memory without unit", HEAD "[Member db]\nKernel=/k\nMemory=512\n", {"Memory=", "512M"}},
+    {"memory too small", HEAD "[Member db]\nKernel=/k\nMemory=4K\n", {"Memory=", "range"}},
+    {"memory too large", HEAD "[Member db]\nKernel=/k\nMemory=2T\n", {"Memory=", "range"}},
+    {"no cpu", HEAD BODY "CPUs=0\n", {"CPUs=", "1 to"}},
+    {"bad mac", HEAD BODY "MAC=01:00:00:00:00:00\n", {"MAC=", "52:54"}},
+    {"same mac",
+     HEAD BODY "MAC=52:54:00:00:00:01\n[Member b]\nKernel=/k\nMemory=1M\nMAC=52:54:00:00:00:01\n",
+     {"[Member b]", "MAC=", "member db"}},
+    {"bad dirty source", HEAD BODY "DirtySource=magic\n", {"DirtySource=", "bitmap"}},
+    {"bad console", HEAD BODY "Console=tty\n", {"Console=", "pty"}},
+    {"key twice", HEAD "Name=b\n" BODY, {"shop.district:3", "Name", "twice"}},
+    {"section twice", HEAD BODY BODY, {"shop.district:6", "[Member db]", "twice"}},
+    {"not a key file", "hello", {"shop.district"}},
+    {"not text", "\xff\xfe", {"shop.district", "UTF-8"}},
+};
+
+static void
+test_wrong(gconstpointer data)
+{
+    const Wrong *wrong = data;
+    g_autoptr(GError) error = NULL;
+
+    g_assert_null(parse(wrong->text, &error));
+    g_assert_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID);
+    g_assert_null(strchr(error->message, '\n'));
+    for (gsize i = 0; i < G_N_ELEMENTS(wrong->words) && wrong->words[i] != NULL; i++) {
+        if (strstr(error->message, wrong->words[i]) == NULL)
+            g_error("\"%s\" lacks \"%s\"", error->message, wrong->words[i]);
+    }
+}
+
+static void
+test_too_large(void)
+{
+    g_autofree char *text = g_strnfill(DEFINITION_BYTES_MAX + 1, '#');
+    g_autoptr(GError) error = NULL;
+
+    g_assert_null(parse(text, &error));
+    g_assert_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID);
+}
+
+static void
+test_missing_file(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Definition) d = parse(HEAD "[Member db]\nKernel=/nowhere/k\nMemory=1M\n", NULL);
+
+    g_assert_false(definition_check_files(d, &error));
+    g_assert_nonnull(strstr(error->message, "/nowhere/k"));
+}
+
+int
+main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/definition/what is left out has a default", test_defaults);
+    g_test_add_func("/definition/every key is understood", test_all_keys);
+    g_test_add_func("/definition/a derived mac is always the same", test_derived_mac);
+    for (gsize i = 0; i < G_N_ELEMENTS(wrongs); i++) {
+        g_autofree char *path =
+            g_strdup_printf("/definition/one line tells of an error: %s", wrongs[i].name);
+        g_test_add_data_func(path, &wrongs[i], test_wrong);
+    }
+    g_test_add_func("/definition/a huge file is refused", test_too_large);
+    g_test_add_func("/definition/a kernel that is not there is named", test_missing_file);
+    return g_test_run();
+}

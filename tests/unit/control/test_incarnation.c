@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The rules that keep at most one incarnation running. */
+#include "control/incarnation.h"
+
+static const Claim home_running_3 = {3, TRUE, TRUE};
+
+static void
+test_next(void)
+{
+    g_assert_cmpuint(incarnation_next(0, 0), ==, 1);
+    g_assert_cmpuint(incarnation_next(3, 7), ==, 8);
+    g_assert_cmpuint(incarnation_next(7, 3), ==, 8);
+}
+
+static void
+test_newer_wins(void)
+{
+    const Claim newer = {4, TRUE, TRUE};
+    const Claim newer_activating = {4, FALSE, TRUE};
+    const Claim newer_stopped = {4, TRUE, FALSE};
+
+    g_assert_cmpint(incarnation_judge(&home_running_3, "a", &newer, "b"), ==, VERDICT_SUPERSEDED);
+    g_assert_cmpint(incarnation_judge(&home_running_3, "a", &newer_activating, "b"), ==,
+                    VERDICT_SUPERSEDED);
+    g_assert_cmpint(incarnation_judge(&home_running_3, "a", &newer_stopped, "b"), ==,
+                    VERDICT_SUPERSEDED);
+    g_assert_cmpint(incarnation_judge(&newer, "b", &home_running_3, "a"), ==, VERDICT_KEEP);
+}
+
+static void
+test_failed_attempt(void)
+{
+    const Claim standby = {4, FALSE, FALSE};
+
+    g_assert_cmpint(incarnation_judge(&home_running_3, "a", &standby, "b"), ==, VERDICT_KEEP);
+}
+
+static void
+test_standby_is_not_superseded(void)
+{
+    const Claim standby = {2, FALSE, FALSE};
+
+    g_assert_cmpint(incarnation_judge(&standby, "b", &home_running_3, "a"), ==, VERDICT_KEEP);
+}
+
+static void
+test_tie(void)
+{
+    g_assert_cmpint(incarnation_judge(&home_running_3, "a", &home_running_3, "b"), ==,
+                    VERDICT_KEEP);
+    g_assert_cmpint(incarnation_judge(&home_running_3, "b", &home_running_3, "a"), ==,
+                    VERDICT_SUPERSEDED);
+}
+
+/* Whatever two hosts claim, never both and never neither of two running homes go on. */
+static void
+test_exactly_one(void)
+{
+    for (uint64_t x = 1; x < 4; x++) {
+        for (uint64_t y = 1; y < 4; y++) {
+            const Claim a = {x, TRUE, TRUE};
+            const Claim b = {y, TRUE, TRUE};
+            gboolean a_goes_on = incarnation_judge(&a, "a", &b, "b") == VERDICT_KEEP;
+            gboolean b_goes_on = incarnation_judge(&b, "b", &a, "a") == VERDICT_KEEP;
+            g_assert_true(a_goes_on != b_goes_on);
+        }
+    }
+}
+
+static void
+test_handover(void)
+{
+    const Claim given = {4, TRUE, TRUE};
+    const Claim given_failed_since = {4, TRUE, FALSE};
+    const Claim at_it = {4, FALSE, TRUE};
+    const Claim refused = {4, FALSE, FALSE};
+    const Claim never_heard = {3, FALSE, FALSE};
+
+    g_assert_cmpint(incarnation_judge_handover(3, &given), ==, HANDOVER_GIVEN);
+    g_assert_cmpint(incarnation_judge_handover(3, &given_failed_since), ==, HANDOVER_GIVEN);
+    g_assert_cmpint(incarnation_judge_handover(3, &at_it), ==, HANDOVER_WAIT);
+    g_assert_cmpint(incarnation_judge_handover(3, &refused), ==, HANDOVER_RETURN);
+    g_assert_cmpint(incarnation_judge_handover(3, &never_heard), ==, HANDOVER_RETURN);
+}
+
+int
+main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/incarnation/a new number is above all that were seen", test_next);
+    g_test_add_func("/incarnation/a newer home elsewhere ends the older one", test_newer_wins);
+    g_test_add_func("/incarnation/a failed attempt elsewhere ends nothing", test_failed_attempt);
+    g_test_add_func("/incarnation/a standby has nothing to end", test_standby_is_not_superseded);
+    g_test_add_func("/incarnation/equal numbers are decided alike by both", test_tie);
+    g_test_add_func("/incarnation/of two running homes exactly one goes on", test_exactly_one);
+    g_test_add_func("/incarnation/a lost answer to a hand-over is found out", test_handover);
+    return g_test_run();
+}

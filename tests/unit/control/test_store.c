@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* State on disk: whole or not at all. */
+#include "control/error.h"
+#include "control/store.h"
+
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct Fixture {
+    char *dir;
+} Fixture;
+
+static void
+set_up(Fixture *f, gconstpointer data)
+{
+    f->dir = g_dir_make_tmp("store-XXXXXX", NULL);
+    g_assert_nonnull(f->dir);
+}
+
+static void
+tear_down(Fixture *f, gconstpointer data)
+{
+    char *argv[] = {(char *)"rm", (char *)"-rf", f->dir, NULL};
+
+    g_spawn_sync(NULL, argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, NULL, NULL);
+    g_free(f->dir);
+}
+
+static char *
+path_of(Fixture *f, const char *file)
+{
+    return g_build_filename(f->dir, "districts", "shop", file, NULL);
+}
+
+static void
+create(Fixture *f, const Record *record, uint64_t incarnation)
+{
+    g_autoptr(GError) error = NULL;
+
+    store_create(f->dir, "shop", "[District]\n", record, incarnation, &error);
+    g_assert_no_error(error);
+}
+
+static void
+test_round_trip(Fixture *f, gconstpointer data)
+{
+    Record in = {.role = ROLE_STANDBY,
+                 .protect = TRUE,
+                 .home_stopped = TRUE,
+                 .interval_us = 1000,
+                 .home_incarnation = 5,
+                 .superseded_incarnation = 6,
+                 .ended_incarnation = 7,
+                 .peer = (char *)"h2",
+                 .superseded_by = (char *)"h3",
+                 .handing_to = (char *)"h4"};
+    Record out;
+    uint64_t incarnation = 0;
+
+    create(f, &in, 9);
+    g_assert_true(store_load_record(f->dir, "shop", &out, NULL));
+    g_assert_true(store_load_incarnation(f->dir, "shop", &incarnation, NULL));
+    g_assert_cmpint(out.role, ==, ROLE_STANDBY);
+    g_assert_true(out.protect && out.home_stopped && !out.output_commit);
+    g_assert_cmpuint(out.interval_us, ==, 1000);
+    g_assert_cmpuint(out.home_incarnation, ==, 5);
+    g_assert_cmpuint(out.superseded_incarnation, ==, 6);
+    g_assert_cmpuint(out.ended_incarnation, ==, 7);
+    g_assert_cmpstr(out.peer, ==, "h2");
+    g_assert_cmpstr(out.superseded_by, ==, "h3");
+    g_assert_cmpstr(out.handing_to, ==, "h4");
+    g_assert_cmpuint(incarnation, ==, 9);
+    record_clear(&out);
+}
+
+static void
+test_torn_write(Fixture *f, gconstpointer data)
+{
+    const Record record = {.role = ROLE_HOME};
+    g_autofree char *torn = path_of(f, "incarnation.tmp");
+    uint64_t incarnation = 0;
+
+    create(f, &record, 3);
+    g_assert_true(g_file_set_contents(torn, "9", 1, NULL));
+    g_assert_true(store_load_incarnation(f->dir, "shop", &incarnation, NULL));
+    g_assert_cmpuint(incarnation, ==, 3);
+    g_assert_true(store_save_incarnation(f->dir, "shop", 4, NULL));
+    g_assert_true(store_load_incarnation(f->dir, "shop", &incarnation, NULL));
+    g_assert_cmpuint(incarnation, ==, 4);
+    g_assert_false(g_file_test(torn, G_FILE_TEST_EXISTS));
+}
+
+static void
+test_failed_write_keeps_old(Fixture *f, gconstpointer data)
+{
+    const Record record = {.role = ROLE_HOME};
+    g_autofree char *in_the_way = path_of(f, "incarnation.tmp");
+    g_autoptr(GError) error = NULL;
+    uint64_t incarnation = 0;
+
+    create(f, &record, 3);
+    g_assert_cmpint(g_mkdir(in_the_way, 0700), ==, 0);
+    g_assert_false(store_save_incarnation(f->dir, "shop", 4, &error));
+    g_assert_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED);
+    g_assert_true(store_load_incarnation(f->dir, "shop", &incarnation, NULL));
+    g_assert_cmpuint(incarnation, ==, 3);
+}
+
+static void
+test_half_created(Fixture *f, gconstpointer data)
+{
+    const Record record = {.role = ROLE_HOME};
+    g_autofree char *state = path_of(f, "state.json");
+    g_autofree char *dir = store_district_dir(f->dir, "shop");
+
+    create(f, &record, 3);
+    g_assert_cmpint(g_unlink(state), ==, 0);
+    g_auto(GStrv) names = store_list(f->dir);
+    g_assert_cmpuint(g_strv_length(names), ==, 0);
+    g_assert_false(g_file_test(dir, G_FILE_TEST_EXISTS));
+}
+
+static void
+test_destroy(Fixture *f, gconstpointer data)
+{
+    const Record record = {.role = ROLE_HOME};
+    g_autofree char *link = path_of(f, "checkpoints/1.dckpt");
+    g_autofree char *outside = g_build_filename(f->dir, "outside", NULL);
+
+    create(f, &record, 3);
+    g_assert_true(g_file_set_contents(outside, "x", 1, NULL));
+    g_assert_cmpint(symlink(outside, link), ==, 0);
+    g_assert_true(store_destroy(f->dir, "shop", NULL));
+    g_auto(GStrv) names = store_list(f->dir);
+    g_assert_cmpuint(g_strv_length(names), ==, 0);
+    g_assert_true(g_file_test(outside, G_FILE_TEST_EXISTS));
+}
+
+static void
+test_private(Fixture *f, gconstpointer data)
+{
+    const Record record = {.role = ROLE_HOME};
+    g_autofree char *state = path_of(f, "state.json");
+    struct stat st;
+
+    create(f, &record, 3);
+    g_assert_cmpint(stat(state, &st), ==, 0);
+    g_assert_cmpint(st.st_mode & 0777, ==, 0600);
+}
+
+static void
+test_damaged(Fixture *f, gconstpointer data)
+{
+    const char *const texts[] = {"", "{", "{\"version\":2}", "{\"version\":1,\"role\":\"king\"}"};
+    const Record record = {.role = ROLE_HOME};
+    g_autofree char *state = path_of(f, "state.json");
+
+    create(f, &record, 3);
+    for (gsize i = 0; i < G_N_ELEMENTS(texts); i++) {
+        g_autoptr(GError) error = NULL;
+        Record out;
+        g_assert_true(g_file_set_contents(state, texts[i], -1, NULL));
+        g_assert_false(store_load_record(f->dir, "shop", &out, &error));
+        g_assert_nonnull(strstr(error->message, "state.json"));
+        record_clear(&out);
+    }
+}
+
+#define ADD(name, function) g_test_add(name, Fixture, NULL, set_up, function, tear_down)
+
+int
+main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    ADD("/store/what is saved is loaded", test_round_trip);
+    ADD("/store/a write that was cut short changes nothing", test_torn_write);
+    ADD("/store/a write that fails keeps what was there", test_failed_write_keeps_old);
+    ADD("/store/a half-created district is removed", test_half_created);
+    ADD("/store/destroying follows no links", test_destroy);
+    ADD("/store/state is for the owner only", test_private);
+    ADD("/store/damaged state is refused by name", test_damaged);
+    return g_test_run();
+}
