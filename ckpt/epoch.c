@@ -40,7 +40,7 @@ staging_pool_free(StagingPool *pool)
 bool
 staging_pool_ready(StagingPool *pool)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pool->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pool->lock);
 
     return pool->idle->len > 0 || pool->made < STAGINGS_MAX;
 }
@@ -48,7 +48,7 @@ staging_pool_ready(StagingPool *pool)
 Staging *
 staging_pool_take(StagingPool *pool, GError **error)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pool->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pool->lock);
 
     if (pool->idle->len > 0)
         return g_ptr_array_steal_index_fast(pool->idle, pool->idle->len - 1);

@@ -117,7 +117,7 @@ freeze_to_file(Coordinator *c, Epoch *epoch)
 void
 freeze_epoch(Coordinator *c, Epoch *epoch)
 {
-    g_autoptr(Epoch) owned = epoch;
+    G_GNUC_UNUSED g_autoptr(Epoch) owned = epoch;
     g_autoptr(GError) error = NULL;
     Staging *next = staging_pool_take(c->stagings, &error);
 

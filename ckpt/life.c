@@ -169,7 +169,7 @@ static void
 life_start_from(Coordinator *c, ControlRequest *request, Image *image, bool reset_crossing,
                 uint64_t incarnation, int64_t since_ns)
 {
-    g_autoptr(Image) owned = image;
+    G_GNUC_UNUSED g_autoptr(Image) owned = image;
     g_autoptr(GError) error = NULL;
     uint64_t epoch = image->cut->epoch;
 

@@ -28,7 +28,7 @@ sink_item_free(SinkItem *item)
 static SinkItem *
 sink_thread_next(Sink *sink, int64_t until_us)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
     int64_t waited_from = 0;
 
     for (;;) {
@@ -184,7 +184,7 @@ sink_thread_open(Sink *sink, GError **error)
 static bool
 sink_thread_usable(Sink *sink)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
 
     return !sink->failed && (!sink->released || sink->flush);
 }
@@ -237,7 +237,7 @@ sink_thread_free(Sink *sink)
 static bool
 sink_thread_over(Sink *sink)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
 
     return sink->released && g_queue_is_empty(&sink->items);
 }

@@ -54,7 +54,7 @@ stream_out_new(TlsIdentity *identity, const char *address, uint16_t port, const 
 static gboolean
 stream_out_adopt(StreamOut *out, TlsChannel *channel, GError **error)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&out->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&out->lock);
 
     out->channel = channel;
     if (!out->interrupted)
@@ -246,7 +246,7 @@ static void
 stream_out_interrupt(void *opaque)
 {
     StreamOut *out = opaque;
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&out->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&out->lock);
 
     out->interrupted = true;
     if (out->channel)
