@@ -13,11 +13,12 @@
 
 #include <string.h>
 
+/* value in little-endian order, zero-extended to any number of bytes. */
 static void
 put(GByteArray *table, uint64_t value, unsigned bytes)
 {
     for (unsigned i = 0; i < bytes; i++) {
-        uint8_t byte = (uint8_t)(value >> (8 * i));
+        uint8_t byte = i < sizeof(value) ? (uint8_t)(value >> (8 * i)) : 0;
 
         g_byte_array_append(table, &byte, 1);
     }

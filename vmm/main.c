@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +35,7 @@
 #define STATUS_ERROR 1
 #define STATUS_NO_RESET 3
 
-/* Fds handed on by a reset, as decimal numbers in the order of MemberFds. */
+/* What a reset hands on: the numbers of MemberHandover, in its order. */
 #define INHERIT_ENV "DISTRICT_VMM_INHERIT"
 /* How long a client may take to learn that the guest has powered off. */
 #define SHUTDOWN_LINGER_MS 2000
@@ -45,7 +46,7 @@ typedef struct Vmm {
     Machine *machine;
     MemberServer *server; /* NULL without --member-socket */
     GMainLoop *loop;
-    MemberFds inherited;
+    MemberHandover inherited;
     bool is_reset; /* this life of the process follows a guest reset */
     int status;
 } Vmm;
@@ -63,32 +64,36 @@ static void
 inherit_read(Vmm *vmm)
 {
     const char *text = g_getenv(INHERIT_ENV);
-    MemberFds fds;
+    MemberHandover h = MEMBER_HANDOVER_NONE;
+    int waits, save;
 
-    vmm->inherited = MEMBER_FDS_NONE;
+    vmm->inherited = h;
     if (text == NULL)
         return;
-    if (sscanf(text, "%d,%d,%d,%d,%d", &fds.ram, &fds.bitmap, &fds.state, &fds.listen,
-               &fds.client) == 5) {
-        const int all[] = {fds.ram, fds.bitmap, fds.state, fds.listen, fds.client};
+    if (sscanf(text, "%d,%d,%d,%d,%d,%d,%d,%" SCNu64, &h.ram, &h.bitmap, &h.state, &h.listen,
+               &h.client, &waits, &save, &h.pause_id) == 8) {
+        const int fds[] = {h.ram, h.bitmap, h.state, h.listen, h.client};
 
-        vmm->inherited = fds;
+        h.pause_waits = waits != 0;
+        h.pause_save = save != 0;
+        vmm->inherited = h;
         vmm->is_reset = true;
-        for (size_t i = 0; i < G_N_ELEMENTS(all); i++)
-            fcntl(all[i], F_SETFD, FD_CLOEXEC);
+        for (size_t i = 0; i < G_N_ELEMENTS(fds); i++)
+            fcntl(fds[i], F_SETFD, FD_CLOEXEC);
     }
     g_unsetenv(INHERIT_ENV);
 }
 
 static gboolean
-inherit_write(const MemberFds *fds)
+inherit_write(const MemberHandover *h)
 {
-    const int all[] = {fds->ram, fds->bitmap, fds->state, fds->listen, fds->client};
-    g_autofree char *text = g_strdup_printf("%d,%d,%d,%d,%d", fds->ram, fds->bitmap, fds->state,
-                                            fds->listen, fds->client);
+    const int fds[] = {h->ram, h->bitmap, h->state, h->listen, h->client};
+    g_autofree char *text =
+        g_strdup_printf("%d,%d,%d,%d,%d,%d,%d,%" PRIu64, h->ram, h->bitmap, h->state, h->listen,
+                        h->client, h->pause_waits, h->pause_save, h->pause_id);
 
-    for (size_t i = 0; i < G_N_ELEMENTS(all); i++) {
-        if (all[i] >= 0 && fcntl(all[i], F_SETFD, 0) < 0)
+    for (size_t i = 0; i < G_N_ELEMENTS(fds); i++) {
+        if (fds[i] >= 0 && fcntl(fds[i], F_SETFD, 0) < 0)
             return FALSE;
     }
     return g_setenv(INHERIT_ENV, text, TRUE);
@@ -98,7 +103,7 @@ inherit_write(const MemberFds *fds)
 static void
 vmm_reset(Vmm *vmm)
 {
-    MemberFds fds = MEMBER_FDS_NONE;
+    MemberHandover handover = MEMBER_HANDOVER_NONE;
 
     if (vmm->options.kernel == NULL) {
         g_message("the guest reset itself, but was restored without --kernel to boot it from");
@@ -107,13 +112,13 @@ vmm_reset(Vmm *vmm)
     }
     machine_shut_down(vmm->machine);
     if (vmm->server != NULL)
-        fds = member_server_fds(vmm->server);
-    fds.ram = vmm->machine->ram_fd;
+        handover = member_server_handover(vmm->server);
+    handover.ram = vmm->machine->ram_fd;
     g_message("guest reset");
     /* Empty RAM: the kernel's own way of giving back all pages of a memfd. */
-    if (fallocate(fds.ram, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+    if (fallocate(handover.ram, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
                   (off_t)vmm->machine->ram_size) == 0 &&
-        inherit_write(&fds))
+        inherit_write(&handover))
         execv("/proc/self/exe", vmm->argv);
     g_warning("cannot start anew after a guest reset: %s", g_strerror(errno));
     vmm_quit(vmm, STATUS_NO_RESET);
@@ -270,7 +275,11 @@ vmm_init(Vmm *vmm, GError **error)
     if (!vmm_devices_init(vmm, error) || (!incoming && !vmm_boot(vmm, error)) ||
         !vmm_server_init(vmm, error))
         return FALSE;
-    return incoming || (o->paused && !vmm->is_reset) || machine_resume(vmm->machine, error);
+    if (!incoming && (!o->paused || vmm->is_reset) && !machine_resume(vmm->machine, error))
+        return FALSE;
+    if (vmm->server != NULL)
+        member_server_go_on(vmm->server);
+    return TRUE;
 }
 
 static void
@@ -285,9 +294,11 @@ vmm_signals_init(Vmm *vmm)
 int
 main(int argc, char **argv)
 {
-    Vmm vmm = {.argv = argv, .status = STATUS_OK};
+    /* Static: vCPU threads may still read it while the process ends. */
+    static Vmm vmm = {.status = STATUS_OK};
     g_autoptr(GError) error = NULL;
 
+    vmm.argv = argv;
     if (!options_parse(argc, argv, &vmm.options, &error)) {
         fprintf(stderr, "district-vmm: %s\n", error->message);
         return STATUS_ERROR;

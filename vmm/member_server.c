@@ -44,7 +44,8 @@ struct MemberServer {
     int state_fd;
     uint8_t *state;
 
-    bool paused_by_client; /* it was running before: goes on if the client goes */
+    MemberHandover waiting; /* only its pause_* */
+    bool paused_by_client;  /* it was running before: goes on if the client goes */
     bool quit;
     uint64_t harvests;
     uint64_t pauses;
@@ -323,6 +324,28 @@ client_drop(MemberServer *s)
         s->hooks.shutdown_seen(s->hooks.opaque);
 }
 
+/*
+ * A guest reset is none of the client's business: a PAUSE that meets one waits until the guest has
+ * been booted anew.
+ */
+static bool
+client_must_wait(MemberServer *s, const District__MemberRequest *request)
+{
+    bool reset;
+
+    if (request->op_case != DISTRICT__MEMBER_REQUEST__OP_PAUSE)
+        return false;
+    machine_lock(s->m);
+    reset = s->m->exit_wanted == EXIT_RESET;
+    machine_unlock(s->m);
+    if (reset) {
+        s->waiting.pause_waits = true;
+        s->waiting.pause_save = request->pause->save_state;
+        s->waiting.pause_id = request->id;
+    }
+    return reset;
+}
+
 static gboolean
 client_answer(MemberServer *s, const District__MemberRequest *request, int *fds, guint n_fds,
               GError **error)
@@ -333,6 +356,8 @@ client_answer(MemberServer *s, const District__MemberRequest *request, int *fds,
     district__member_reply__init(&reply.msg);
     reply.msg.id = request->id;
     if (!op_dispatch(s, request, fds, n_fds, &reply, &failed)) {
+        if (client_must_wait(s, request))
+            return TRUE;
         reply.msg.error = failed->message;
         reply.msg.op_case = DISTRICT__MEMBER_REPLY__OP__NOT_SET;
     }
@@ -406,7 +431,7 @@ listen_ready(int fd, GIOCondition condition, void *opaque)
 /* ---- Creation ---- */
 
 static gboolean
-server_memory_init(MemberServer *s, const MemberFds *inherited, GError **error)
+server_memory_init(MemberServer *s, const MemberHandover *inherited, GError **error)
 {
     uint64_t bitmap_bytes = pagebits_bytes(page_count(s->m->ram_size));
 
@@ -428,7 +453,7 @@ server_memory_init(MemberServer *s, const MemberFds *inherited, GError **error)
 }
 
 MemberServer *
-member_server_new(Machine *m, const char *path, const MemberFds *inherited,
+member_server_new(Machine *m, const char *path, const MemberHandover *inherited,
                   const MemberServerHooks *hooks, GError **error)
 {
     MemberServer *s = g_new0(MemberServer, 1);
@@ -445,6 +470,7 @@ member_server_new(Machine *m, const char *path, const MemberFds *inherited,
     g_unix_fd_add_full(G_PRIORITY_HIGH, s->listen_fd, G_IO_IN, listen_ready, s, NULL);
     if (inherited->client >= 0)
         client_adopt(s, inherited->client);
+    s->waiting = *inherited;
     return s;
 }
 
@@ -454,16 +480,39 @@ member_server_has_client(const MemberServer *server)
     return server->client_fd >= 0;
 }
 
-MemberFds
-member_server_fds(const MemberServer *server)
+MemberHandover
+member_server_handover(const MemberServer *server)
 {
-    return (MemberFds){
+    return (MemberHandover){
         .ram = server->m->ram_fd,
         .bitmap = server->bitmap_fd,
         .state = server->state_fd,
         .listen = server->listen_fd,
         .client = server->client_fd,
+        .pause_waits = server->waiting.pause_waits,
+        .pause_save = server->waiting.pause_save,
+        .pause_id = server->waiting.pause_id,
     };
+}
+
+void
+member_server_go_on(MemberServer *server)
+{
+    District__MemberPauseRequest pause = DISTRICT__MEMBER_PAUSE_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    g_autoptr(GError) error = NULL;
+
+    if (!server->waiting.pause_waits || server->client_fd < 0)
+        return;
+    server->waiting.pause_waits = false;
+    request.id = server->waiting.pause_id;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_PAUSE;
+    request.pause = &pause;
+    pause.save_state = server->waiting.pause_save;
+    if (client_answer(server, &request, NULL, 0, &error))
+        return;
+    g_warning("member socket: %s", error->message);
+    client_drop(server);
 }
 
 void

@@ -10,15 +10,20 @@
 
 typedef struct MemberServer MemberServer;
 
-/* What a guest reset hands from one life of the process to the next; -1: not there. */
-typedef struct MemberFds {
+/* What a guest reset hands from one life of the process to the next; fds -1: not there. */
+typedef struct MemberHandover {
     int ram;
     int bitmap;
     int state;
     int listen;
     int client;
-} MemberFds;
-#define MEMBER_FDS_NONE ((MemberFds){-1, -1, -1, -1, -1})
+    /* A PAUSE that met the reset, to be answered when the guest has been booted anew. */
+    bool pause_waits;
+    bool pause_save;
+    uint64_t pause_id;
+} MemberHandover;
+#define MEMBER_HANDOVER_NONE                                                                       \
+    ((MemberHandover){.ram = -1, .bitmap = -1, .state = -1, .listen = -1, .client = -1})
 
 typedef struct MemberServerHooks {
     void (*quit)(void *opaque);          /* QUIT was asked for and answered */
@@ -29,15 +34,19 @@ typedef struct MemberServerHooks {
 
 /* Listen at path, or go on with what is in inherited. */
 MemberServer *
-member_server_new(Machine *m, const char *path, const MemberFds *inherited,
+member_server_new(Machine *m, const char *path, const MemberHandover *inherited,
                   const MemberServerHooks *hooks, GError **error);
 
 bool
 member_server_has_client(const MemberServer *server);
 
-/* The fds to hand over; they stay the server's. */
-MemberFds
-member_server_fds(const MemberServer *server);
+/* What to hand over; the fds stay the server's. */
+MemberHandover
+member_server_handover(const MemberServer *server);
+
+/* Answer what the reset left unanswered; the machine runs. */
+void
+member_server_go_on(MemberServer *server);
 
 /* Remove the socket file. */
 void

@@ -82,7 +82,7 @@ options_nets_set(Options *o, const RawOptions *raw, GError **error)
         return options_refuse(error, "--mac", raw->macs[o->n_nets], "has no --net that it is for");
     o->nets = g_new0(OptionNet, o->n_nets);
     for (guint i = 0; i < o->n_nets; i++) {
-        o->nets[i].socket = raw->nets[i];
+        o->nets[i].socket = g_strdup(raw->nets[i]);
         if (i >= n_macs)
             options_mac_derive(o->name, i, o->nets[i].mac);
         else if (!options_mac_parse(raw->macs[i], o->nets[i].mac))
@@ -148,10 +148,40 @@ options_check(Options *o, const RawOptions *raw, GError **error)
            options_combination_check(o, error);
 }
 
+static void
+raw_options_clear(RawOptions *raw)
+{
+    g_free(raw->memory);
+    g_strfreev(raw->nets);
+    g_strfreev(raw->macs);
+    g_free(raw->dirty_source);
+    g_free(raw->vmgenid);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(RawOptions, raw_options_clear)
+
+void
+options_clear(Options *o)
+{
+    for (guint i = 0; i < o->n_nets && o->nets != NULL; i++)
+        g_free(o->nets[i].socket);
+    g_free(o->nets);
+    g_free(o->name);
+    g_free(o->kernel);
+    g_free(o->initrd);
+    g_free(o->append);
+    g_free(o->serial);
+    g_free(o->serial_log);
+    g_free(o->console);
+    g_free(o->debugcon);
+    g_free(o->member_socket);
+    *o = (Options){0};
+}
+
 gboolean
 options_parse(int argc, char **argv, Options *o, GError **error)
 {
-    RawOptions raw = {0};
+    g_auto(RawOptions) raw = {0};
     const GOptionEntry table[] = {
         {"name", 0, 0, G_OPTION_ARG_STRING, &o->name, "Name for logs, DISTRICT/MEMBER", "NAME"},
         {"memory", 'm', 0, G_OPTION_ARG_STRING, &raw.memory, "Guest memory (512M)", "SIZE"},

@@ -33,9 +33,11 @@ typedef struct Options {
     uint8_t vmgenid[VMGENID_BYTES];
 } Options;
 
-/* Parse; the result lives as long as the process. */
+/* Parse. options_clear frees what is in options, also after an error. */
 gboolean
 options_parse(int argc, char **argv, Options *options, GError **error);
+void
+options_clear(Options *options);
 
 /* "512M", "2G", plain bytes; 0 if it is not a size. */
 uint64_t

@@ -35,7 +35,7 @@ devices_dump(Machine *m, District__VmState *state, DeviceFrame *f)
     f->dumps = g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
     for (guint i = 0; i < m->devices->len; i++) {
         Device *device = m->devices->pdata[i];
-        GByteArray *dump = g_byte_array_new();
+        GByteArray *dump = g_byte_array_sized_new(256);
         District__DeviceState *out = g_new(District__DeviceState, 1);
 
         device->ops->dump(device, dump);
@@ -190,7 +190,7 @@ state_devices_check(Machine *m, const District__VmState *state, GError **error)
     return TRUE;
 }
 
-static gboolean
+gboolean
 state_check(Machine *m, const District__VmState *state, GError **error)
 {
     const char *unknown;

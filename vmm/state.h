@@ -29,6 +29,13 @@ gboolean
 state_restore(Machine *m, const uint8_t *data, size_t len, int ram_fd, const uint8_t *vmgenid,
               GError **error);
 
+/*
+ * The first half of it: whether state may be loaded into m on this host. Touches nothing but its
+ * arguments.
+ */
+gboolean
+state_check(Machine *m, const District__VmState *state, GError **error);
+
 /* ---- chip_state.c ---- */
 
 typedef struct ChipFrame {

@@ -22,6 +22,7 @@ refused(const char *why, ...)
     g_assert_false(options_parse((int)argv->len - 1, (char **)argv->pdata, &options, &error));
     g_test_message("%s", error->message);
     g_assert_nonnull(strstr(error->message, why));
+    options_clear(&options);
 }
 
 static void
@@ -99,6 +100,7 @@ test_nets(void)
     g_assert_cmphex(options.nets[0].mac[5], ==, 1);
     g_assert_cmphex(options.nets[1].mac[0], ==, 0x52); /* derived */
     g_assert_cmpuint(options.ram_size, ==, 512ULL << 20);
+    options_clear(&options);
 }
 
 int
