@@ -263,6 +263,7 @@ test_reset_boots_anew(void)
         /* The connection outlives the reset, and so does a pause that meets one. */
         rig_pause(rig, TRUE);
         rig_resume(rig);
+        g_usleep(500); /* for the guest to get on */
     }
     rig_free(rig);
 }
