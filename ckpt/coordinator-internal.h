@@ -164,6 +164,9 @@ members_resume(Coordinator *c);
 /* PAUSE all that run, without saving state; goes on past failures. */
 void
 members_pause_quietly(Coordinator *c);
+/* PAUSE all for good: they must not run on even if this process dies. */
+void
+members_hold(Coordinator *c);
 void
 members_quit(Coordinator *c);
 /* An error on member's socket: power-off, or the end of the district. Takes error. */

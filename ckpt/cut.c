@@ -69,7 +69,7 @@ cut_ask(Cut *cut)
     for (uint32_t i = 0; i < c->n_members; i++) {
         if (!member_is_on(c->members[i]))
             continue;
-        if (member_send_pause(c->members[i], true, &cut->errors[i]))
+        if (member_send_pause(c->members[i], true, false, &cut->errors[i]))
             cut->steps[i] = MEMBER_ASKED;
         else
             ok = false;

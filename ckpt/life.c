@@ -320,6 +320,7 @@ life_hand_over_acked(Coordinator *c, uint64_t number)
     done.paused_ns = (uint64_t)(clock_monotonic_ns() - c->hand_over.stopped_ns);
     reply.hand_over = &done;
     coordinator_move(c, RUN_HANDED_OVER);
+    members_hold(c);
     control_request_reply(g_steal_pointer(&c->hand_over.request), &reply);
     checkpoint_fail(c, "the district was handed over");
     protect_unprotect(c);

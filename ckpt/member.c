@@ -137,12 +137,13 @@ member_collect_harvest(Member *member, GError **error)
 }
 
 gboolean
-member_send_pause(Member *member, bool save_state, GError **error)
+member_send_pause(Member *member, bool save_state, bool hold, GError **error)
 {
     District__MemberPauseRequest pause = DISTRICT__MEMBER_PAUSE_REQUEST__INIT;
     District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
 
     pause.save_state = save_state;
+    pause.hold = hold;
     request.op_case = DISTRICT__MEMBER_REQUEST__OP_PAUSE;
     request.pause = &pause;
     return member_send(member, &request, "PAUSE", NULL, 0, error);

@@ -67,7 +67,7 @@ member_disconnect(Member *member);
 gboolean
 member_send_harvest(Member *member, GError **error);
 gboolean
-member_send_pause(Member *member, bool save_state, GError **error);
+member_send_pause(Member *member, bool save_state, bool hold, GError **error);
 gboolean
 member_send_resume(Member *member, GError **error);
 gboolean

@@ -57,23 +57,36 @@ members_resume(Coordinator *c)
     return members_settle(c, errors);
 }
 
-void
-members_pause_quietly(Coordinator *c)
+/* PAUSE all that run (hold: all), without saving state; goes on past failures. */
+static void
+members_pause_all(Coordinator *c, bool hold)
 {
     bool *asked = g_newa0(bool, c->n_members);
     District__MemberPauseReply pause;
 
     for (uint32_t i = 0; i < c->n_members; i++) {
         Member *m = c->members[i];
-        asked[i] = member_is_on(m) &&
-                   m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING &&
-                   member_send_pause(m, false, NULL);
+        bool wanted = m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING ||
+                      (hold && m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED);
+        asked[i] = member_is_on(m) && wanted && member_send_pause(m, false, hold, NULL);
     }
     for (uint32_t i = 0; i < c->n_members; i++) {
         g_autoptr(GError) error = NULL;
         if (asked[i] && !member_collect_pause(c->members[i], &pause, &error))
             g_warning("%s", error->message);
     }
+}
+
+void
+members_pause_quietly(Coordinator *c)
+{
+    members_pause_all(c, false);
+}
+
+void
+members_hold(Coordinator *c)
+{
+    members_pause_all(c, true);
 }
 
 void
@@ -97,7 +110,7 @@ members_fail_district(Coordinator *c, const char *why)
     life_hand_over_refuse(c, why);
     if (!coordinator_move(c, RUN_FAILED))
         return;
-    members_pause_quietly(c);
+    members_hold(c);
     checkpoint_fail(c, why);
     g_warning("the district has failed: %s", why);
 }

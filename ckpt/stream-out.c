@@ -10,6 +10,8 @@
 #define CONNECT_TIMEOUT_MS 3000
 #define HANDSHAKE_TIMEOUT_MS 5000
 #define GREET_TIMEOUT_MS 5000
+/* How long the standby may take to close after BYE. */
+#define GOODBYE_TIMEOUT_MS 1500
 /* What the standby sends is small. */
 #define HEARD_LENGTH_MAX 4096
 
@@ -24,9 +26,11 @@ typedef struct StreamOut {
     int silence_ms;
     Inbox *inbox;
 
-    GMutex lock; /* guards channel while it comes to be, and interrupted */
+    GMutex lock; /* guards channel while it comes to be, interrupted and ended */
+    GCond cond;  /* of ended */
     TlsChannel *channel;
     bool interrupted;
+    bool ended; /* the hearing thread is done with the channel */
 
     uint64_t heard_sequence; /* the greeting, then the hearing thread */
     Sink *sink;              /* set before that thread starts */
@@ -40,6 +44,7 @@ stream_out_new(TlsIdentity *identity, const char *address, uint16_t port, const 
     StreamOut *out = g_new0(StreamOut, 1);
 
     g_mutex_init(&out->lock);
+    g_cond_init(&out->cond);
     out->identity = identity;
     out->address = g_strdup(address);
     out->port = port;
@@ -224,6 +229,10 @@ stream_out_hearing_run(gpointer data)
 
     while (stream_out_hear_one(out, &error))
         ;
+    g_mutex_lock(&out->lock);
+    out->ended = true;
+    g_cond_signal(&out->cond);
+    g_mutex_unlock(&out->lock);
     sink_fail(out->sink, error);
     return NULL;
 }
@@ -236,9 +245,19 @@ stream_out_write(void *opaque, const void *data, size_t len, GError **error)
     return tls_channel_send(out->channel, data, len, out->silence_ms, error);
 }
 
+/*
+ * BYE has been written: go on hearing until the standby closes. To close while it still sends would
+ * reset the connection under the records it has not read yet.
+ */
 static gboolean
 stream_out_finish(void *opaque, GError **error)
 {
+    StreamOut *out = opaque;
+    gint64 until = g_get_monotonic_time() + GOODBYE_TIMEOUT_MS * G_TIME_SPAN_MILLISECOND;
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&out->lock);
+
+    while (!out->ended && g_cond_wait_until(&out->cond, &out->lock, until))
+        ;
     return TRUE;
 }
 
@@ -264,6 +283,7 @@ stream_out_free(void *opaque)
     g_clear_pointer(&out->channel, tls_channel_free);
     tls_identity_unref(out->identity);
     g_mutex_clear(&out->lock);
+    g_cond_clear(&out->cond);
     g_free(out->address);
     g_free(out->peer_name);
     g_free(out->district);

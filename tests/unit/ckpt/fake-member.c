@@ -43,6 +43,7 @@ struct FakeMember {
     uint64_t *log; /* dirty since the last harvest */
     District__MemberState run;
     uint64_t writes, pauses, harvests;
+    bool held;
     uint8_t vmgenid[16];
 };
 
@@ -150,6 +151,7 @@ engine_pause(FakeMember *m, const District__MemberPauseRequest *want, District__
     g_mutex_lock(&m->lock);
     m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED;
     m->pauses++;
+    m->held = want->hold;
     pause.vcpus_out_ns = pause.devices_rest_ns = (uint64_t)clock_monotonic_ns();
     if (want->save_state) {
         Blob blob = {BLOB_MAGIC, m->pauses, XXH3_64bits(m->ram, m->config.ram_size)};
@@ -281,7 +283,7 @@ engine_let_go(FakeMember *m)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
 
-    if (m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED && m->pauses > 0)
+    if (m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED && m->pauses > 0 && !m->held)
         m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING;
 }
 

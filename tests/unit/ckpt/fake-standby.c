@@ -196,8 +196,11 @@ hear_one(FakeStandby *s, GError **error)
         return say_refused(s, error);
     if (header.type == RECORD_HELLO)
         return say_hello(s, error);
-    if (header.type == RECORD_BYE)
+    if (header.type == RECORD_BYE) {
         g_atomic_int_set(&s->goodbye, 1);
+        g_set_error(error, TLS_ERROR, TLS_ERROR_CLOSED, "goodbye");
+        return FALSE;
+    }
     if (clock_monotonic_ns() - s->said_ns > 100 * NS_PER_MS &&
         !say(s, RECORD_HEARTBEAT, NULL, error))
         return FALSE;

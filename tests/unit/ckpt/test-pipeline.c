@@ -230,6 +230,29 @@ test_hand_over(void)
 }
 
 static void
+test_hand_over_holds(void)
+{
+    Rig *rig = rig_protected(2, &busy, 10000, 3000);
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptHandOverRequest hand_over = DISTRICT__CKPT_HAND_OVER_REQUEST__INIT;
+
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_HAND_OVER;
+    request.hand_over = &hand_over;
+    District__CkptReply *reply = rig_call(rig, &request, NULL, 0);
+    g_assert_cmpstr(reply->error, ==, "");
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    rig_kill(rig);
+    g_usleep(300000);
+    g_assert_false(fake_member_running(rig->members[0]));
+    g_assert_false(fake_member_running(rig->members[1]));
+    rig_run(rig);
+    g_autofree char *state = rig_state(rig);
+    g_assert_cmpstr(state, ==, "waiting");
+    g_assert_false(fake_member_running(rig->members[0]));
+    rig_free(rig);
+}
+
+static void
 test_hand_over_unacknowledged(void)
 {
     Rig *rig = rig_protected(1, &busy, 10000, 3000);
@@ -421,6 +444,8 @@ main(int argc, char **argv)
                     test_hand_over);
     g_test_add_func("/pipeline/a hand-over that is not acknowledged lets the members run on",
                     test_hand_over_unacknowledged);
+    g_test_add_func("/pipeline/a crash after a hand-over does not run the members again",
+                    test_hand_over_holds);
     g_test_add_func("/pipeline/at most two epochs are in flight", test_two_in_flight);
     g_test_add_func("/pipeline/guests are throttled when nothing can be cut or staged",
                     test_throttle);
