@@ -65,17 +65,18 @@ inherit_read(Vmm *vmm)
 {
     const char *text = g_getenv(INHERIT_ENV);
     MemberHandover h = MEMBER_HANDOVER_NONE;
-    int waits, save;
+    int waits, save, hold;
 
     vmm->inherited = h;
     if (text == NULL)
         return;
-    if (sscanf(text, "%d,%d,%d,%d,%d,%d,%d,%" SCNu64, &h.ram, &h.bitmap, &h.state, &h.listen,
-               &h.client, &waits, &save, &h.pause_id) == 8) {
+    if (sscanf(text, "%d,%d,%d,%d,%d,%d,%d,%d,%" SCNu64, &h.ram, &h.bitmap, &h.state, &h.listen,
+               &h.client, &waits, &save, &hold, &h.pause_id) == 9) {
         const int fds[] = {h.ram, h.bitmap, h.state, h.listen, h.client};
 
         h.pause_waits = waits != 0;
         h.pause_save = save != 0;
+        h.pause_hold = hold != 0;
         vmm->inherited = h;
         vmm->is_reset = true;
         for (size_t i = 0; i < G_N_ELEMENTS(fds); i++)
@@ -89,8 +90,8 @@ inherit_write(const MemberHandover *h)
 {
     const int fds[] = {h->ram, h->bitmap, h->state, h->listen, h->client};
     g_autofree char *text =
-        g_strdup_printf("%d,%d,%d,%d,%d,%d,%d,%" PRIu64, h->ram, h->bitmap, h->state, h->listen,
-                        h->client, h->pause_waits, h->pause_save, h->pause_id);
+        g_strdup_printf("%d,%d,%d,%d,%d,%d,%d,%d,%" PRIu64, h->ram, h->bitmap, h->state, h->listen,
+                        h->client, h->pause_waits, h->pause_save, h->pause_hold, h->pause_id);
 
     for (size_t i = 0; i < G_N_ELEMENTS(fds); i++) {
         if (fds[i] >= 0 && fcntl(fds[i], F_SETFD, 0) < 0)

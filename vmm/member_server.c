@@ -159,7 +159,10 @@ op_pause(MemberServer *s, const District__MemberPauseRequest *request, Reply *re
     if (!machine_pause(s->m, request->save_state ? s->state : NULL, STATE_BYTES_MAX, s->bitmap,
                        &result, error))
         return FALSE;
-    if (was_running)
+    /* held: a hand-over or an end; even if the client goes, it must not run again by itself */
+    if (request->hold)
+        s->paused_by_client = false;
+    else if (was_running)
         s->paused_by_client = true;
     s->pauses++;
     s->harvests++;
@@ -341,6 +344,7 @@ client_must_wait(MemberServer *s, const District__MemberRequest *request)
     if (reset) {
         s->waiting.pause_waits = true;
         s->waiting.pause_save = request->pause->save_state;
+        s->waiting.pause_hold = request->pause->hold;
         s->waiting.pause_id = request->id;
     }
     return reset;
@@ -491,6 +495,7 @@ member_server_handover(const MemberServer *server)
         .client = server->client_fd,
         .pause_waits = server->waiting.pause_waits,
         .pause_save = server->waiting.pause_save,
+        .pause_hold = server->waiting.pause_hold,
         .pause_id = server->waiting.pause_id,
     };
 }
@@ -509,6 +514,7 @@ member_server_go_on(MemberServer *server)
     request.op_case = DISTRICT__MEMBER_REQUEST__OP_PAUSE;
     request.pause = &pause;
     pause.save_state = server->waiting.pause_save;
+    pause.hold = server->waiting.pause_hold;
     if (client_answer(server, &request, NULL, 0, &error))
         return;
     g_warning("member socket: %s", error->message);

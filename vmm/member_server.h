@@ -20,6 +20,7 @@ typedef struct MemberHandover {
     /* A PAUSE that met the reset, to be answered when the guest has been booted anew. */
     bool pause_waits;
     bool pause_save;
+    bool pause_hold;
     uint64_t pause_id;
 } MemberHandover;
 #define MEMBER_HANDOVER_NONE                                                                       \

@@ -134,6 +134,12 @@ rig_resume(Rig *rig)
 uint64_t
 rig_pause(Rig *rig, gboolean save)
 {
+    return rig_pause_held(rig, save, FALSE);
+}
+
+uint64_t
+rig_pause_held(Rig *rig, gboolean save, gboolean hold)
+{
     District__MemberPauseRequest pause = DISTRICT__MEMBER_PAUSE_REQUEST__INIT;
     District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
     District__MemberReply *reply;
@@ -141,6 +147,7 @@ rig_pause(Rig *rig, gboolean save)
     uint64_t len;
 
     pause.save_state = save;
+    pause.hold = hold;
     request.op_case = DISTRICT__MEMBER_REQUEST__OP_PAUSE;
     request.pause = &pause;
     reply = rig_call(rig, &request, NULL, 0);

@@ -41,6 +41,8 @@ void
 rig_resume(Rig *rig);
 uint64_t
 rig_pause(Rig *rig, gboolean save); /* length of the state */
+uint64_t
+rig_pause_held(Rig *rig, gboolean save, gboolean hold);
 District__MemberState
 rig_state(Rig *rig);
 /* Wait for the end of the process; its exit status. */

@@ -111,6 +111,19 @@ test_killed_client_resumes(void)
 }
 
 static void
+test_held_guest_stays_paused(void)
+{
+    Rig *rig = rig_start_guest(GUEST_LINE, NULL);
+
+    rig_connect(rig);
+    rig_pause_held(rig, TRUE, TRUE);
+    rig_disconnect(rig);
+    rig_connect(rig);
+    g_assert_cmpint(rig_state(rig), ==, DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED);
+    rig_free(rig);
+}
+
+static void
 test_never_started_stays_paused(void)
 {
     Rig *rig = rig_start_guest(GUEST_LINE, "--paused");
@@ -321,6 +334,8 @@ main(int argc, char **argv)
     g_test_add_func("/member/a guest paused and resumed often goes on right", test_pause_resume);
     g_test_add_func("/member/a client killed during a pause hangs no guest",
                     test_killed_client_resumes);
+    g_test_add_func("/member/a held guest stays paused when the client goes",
+                    test_held_guest_stays_paused);
     g_test_add_func("/member/a guest that never ran stays paused when the client goes",
                     test_never_started_stays_paused);
     g_test_add_func("/member/garbage closes the connection", test_garbage_closes);
