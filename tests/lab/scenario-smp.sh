@@ -13,7 +13,7 @@ join_hosts h1 h2
 DB_CPUS=2 write_shop h1 OutputCommit=no
 start_shop h1
 claim "the guest runs on two CPUs" "$(console h1 db | grep -i smp | tail -n 1)" \
-	test "$(field h1 shop members.db.vcpus)" = 2
+	test "$(field h1 shop checkpointing.members.0.vcpus)" = 2
 protect_shop h1 h2
 sleep 5
 power-off h1
