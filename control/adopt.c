@@ -75,6 +75,17 @@ adopted_handed_over(District *d)
     district_set_state(d, STATE_HANDED_OVER, "waits for word from the target");
 }
 
+void
+district_reconcile(District *d, const char *ckpt_state)
+{
+    if (d->state != STATE_RUNNING || d->job != NULL || d->ending || d->unit_failed)
+        return;
+    if (strcmp(ckpt_state, "handed-over") == 0)
+        adopted_handed_over(d);
+    else if (strcmp(ckpt_state, "failed") == 0)
+        district_fail(d, "district-ckpt says that it has failed: look into ckpt.log");
+}
+
 static void
 adopted_became_home(District *d, uint64_t incarnation)
 {
@@ -100,6 +111,8 @@ on_adopted_state(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
     if (d->record.role == ROLE_STANDBY) {
         if (running)
             adopted_became_home(d, s->incarnation);
+        else
+            district_set_state(d, STATE_STANDBY, NULL);
     } else if (running) {
         district_set_state(d, STATE_RUNNING, NULL);
     } else if (strcmp(state, "handed-over") == 0) {
@@ -123,7 +136,14 @@ step_ask_state(Job *job)
 static void
 undo_adopt(Job *job)
 {
-    district_fail(job->district, job->error->message);
+    District *d = job->district;
+
+    if (d->record.role != ROLE_STANDBY) {
+        district_fail(d, job->error->message);
+        return;
+    }
+    processes_end(d, TRUE, NULL);
+    district_set_state(d, STATE_STANDBY, NULL);
 }
 
 static const JobStep adopt_steps[] = {step_ask_state, NULL};
@@ -171,8 +191,10 @@ adopt_standby(District *d, const Found *found)
 {
     g_autoptr(GError) error = NULL;
 
-    d->state = STATE_STANDBY;
-    if (found->members == d->definition->members->len && found->ckpt && found->net)
+    /* They may run already: until that is known, nobody is told that they do not. */
+    gboolean complete = found->members == d->definition->members->len && found->ckpt && found->net;
+    d->state = complete ? STATE_ACTIVATING : STATE_STANDBY;
+    if (complete)
         ask_ckpt(d);
     else if (processes_count(d) > 0)
         processes_end(d, TRUE, NULL);

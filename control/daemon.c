@@ -234,8 +234,10 @@ on_tick(gpointer data)
         district_watch_home(value);
         if (poll)
             district_poll_status(value);
-        if (ticks % 5 == 0)
+        if (ticks % 5 == 0) {
             protect_resume(value);
+            migrate_ask_target(value);
+        }
     }
     return G_SOURCE_CONTINUE;
 }

@@ -193,6 +193,9 @@ district_supersede(District *district, const char *host, uint64_t incarnation);
 /* After districtd was restarted: find out what is true and go on from there. */
 void
 district_adopt(District *district);
+/* A hand-over asked for by a districtd that was killed may complete after its successor looked. */
+void
+district_reconcile(District *district, const char *ckpt_state);
 void
 district_ckpt_event(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error,
                     gpointer data);
@@ -287,6 +290,9 @@ operation_takeover(District *district, uint64_t incarnation, gboolean planned, g
 void
 operation_migrate(District *district, const char *host, JobDone done, gpointer data);
 /* What became of a hand-over whose answer was lost. */
+/* Ask the target of an unresolved hand-over, if it can be reached. */
+void
+migrate_ask_target(District *district);
 void
 migrate_resolve(District *district, const Claim *target);
 void
@@ -326,6 +332,9 @@ peer_request(Peer *peer, const char *method, JsonObject *arguments, int timeout_
 /* One-way. Takes arguments over. */
 void
 peer_note(Peer *peer, const char *method, JsonObject *arguments);
+/* A claim as "who-runs" answers it; FALSE if it is none. */
+gboolean
+claim_from_json(JsonObject *item, Claim *claim);
 /* exchange.c: what a peer says or asks. id 0: a note, nothing is answered. */
 void
 exchange_handle(Peer *peer, const char *method, JsonObject *arguments, gint64 id);

@@ -261,8 +261,10 @@ on_ckpt_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError *e
     District *d = data;
     const District__CkptMessage *m = (const District__CkptMessage *)message;
 
-    if (error == NULL && m->reply->status != NULL)
-        replace_status(&d->ckpt_status, ckpt_status_to_json(m->reply->status));
+    if (error != NULL || m->reply->status == NULL)
+        return;
+    replace_status(&d->ckpt_status, ckpt_status_to_json(m->reply->status));
+    district_reconcile(d, m->reply->status->state);
 }
 
 static void

@@ -71,7 +71,7 @@ claim_to_json(const District *d)
     return item;
 }
 
-static gboolean
+gboolean
 claim_from_json(JsonObject *item, Claim *claim)
 {
     gint64 incarnation = json_get_int(item, "incarnation", -1);

@@ -402,3 +402,42 @@ migrate_resolve(District *d, const Claim *target)
     job->host = g_strdup(d->record.handing_to);
     job_next(job);
 }
+
+#define ASK_MS 2000
+
+typedef struct Question {
+    Daemon *daemon;
+    char *district;
+} Question;
+
+static void
+on_target_claim(JsonObject *answer, const GError *error, gpointer data)
+{
+    Question *question = data;
+    District *d = g_hash_table_lookup(question->daemon->districts, question->district);
+    Claim claim = {0};
+
+    /* A target that does not know the district will not run it either. */
+    if (d != NULL && d->state == STATE_HANDED_OVER &&
+        (error == NULL ? claim_from_json(answer, &claim)
+                       : error->code != CONTROL_ERROR_UNREACHABLE))
+        migrate_resolve(d, &claim);
+    g_free(question->district);
+    g_free(question);
+}
+
+void
+migrate_ask_target(District *d)
+{
+    if (d->state != STATE_HANDED_OVER || d->job != NULL || d->record.handing_to == NULL)
+        return;
+    Peer *peer = g_hash_table_lookup(d->daemon->peers, d->record.handing_to);
+    if (peer == NULL || !peer_reachable(peer))
+        return;
+    Question *question = g_new0(Question, 1);
+    JsonObject *arguments = json_object_new();
+    question->daemon = d->daemon;
+    question->district = g_strdup(d->name);
+    json_object_set_string_member(arguments, "district", d->name);
+    peer_request(peer, "who-runs", arguments, ASK_MS, on_target_claim, question);
+}

@@ -36,6 +36,7 @@ typedef struct PeerCall {
     Peer *peer;
     gint64 id;
     char *method;
+    HostLink *link; /* over which it went; only compared */
     guint timer;
     PeerReply reply;
     gpointer data;
@@ -43,12 +44,9 @@ typedef struct PeerCall {
 
 static guint handshakes; /* accepted connections that have not shown who they are */
 
-static void
-link_up(HostLink *link, const char *name, gpointer data);
-static void
-link_message(HostLink *link, JsonObject *message, gpointer data);
-static void
-link_down(HostLink *link, const char *why, gpointer data);
+static void link_up(HostLink *link, const char *name, gpointer data);
+static void link_message(HostLink *link, JsonObject *message, gpointer data);
+static void link_down(HostLink *link, const char *why, gpointer data);
 static const HostLinkOps peer_ops = {link_up, link_message, link_down};
 
 static void
@@ -88,20 +86,28 @@ call_finish(PeerCall *call, JsonObject *answer, const GError *error)
     call_free(call);
 }
 
+/* Fail what went over link (NULL: all): the answer may be lost with it. */
 static void
-peer_fail_calls(Peer *peer)
+peer_fail_calls(Peer *peer, const HostLink *link)
 {
     g_autoptr(GError) error =
         g_error_new(CONTROL_ERROR, CONTROL_ERROR_UNREACHABLE,
                     "host %s: the connection was lost: see district host list", peer->name);
+    g_autoptr(GArray) ids = g_array_new(FALSE, FALSE, sizeof(gint64));
     GHashTableIter iter;
     gpointer value = NULL;
 
-    for (;;) {
-        g_hash_table_iter_init(&iter, peer->calls);
-        if (!g_hash_table_iter_next(&iter, NULL, &value))
-            return;
-        call_finish(value, NULL, error);
+    g_hash_table_iter_init(&iter, peer->calls);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        const PeerCall *call = value;
+        if (link == NULL || call->link == link)
+            g_array_append_val(ids, call->id);
+    }
+    /* By number: an answer may end or make others. */
+    for (guint i = 0; i < ids->len; i++) {
+        PeerCall *call = g_hash_table_lookup(peer->calls, &g_array_index(ids, gint64, i));
+        if (call != NULL)
+            call_finish(call, NULL, error);
     }
 }
 
@@ -113,7 +119,7 @@ peer_free(Peer *peer)
     hostlink_close(peer->dialled[0]);
     hostlink_close(peer->dialled[1]);
     g_ptr_array_unref(peer->accepted);
-    peer_fail_calls(peer);
+    peer_fail_calls(peer, NULL);
     g_hash_table_unref(peer->calls);
     g_free(peer->last_error);
     g_free(peer->name);
@@ -195,7 +201,8 @@ visit_best(HostLink *link, gpointer data)
         *best = link;
 }
 
-static gboolean
+/* Returns the link it went over, NULL if none is up. */
+static HostLink *
 peer_send(Peer *peer, JsonObject *message)
 {
     HostLink *best = NULL;
@@ -203,7 +210,7 @@ peer_send(Peer *peer, JsonObject *message)
     peer_visit_links(peer, visit_best, &best);
     if (best != NULL)
         hostlink_send(best, message);
-    return best != NULL;
+    return best;
 }
 
 static gboolean
@@ -237,8 +244,8 @@ peer_request(Peer *peer, const char *method, JsonObject *arguments, int timeout_
     json_object_set_object_member(message, "arguments", arguments);
     json_object_set_int_member(message, "id", call->id);
     /* Unreachable: say so soon, but not from inside this call. */
-    call->timer =
-        g_timeout_add(peer_send(peer, message) ? (guint)timeout_ms : 1, on_call_timeout, call);
+    call->link = peer_send(peer, message);
+    call->timer = g_timeout_add(call->link ? (guint)timeout_ms : 1, on_call_timeout, call);
 }
 
 void
@@ -324,11 +331,11 @@ link_down(HostLink *link, const char *why, gpointer data)
     g_free(peer->last_error);
     peer->last_error = g_strdup(why);
     g_ptr_array_remove_fast(peer->accepted, link); /* closes it; no-op for a dialled one */
-    if (peer_links_up(peer) > 0 || !peer->was_up)
-        return;
-    peer->was_up = FALSE;
-    daemon_event(peer->daemon, "host-down", peer->name, "no connection: %s", why);
-    peer_fail_calls(peer);
+    if (peer_links_up(peer) == 0 && peer->was_up) {
+        peer->was_up = FALSE;
+        daemon_event(peer->daemon, "host-down", peer->name, "no connection: %s", why);
+    }
+    peer_fail_calls(peer, link);
 }
 
 /* ---- Accepted connections: the daemon's until it is known whose they are ---- */

@@ -75,7 +75,6 @@ test_starter_dies(void)
 {
     Seen seen = {0};
     Child *child = spawn_shell("exit 3", &seen);
-    g_autoptr(GPtrArray) keep = g_ptr_array_new();
     pid_t pid = child_process(child)->pid;
     int status = -1;
 
