@@ -12,6 +12,7 @@
 
 #include <gio/gio.h>
 #include <linux/kvm.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -381,18 +382,17 @@ test_signals(gconstpointer data)
     shadow_clear(&shadow);
 }
 
+/* In the other process: until the pipe's other end is closed. Never leaves the parent stopped. */
 static void
-stop_parent(pid_t parent, const int go[2])
+stop_parent(pid_t parent, const int end[2])
 {
-    char byte;
+    struct pollfd closed = {.fd = end[0]};
 
-    close(go[1]);
-    if (read(go[0], &byte, 1) < 0)
-        _exit(1);
-    for (unsigned i = 0; i < 2000 && getppid() == parent; i++) {
+    close(end[1]);
+    while (poll(&closed, 1, 0) == 0 && getppid() == parent) {
         kill(parent, SIGSTOP);
         kill(parent, SIGCONT);
-        usleep(500);
+        g_usleep(500);
     }
     _exit(0);
 }
@@ -402,28 +402,24 @@ static void
 test_stop_signals(gconstpointer data)
 {
     const Case *c = data;
+    g_autoptr(RawVm) vm = vm_start(c->n_vcpus, c->source, c->ring_entries, c->options);
     pid_t self = getpid();
-    g_autoptr(RawVm) vm = NULL;
-    int go[2];
-    pid_t child;
     Shadow shadow;
+    int end[2];
+    pid_t child;
 
-    /* Forked before there are threads; it begins when the VM is there, as creating one can fail. */
-    g_assert_cmpint(pipe(go), ==, 0);
+    shadow_init(&shadow, vm);
+    g_assert_cmpint(pipe(end), ==, 0);
     child = fork();
     if (child == 0)
-        stop_parent(self, go);
-    vm = vm_start(c->n_vcpus, c->source, c->ring_entries, c->options);
-    close(go[0]);
-    close(go[1]);
-    shadow_init(&shadow, vm);
+        stop_parent(self, end);
+    close(end[0]);
     for (unsigned round = 0; round < 40; round++) {
         g_usleep(10000);
         shadow_verify(&shadow);
     }
-    kill(child, SIGKILL);
+    close(end[1]);
     waitpid(child, NULL, 0);
-    kill(self, SIGCONT);
     assert_progress(vm, c->n_vcpus, 4);
     shadow_verify(&shadow);
     shadow_clear(&shadow);
