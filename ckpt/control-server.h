@@ -21,27 +21,21 @@ typedef struct ControlRequest {
 } ControlRequest;
 
 /* Listen on path. Requests are posted to inbox as INBOX_CONTROL. NULL with error set. */
-ControlServer *
-control_server_new(const char *path, Inbox *inbox, GError **error);
+ControlServer *control_server_new(const char *path, Inbox *inbox, GError **error);
 
 /*
  * Send reply (its id is filled in) and free request. Any thread. A client that has gone meanwhile
  * gets nothing.
  */
-void
-control_request_reply(ControlRequest *request, District__CkptReply *reply);
+void control_request_reply(ControlRequest *request, District__CkptReply *reply);
 /* The same with an error (formatted), or for success without content. */
-void
-control_request_error(ControlRequest *request, const char *format, ...) G_GNUC_PRINTF(2, 3);
-void
-control_request_ok(ControlRequest *request);
+void control_request_error(ControlRequest *request, const char *format, ...) G_GNUC_PRINTF(2, 3);
+void control_request_ok(ControlRequest *request);
 
 /* Send an event to the client there is now, if any. Any thread. */
-void
-control_server_event(ControlServer *server, const District__CkptEvent *event);
+void control_server_event(ControlServer *server, const District__CkptEvent *event);
 
 /* Send what is queued, close, free. On the main loop's thread, when nobody uses it any more. */
-void
-control_server_free(ControlServer *server);
+void control_server_free(ControlServer *server);
 
 #endif

@@ -133,151 +133,99 @@ struct Coordinator {
 };
 
 /* ---- coordinator.c ---- */
-const char *
-run_state_name(RunState state);
+const char *run_state_name(RunState state);
 /* Move to state; a move that is not allowed is a bug and is logged and refused. */
-bool
-coordinator_move(Coordinator *c, RunState state);
-void
-coordinator_event(Coordinator *c, District__CkptEventKind kind, const char *member,
-                  const char *text, uint64_t epoch);
-bool
-coordinator_runs(const Coordinator *c);
+bool coordinator_move(Coordinator *c, RunState state);
+void coordinator_event(Coordinator *c, District__CkptEventKind kind, const char *member,
+                       const char *text, uint64_t epoch);
+bool coordinator_runs(const Coordinator *c);
 
 /* ---- numbers.c ---- */
 /* Go on behind what was noted at path (kept; need not exist). */
-void
-numbers_open(Coordinator *c, const char *path);
+void numbers_open(Coordinator *c, const char *path);
 /* A number never given out before. */
-uint64_t
-numbers_next(Coordinator *c);
+uint64_t numbers_next(Coordinator *c);
 /* Numbers up to this one are taken. */
-void
-numbers_skip_to(Coordinator *c, uint64_t number);
+void numbers_skip_to(Coordinator *c, uint64_t number);
 
 /* ---- members.c: all members at once ---- */
-bool
-member_is_on(const Member *member);
+bool member_is_on(const Member *member);
 /* RESUME all that are paused. FALSE: a member was in trouble, which has been dealt with. */
-bool
-members_resume(Coordinator *c);
+bool members_resume(Coordinator *c);
 /* PAUSE all that run, without saving state; goes on past failures. */
-void
-members_pause_quietly(Coordinator *c);
+void members_pause_quietly(Coordinator *c);
 /* PAUSE all for good: they must not run on even if this process dies. */
-void
-members_hold(Coordinator *c);
-void
-members_quit(Coordinator *c);
+void members_hold(Coordinator *c);
+void members_quit(Coordinator *c);
 /* An error on member's socket: power-off, or the end of the district. Takes error. */
-void
-members_trouble(Coordinator *c, Member *member, GError *error);
+void members_trouble(Coordinator *c, Member *member, GError *error);
 /* Deal with errors[i] of member i where set, when no reply is outstanding any more. TRUE: none. */
-bool
-members_settle(Coordinator *c, GError **errors);
+bool members_settle(Coordinator *c, GError **errors);
 /* The district has failed: pause what still runs. */
-void
-members_fail_district(Coordinator *c, const char *why);
-void
-members_check_idle(Coordinator *c);
+void members_fail_district(Coordinator *c, const char *why);
+void members_check_idle(Coordinator *c);
 /* Ask each for its state now and then, or a power-off would look like a crash. */
-void
-members_describe_tick(Coordinator *c, int64_t now);
+void members_describe_tick(Coordinator *c, int64_t now);
 /* Fill in a list for EPOCH_BEGIN or the like: indices of the members that are on. */
-uint32_t
-members_on(const Coordinator *c, uint32_t *wire_index);
+uint32_t members_on(const Coordinator *c, uint32_t *wire_index);
 
 /* ---- harvest.c ---- */
 /* HARVEST on all members, then copy what they found. FALSE: trouble, dealt with. */
-bool
-harvest_all(Coordinator *c, uint64_t *pages);
+bool harvest_all(Coordinator *c, uint64_t *pages);
 /* Take the dirty bits of member to where they belong; pages taken. */
-uint64_t
-harvest_take(Coordinator *c, uint32_t member);
-int64_t
-harvest_interval_ns(const Coordinator *c);
+uint64_t harvest_take(Coordinator *c, uint32_t member);
+int64_t harvest_interval_ns(const Coordinator *c);
 
 /* ---- cut.c ---- */
 /* Cut all members; the epoch is frozen and goes to its sinks. FALSE: no cut was made. */
-bool
-cut_make(Coordinator *c, bool leave_paused);
+bool cut_make(Coordinator *c, bool leave_paused);
 /* Make a cut if one is due and possible. */
-void
-cut_tick(Coordinator *c, int64_t now);
-bool
-cut_possible(const Coordinator *c);
+void cut_tick(Coordinator *c, int64_t now);
+bool cut_possible(const Coordinator *c);
 
 /* ---- freeze.c: a cut becomes epochs on sinks ---- */
 /* Queue EPOCH_BEGIN on target's sink. */
-void
-freeze_begin(Coordinator *c, Target *target, uint64_t number, bool full, uint64_t base);
+void freeze_begin(Coordinator *c, Target *target, uint64_t number, bool full, uint64_t base);
 /* Freeze the current staging into epoch and queue it on all sinks that take part. Takes epoch. */
-void
-freeze_epoch(Coordinator *c, Epoch *epoch);
+void freeze_epoch(Coordinator *c, Epoch *epoch);
 
 /* ---- protect.c ---- */
-void
-protect_request(Coordinator *c, ControlRequest *request);
-void
-protect_unprotect(Coordinator *c);
-void
-protect_tick(Coordinator *c, int64_t now);
-void
-protect_up(Coordinator *c, uint64_t held);
-void
-protect_ack(Coordinator *c, uint64_t number);
-void
-protect_closed(Coordinator *c, const GError *error);
+void protect_request(Coordinator *c, ControlRequest *request);
+void protect_unprotect(Coordinator *c);
+void protect_tick(Coordinator *c, int64_t now);
+void protect_up(Coordinator *c, uint64_t held);
+void protect_ack(Coordinator *c, uint64_t number);
+void protect_closed(Coordinator *c, const GError *error);
 /* Start the stream over: the set of members has changed. */
-void
-protect_restart(Coordinator *c, const char *why);
+void protect_restart(Coordinator *c, const char *why);
 /* Tell district-net what it should do now, if that differs from what it was told. */
-bool
-protect_tell_net(Coordinator *c, bool hold);
-const char *
-protect_state_name(ProtectState state);
+bool protect_tell_net(Coordinator *c, bool hold);
+const char *protect_state_name(ProtectState state);
 /* End the stream. bye: a wanted end. */
-void
-protect_drop_stream(Coordinator *c, bool bye);
+void protect_drop_stream(Coordinator *c, bool bye);
 
 /* ---- checkpoint.c: checkpoint files ---- */
-void
-checkpoint_request(Coordinator *c, ControlRequest *request);
-void
-checkpoint_up(Coordinator *c);
-void
-checkpoint_finished(Coordinator *c, uint64_t bytes);
-void
-checkpoint_fail(Coordinator *c, const char *why);
+void checkpoint_request(Coordinator *c, ControlRequest *request);
+void checkpoint_up(Coordinator *c);
+void checkpoint_finished(Coordinator *c, uint64_t bytes);
+void checkpoint_fail(Coordinator *c, const char *why);
 
 /* ---- life.c: start, restore, hand-over ---- */
-void
-life_start(Coordinator *c, ControlRequest *request);
-void
-life_start_image(Coordinator *c, ControlRequest *request);
-void
-life_start_file(Coordinator *c, ControlRequest *request);
-void
-life_hand_over(Coordinator *c, ControlRequest *request);
-void
-life_hand_over_tick(Coordinator *c, int64_t now);
-void
-life_hand_over_acked(Coordinator *c, uint64_t number);
+void life_start(Coordinator *c, ControlRequest *request);
+void life_start_image(Coordinator *c, ControlRequest *request);
+void life_start_file(Coordinator *c, ControlRequest *request);
+void life_hand_over(Coordinator *c, ControlRequest *request);
+void life_hand_over_tick(Coordinator *c, int64_t now);
+void life_hand_over_acked(Coordinator *c, uint64_t number);
 /* Answer the hand-over with an error; fail: and let the members run on. */
-void
-life_hand_over_refuse(Coordinator *c, const char *why);
-void
-life_hand_over_fail(Coordinator *c, const char *why);
-void
-life_take_back(Coordinator *c, ControlRequest *request);
+void life_hand_over_refuse(Coordinator *c, const char *why);
+void life_hand_over_fail(Coordinator *c, const char *why);
+void life_take_back(Coordinator *c, ControlRequest *request);
 /* Members were running when we came: go on. */
-void
-life_adopt(Coordinator *c);
+void life_adopt(Coordinator *c);
 
 /* ---- status.c ---- */
-void
-status_request(Coordinator *c, ControlRequest *request);
-void
-status_add_sink(Coordinator *c, const SinkStats *sink);
+void status_request(Coordinator *c, ControlRequest *request);
+void status_add_sink(Coordinator *c, const SinkStats *sink);
 
 #endif

@@ -27,15 +27,13 @@ typedef struct CoordinatorConfig {
 typedef struct Coordinator Coordinator;
 
 /* Connect to members and district-net (retrying for connect_ms). Strings are copied. */
-Coordinator *
-coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, GError **error);
+Coordinator *coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms,
+                             GError **error);
 
 /* Run until Quit; on its own thread. loop is told to quit at the end. */
-void
-coordinator_start(Coordinator *coordinator, ControlServer *control, GMainLoop *loop);
+void coordinator_start(Coordinator *coordinator, ControlServer *control, GMainLoop *loop);
 /* Wait for its end and free it. False: a sink is still busy with a dead connection; leave at once.
  */
-bool
-coordinator_join(Coordinator *coordinator);
+bool coordinator_join(Coordinator *coordinator);
 
 #endif

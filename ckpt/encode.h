@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * PAGES records: a batch of pages of one member, each zero, unchanged (left out) or raw, as one zstd
- * frame.
+ * PAGES records: a batch of pages of one member, each zero, unchanged (left out) or raw, as one
+ * zstd frame.
  *
  *   payload = member u32 | count u32 | raw_bytes u32 | reserved u32 (0) |
- *             zstd frame of: count x u64 (page index << 8 | kind), then the data of the pages in order
- *   kind: 0 zero (no data), 1 raw (4096 bytes)
+ *             zstd frame of: count x u64 (page index << 8 | kind), then the data of the pages in
+ * order kind: 0 zero (no data), 1 raw (4096 bytes)
  *
  * "Unchanged" is decided against the 128-bit XXH3 of what was last sent for that page; such a page
  * is not in the record at all.
@@ -40,8 +40,8 @@ typedef struct PageRef {
 } PageRef;
 
 /*
- * Per-thread encoder (zstd context and buffers). Two encoders may work on the same PageHashes at the
- * same time if their pages are disjoint.
+ * Per-thread encoder (zstd context and buffers). Two encoders may work on the same PageHashes at
+ * the same time if their pages are disjoint.
  */
 typedef struct Encoder Encoder;
 Encoder *encoder_new(int zstd_level);
@@ -49,11 +49,10 @@ void encoder_free(Encoder *encoder);
 void encoder_set_level(Encoder *encoder, int zstd_level);
 
 /*
- * Encode up to PAGES_PER_RECORD_MAX pages. hashes may be NULL (nothing is left out then, except that
- * full, if set, says the receiver starts from zero pages so zero pages are left out; a page may then
- * be given only once per epoch). Appends one
- * PAGES payload to out (nothing if no page is left to send) and returns the number of pages in it;
- * stats are added to, not reset.
+ * Encode up to PAGES_PER_RECORD_MAX pages. hashes may be NULL (nothing is left out then, except
+ * that full, if set, says the receiver starts from zero pages so zero pages are left out; a page
+ * may then be given only once per epoch). Appends one PAGES payload to out (nothing if no page is
+ * left to send) and returns the number of pages in it; stats are added to, not reset.
  */
 uint32_t encoder_pages(Encoder *encoder, uint32_t member, const PageRef *pages, uint32_t count,
                        PageHashes *hashes, bool full, GByteArray *out, EncodeStats *stats);

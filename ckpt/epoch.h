@@ -17,20 +17,16 @@
 typedef struct StagingPool StagingPool;
 
 /* Staging memory of more than keep_pages per member is given back after each epoch. */
-StagingPool *
-staging_pool_new(const uint64_t *n_pages_of, uint32_t n_members, uint64_t keep_pages, Inbox *inbox);
+StagingPool *staging_pool_new(const uint64_t *n_pages_of, uint32_t n_members, uint64_t keep_pages,
+                              Inbox *inbox);
 /* All stagings must have come back. */
-void
-staging_pool_free(StagingPool *pool);
+void staging_pool_free(StagingPool *pool);
 /* Is there a free one? Only the coordinator takes, so the answer stays true for it. */
-bool
-staging_pool_ready(StagingPool *pool);
+bool staging_pool_ready(StagingPool *pool);
 /* An empty staging, or NULL with error set. */
-Staging *
-staging_pool_take(StagingPool *pool, GError **error);
+Staging *staging_pool_take(StagingPool *pool, GError **error);
 /* Give back, from any thread; wakes the coordinator. */
-void
-staging_pool_give(StagingPool *pool, Staging *staging);
+void staging_pool_give(StagingPool *pool, Staging *staging);
 
 typedef struct EpochMember {
     GByteArray *state; /* the engine's blob; NULL until cut */
@@ -51,13 +47,10 @@ typedef struct Epoch {
     GByteArray *net; /* district-net's state */
 } Epoch;
 
-Epoch *
-epoch_new(uint32_t n_members);
-Epoch *
-epoch_ref(Epoch *epoch);
+Epoch *epoch_new(uint32_t n_members);
+Epoch *epoch_ref(Epoch *epoch);
 /* The last reference gives the staging back to its pool. */
-void
-epoch_unref(Epoch *epoch);
+void epoch_unref(Epoch *epoch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Epoch, epoch_unref)
 
 #endif

@@ -8,7 +8,6 @@
 extern const SinkTransport file_out_transport;
 
 /* The opaque for file_out_transport; fd is taken over. path is for messages only. */
-gpointer
-file_out_new(int fd, const char *path);
+gpointer file_out_new(int fd, const char *path);
 
 #endif

@@ -12,11 +12,11 @@
 typedef struct Image {
     District__CutState *cut; /* owned */
     uint32_t n_members;
-    int *ram_fds;            /* one sealed memfd per member, owned */
+    int *ram_fds; /* one sealed memfd per member, owned */
 } Image;
 
-/* Take over a CutState memfd's first state_len bytes and ram fds (ownership passes, also on failure;
- * state_fd stays the caller's). Everything is checked. */
+/* Take over a CutState memfd's first state_len bytes and ram fds (ownership passes, also on
+ * failure; state_fd stays the caller's). Everything is checked. */
 Image *image_from_fds(int state_fd, uint64_t state_len, int *ram_fds, uint32_t n_fds,
                       GError **error);
 

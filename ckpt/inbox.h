@@ -28,25 +28,19 @@ typedef struct InboxMessage {
 } InboxMessage;
 
 typedef struct Inbox Inbox;
-Inbox *
-inbox_new(void);
+Inbox *inbox_new(void);
 /* Messages left are dropped, requests in them are not answered. */
-void
-inbox_free(Inbox *inbox);
+void inbox_free(Inbox *inbox);
 
 /* Post a copy of message; ownership of error and request passes. */
-void
-inbox_post(Inbox *inbox, const InboxMessage *message);
+void inbox_post(Inbox *inbox, const InboxMessage *message);
 
 /* Only wake the coordinator: there is room again somewhere. */
-void
-inbox_wake(Inbox *inbox);
+void inbox_wake(Inbox *inbox);
 
 /* The fd to poll for reading, and the next message or NULL (which also clears the fd). Free the
  * message with g_free after its error and request. */
-int
-inbox_fd(Inbox *inbox);
-InboxMessage *
-inbox_take(Inbox *inbox);
+int inbox_fd(Inbox *inbox);
+InboxMessage *inbox_take(Inbox *inbox);
 
 #endif

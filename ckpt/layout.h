@@ -17,26 +17,21 @@
  * message cannot take much. what names it in the error. Free with
  * protobuf_c_message_free_unpacked(message, NULL).
  */
-ProtobufCMessage *
-layout_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len,
-              const char *what, GError **error);
+ProtobufCMessage *layout_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data,
+                                size_t len, const char *what, GError **error);
 
 /* 1 to MEMBERS_MAX members with distinct good names and possible memory layouts. */
-gboolean
-layout_check_begin(const District__StreamEpochBegin *begin, GError **error);
+gboolean layout_check_begin(const District__StreamEpochBegin *begin, GError **error);
 
 /* Version, district name, epoch and members of a CutState on its own. */
-gboolean
-layout_check_cut(const District__CutState *cut, GError **error);
+gboolean layout_check_cut(const District__CutState *cut, GError **error);
 
 /* Do the two, each already checked, speak of the same epoch and the same members? */
-gboolean
-layout_check_match(const District__StreamEpochBegin *begin, const District__CutState *cut,
-                   GError **error);
+gboolean layout_check_match(const District__StreamEpochBegin *begin, const District__CutState *cut,
+                            GError **error);
 
 /* A district, member or host name: 1 to NAME_BYTES_MAX of A-Z a-z 0-9 . _ -, not starting with . or
  * -. */
-bool
-layout_name_good(const char *name);
+bool layout_name_good(const char *name);
 
 #endif

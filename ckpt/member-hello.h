@@ -6,21 +6,18 @@
 #include "ckpt/member.h"
 
 /* Send a request; assigns its id. doing: for the error message. */
-gboolean
-member_send(Member *member, District__MemberRequest *request, const char *doing, const int *fds,
-            guint n_fds, GError **error);
+gboolean member_send(Member *member, District__MemberRequest *request, const char *doing,
+                     const int *fds, guint n_fds, GError **error);
 
 /* Receive the reply; NULL with error set unless it is of kind want. Free it with free_unpacked. */
-District__MemberReply *
-member_collect(Member *member, District__MemberReply__OpCase want, const char *doing, int *fds,
-               guint *n_fds, int timeout_ms, GError **error);
+District__MemberReply *member_collect(Member *member, District__MemberReply__OpCase want,
+                                      const char *doing, int *fds, guint *n_fds, int timeout_ms,
+                                      GError **error);
 
 /* Check ram_fd against the announced size and map a duplicate of it as the member's RAM. */
-gboolean
-member_map_ram(Member *member, int ram_fd, GError **error);
+gboolean member_map_ram(Member *member, int ram_fd, GError **error);
 
 /* Forget all that HELLO told. */
-void
-member_hello_clear(Member *member);
+void member_hello_clear(Member *member);
 
 #endif

@@ -28,8 +28,7 @@ typedef enum {
 } MemberError;
 
 #define MEMBER_ERROR (member_error_quark())
-GQuark
-member_error_quark(void);
+GQuark member_error_quark(void);
 
 typedef struct Member {
     char *name;
@@ -53,48 +52,33 @@ typedef struct Member {
     int64_t sent_ns; /* when the outstanding request went out */
 } Member;
 
-Member *
-member_new(const char *name, const char *path);
-void
-member_free(Member *member);
+Member *member_new(const char *name, const char *path);
+void member_free(Member *member);
 
 /* Connect (retrying for timeout_ms) and say HELLO. */
-gboolean
-member_connect(Member *member, int timeout_ms, GError **error);
-void
-member_disconnect(Member *member);
+gboolean member_connect(Member *member, int timeout_ms, GError **error);
+void member_disconnect(Member *member);
 
-gboolean
-member_send_harvest(Member *member, GError **error);
-gboolean
-member_send_pause(Member *member, bool save_state, bool hold, GError **error);
-gboolean
-member_send_resume(Member *member, GError **error);
-gboolean
-member_send_quit(Member *member, GError **error);
+gboolean member_send_harvest(Member *member, GError **error);
+gboolean member_send_pause(Member *member, bool save_state, bool hold, GError **error);
+gboolean member_send_resume(Member *member, GError **error);
+gboolean member_send_quit(Member *member, GError **error);
 /* The member's RAM becomes ram_fd (duplicated, mapped), its state state[0..state_len). */
-gboolean
-member_send_restore(Member *member, int ram_fd, const uint8_t *state, uint64_t state_len,
-                    const uint8_t vmgenid[MEMBER_VMGENID_BYTES], GError **error);
+gboolean member_send_restore(Member *member, int ram_fd, const uint8_t *state, uint64_t state_len,
+                             const uint8_t vmgenid[MEMBER_VMGENID_BYTES], GError **error);
 
 /* Collect the reply to the request sent last. *pause: filled with plain values, checked. */
-gboolean
-member_collect_harvest(Member *member, GError **error);
-gboolean
-member_collect_pause(Member *member, District__MemberPauseReply *pause, GError **error);
-gboolean
-member_collect_resume(Member *member, int64_t *resumed_ns, GError **error);
-gboolean
-member_collect_restore(Member *member, GError **error);
-gboolean
-member_collect_quit(Member *member, int timeout_ms, GError **error);
+gboolean member_collect_harvest(Member *member, GError **error);
+gboolean member_collect_pause(Member *member, District__MemberPauseReply *pause, GError **error);
+gboolean member_collect_resume(Member *member, int64_t *resumed_ns, GError **error);
+gboolean member_collect_restore(Member *member, GError **error);
+gboolean member_collect_quit(Member *member, int timeout_ms, GError **error);
 
 /* Ask for the run state. */
-gboolean
-member_describe(Member *member, District__MemberState *state, uint64_t *pauses, GError **error);
+gboolean member_describe(Member *member, District__MemberState *state, uint64_t *pauses,
+                         GError **error);
 
 /* FALSE with MEMBER_ERROR_LOST if the idle engine has gone, or spoke without being asked. */
-gboolean
-member_check_idle(Member *member, GError **error);
+gboolean member_check_idle(Member *member, GError **error);
 
 #endif

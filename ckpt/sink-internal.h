@@ -54,10 +54,8 @@ struct Sink {
 };
 
 /* Pack message behind room for a record header. */
-GByteArray *
-sink_record_pack(const ProtobufCMessage *message);
+GByteArray *sink_record_pack(const ProtobufCMessage *message);
 
-gpointer
-sink_thread_run(gpointer sink);
+gpointer sink_thread_run(gpointer sink);
 
 #endif

@@ -55,53 +55,41 @@ typedef struct SinkConfig {
     uint32_t n_members;
 } SinkConfig;
 
-Sink *
-sink_new(const SinkConfig *config);
+Sink *sink_new(const SinkConfig *config);
 /*
  * Let go; the thread ends by itself. flush: after what is queued has been written (bounded by the
  * transport's own time limits), else at once.
  */
-void
-sink_release(Sink *sink, bool flush);
+void sink_release(Sink *sink, bool flush);
 
-uint64_t
-sink_id(const Sink *sink);
+uint64_t sink_id(const Sink *sink);
 
 /* The first error wins and closes the sink; takes ownership of error. Any thread. */
-void
-sink_fail(Sink *sink, GError *error);
+void sink_fail(Sink *sink, GError *error);
 
 /* ---- Queueing; coordinator only ---- */
-void
-sink_begin(Sink *sink, const District__StreamEpochBegin *begin);
+void sink_begin(Sink *sink, const District__StreamEpochBegin *begin);
 /* All pages of a frozen epoch. full: the epoch starts from nothing. */
-void
-sink_epoch_pages(Sink *sink, Epoch *epoch, uint64_t number, bool full);
+void sink_epoch_pages(Sink *sink, Epoch *epoch, uint64_t number, bool full);
 /* A batch for a full sync: count pages of member, copied here. */
-void
-sink_sync_pages(Sink *sink, uint64_t number, uint32_t member, const uint64_t *pages, uint32_t count,
-                const uint8_t *ram);
+void sink_sync_pages(Sink *sink, uint64_t number, uint32_t member, const uint64_t *pages,
+                     uint32_t count, const uint8_t *ram);
 /* The packed CutState (taken over; compressed by a worker), then EPOCH_END. */
-void
-sink_state_end(Sink *sink, uint64_t number, GByteArray *packed_state);
+void sink_state_end(Sink *sink, uint64_t number, GByteArray *packed_state);
 /* Finish after what is queued: INBOX_SINK_FINISHED follows. */
-void
-sink_finish(Sink *sink);
+void sink_finish(Sink *sink);
 
 /* Sync batches queued and not yet written. Each one written wakes the coordinator. */
-unsigned
-sink_sync_outstanding(Sink *sink);
+unsigned sink_sync_outstanding(Sink *sink);
 
 typedef struct SinkStats {
     EncodeStats pages;
     uint64_t bytes; /* written, headers included */
     int level;      /* of zstd, now */
 } SinkStats;
-SinkStats
-sink_stats(Sink *sink);
+SinkStats sink_stats(Sink *sink);
 
 /* ---- For the EncodePool ---- */
-void
-sink_item_encode(SinkItem *item, Encoder *encoder);
+void sink_item_encode(SinkItem *item, Encoder *encoder);
 
 #endif

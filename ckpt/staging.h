@@ -18,28 +18,21 @@
 typedef struct Staging Staging;
 
 /* For n_members members of n_pages_of[i] pages. NULL with error set if address space runs out. */
-Staging *
-staging_new(const uint64_t *n_pages_of, uint32_t n_members, GError **error);
-void
-staging_free(Staging *staging);
+Staging *staging_new(const uint64_t *n_pages_of, uint32_t n_members, GError **error);
+void staging_free(Staging *staging);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Staging, staging_free)
 
 /* Copy PAGE_BYTES from data as page `page` (below n_pages_of[member]) of member. */
-void
-staging_copy(Staging *staging, uint32_t member, uint64_t page, const uint8_t *data);
+void staging_copy(Staging *staging, uint32_t member, uint64_t page, const uint8_t *data);
 
 /* Pages staged: of all members, and of one. */
-uint64_t
-staging_pages(const Staging *staging);
-uint64_t
-staging_member_pages(const Staging *staging, uint32_t member);
+uint64_t staging_pages(const Staging *staging);
+uint64_t staging_member_pages(const Staging *staging, uint32_t member);
 
 /* Slot `slot` (below staging_member_pages) of member; the data lives until staging_clear. */
-PageRef
-staging_page(const Staging *staging, uint32_t member, uint64_t slot);
+PageRef staging_page(const Staging *staging, uint32_t member, uint64_t slot);
 
 /* Forget all pages. Memory of more than keep_pages slots per member goes back to the kernel. */
-void
-staging_clear(Staging *staging, uint64_t keep_pages);
+void staging_clear(Staging *staging, uint64_t keep_pages);
 
 #endif

@@ -23,11 +23,9 @@ typedef struct Percentiles {
     uint64_t last;
 } Percentiles;
 
-void
-sample_ring_add(SampleRing *ring, uint64_t value);
+void sample_ring_add(SampleRing *ring, uint64_t value);
 
 /* Nearest-rank percentiles; all zero if there is no sample. */
-Percentiles
-sample_ring_percentiles(const SampleRing *ring);
+Percentiles sample_ring_percentiles(const SampleRing *ring);
 
 #endif

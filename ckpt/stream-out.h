@@ -16,8 +16,7 @@ typedef enum {
 } StreamOutError;
 
 #define STREAM_OUT_ERROR (stream_out_error_quark())
-GQuark
-stream_out_error_quark(void);
+GQuark stream_out_error_quark(void);
 
 extern const SinkTransport stream_out_transport;
 
@@ -25,8 +24,7 @@ extern const SinkTransport stream_out_transport;
  * The opaque for stream_out_transport; the sink frees it. identity: a reference is taken over.
  * silence_ms: nothing heard for this long means lost.
  */
-gpointer
-stream_out_new(TlsIdentity *identity, const char *address, uint16_t port, const char *peer_name,
-               const char *district, int silence_ms, Inbox *inbox);
+gpointer stream_out_new(TlsIdentity *identity, const char *address, uint16_t port,
+                        const char *peer_name, const char *district, int silence_ms, Inbox *inbox);
 
 #endif

@@ -57,15 +57,12 @@ typedef struct Target {
 } Target;
 
 /* Around sink (taken over). */
-Target *
-target_new(struct Coordinator *c, Sink *sink, bool is_stream);
+Target *target_new(struct Coordinator *c, Sink *sink, bool is_stream);
 /* Release the sink too; flush as in sink_release. */
-void
-target_free(Target *target, bool flush);
+void target_free(Target *target, bool flush);
 
 /* Begin the full epoch: take a number, queue EPOCH_BEGIN, mark what is pending. */
-void
-target_begin(struct Coordinator *c, Target *target);
+void target_begin(struct Coordinator *c, Target *target);
 
 /* Bits of word of member's bitmap were harvested dirty. */
 static inline void
@@ -76,11 +73,9 @@ target_dirty(Target *target, uint32_t member, size_t word, uint64_t bits)
 }
 
 /* Copy and queue batches while there is room for them; ends the sync when it has converged. */
-void
-target_tick(struct Coordinator *c, Target *target);
+void target_tick(struct Coordinator *c, Target *target);
 
-uint64_t
-target_pending(const Target *target);
+uint64_t target_pending(const Target *target);
 
 /* Does the next cut go to it? */
 static inline bool

@@ -10,11 +10,9 @@
 #define NS_PER_S 1000000000LL
 
 /* CLOCK_MONOTONIC, nanoseconds. Comparable between processes of one host. */
-int64_t
-clock_monotonic_ns(void);
+int64_t clock_monotonic_ns(void);
 
 /* CLOCK_REALTIME, nanoseconds since 1970. */
-int64_t
-clock_realtime_ns(void);
+int64_t clock_realtime_ns(void);
 
 #endif

@@ -22,31 +22,26 @@ typedef enum {
 } FdmsgError;
 
 #define FDMSG_ERROR (fdmsg_error_quark())
-GQuark
-fdmsg_error_quark(void);
+GQuark fdmsg_error_quark(void);
 
 /*
  * Listen on path (a stale socket file there is replaced; mode 0600), SOCK_CLOEXEC, non-blocking.
  * Returns the fd, or -1 with error set. Owner: the caller closes it.
  */
-int
-fdmsg_listen(const char *path, GError **error);
+int fdmsg_listen(const char *path, GError **error);
 
 /* Accept one connection from a listening fd; -1 with FDMSG_ERROR_TIMEOUT if none is waiting. */
-int
-fdmsg_accept(int listen_fd, GError **error);
+int fdmsg_accept(int listen_fd, GError **error);
 
 /* Connect to path, retrying while it does not exist or refuses, for at most timeout_ms. */
-int
-fdmsg_connect(const char *path, int timeout_ms, GError **error);
+int fdmsg_connect(const char *path, int timeout_ms, GError **error);
 
 /*
  * Send one message with n_fds descriptors (they stay the caller's). Waits at most timeout_ms for
  * room. FALSE with error set on failure; then nothing was sent.
  */
-gboolean
-fdmsg_send(int fd, const void *data, size_t len, const int *fds, guint n_fds, int timeout_ms,
-           GError **error);
+gboolean fdmsg_send(int fd, const void *data, size_t len, const int *fds, guint n_fds,
+                    int timeout_ms, GError **error);
 
 /*
  * Receive one message into buf (cap bytes; FDMSG_BYTES_MAX is always enough). *n_fds: capacity of
@@ -54,11 +49,10 @@ fdmsg_send(int fd, const void *data, size_t len, const int *fds, guint n_fds, in
  * descriptors that arrive are then closed. timeout_ms: -1 waits for ever, 0 polls. Returns the
  * length (0 is never a valid message), or -1 with error set.
  */
-gssize
-fdmsg_recv(int fd, void *buf, size_t cap, int *fds, guint *n_fds, int timeout_ms, GError **error);
+gssize fdmsg_recv(int fd, void *buf, size_t cap, int *fds, guint *n_fds, int timeout_ms,
+                  GError **error);
 
 /* Close count descriptors and set each to -1. */
-void
-fdmsg_close_fds(int *fds, guint count);
+void fdmsg_close_fds(int *fds, guint count);
 
 #endif

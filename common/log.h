@@ -12,7 +12,6 @@
  * Install the log writer for this process. tag: what this process serves ("shop", "shop/db"), may
  * be NULL; copied. Call once, before any thread is started.
  */
-void
-log_init(const char *program, const char *tag);
+void log_init(const char *program, const char *tag);
 
 #endif

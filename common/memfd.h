@@ -10,29 +10,24 @@
  * Create a memfd of size bytes (sparse, zero filled), sealed with F_SEAL_SHRINK | F_SEAL_GROW |
  * F_SEAL_SEAL. Returns the fd (caller owns, close-on-exec) or -1 with error set.
  */
-int
-memfd_create_sealed(const char *name, uint64_t size, GError **error);
+int memfd_create_sealed(const char *name, uint64_t size, GError **error);
 
 /*
  * Check a descriptor that came from another process: a memfd, sealed as above, of exactly size
  * bytes (size 0: any size). FALSE with an error that starts with what, its name for the reader.
  */
-gboolean
-memfd_check(int fd, uint64_t size, const char *what, GError **error);
+gboolean memfd_check(int fd, uint64_t size, const char *what, GError **error);
 
 /* Size of fd in bytes, 0 on error. */
-uint64_t
-memfd_size(int fd);
+uint64_t memfd_size(int fd);
 
 /*
  * Map size bytes shared. write: PROT_READ|PROT_WRITE, else PROT_READ. Returns NULL with error set
  * on failure. Undo with munmap(ptr, size).
  */
-void *
-memfd_map(int fd, uint64_t size, gboolean write, GError **error);
+void *memfd_map(int fd, uint64_t size, gboolean write, GError **error);
 
 /* A sealed memfd holding a copy of data (size 0 gives one zero page). */
-int
-memfd_from_data(const char *name, const void *data, uint64_t size, GError **error);
+int memfd_from_data(const char *name, const void *data, uint64_t size, GError **error);
 
 #endif

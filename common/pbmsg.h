@@ -8,17 +8,15 @@
 #include <protobuf-c/protobuf-c.h>
 
 /* As fdmsg_send, for a message. */
-gboolean
-pbmsg_send(int fd, const ProtobufCMessage *msg, const int *fds, guint n_fds, int timeout_ms,
-           GError **error);
+gboolean pbmsg_send(int fd, const ProtobufCMessage *msg, const int *fds, guint n_fds,
+                    int timeout_ms, GError **error);
 
 /*
  * As fdmsg_recv, unpacked as type. Returns the message (free with protobuf_c_message_free_unpacked
  * and a NULL allocator, or the type's own function), or NULL with error set; on a packet that does
  * not parse, received descriptors are closed.
  */
-ProtobufCMessage *
-pbmsg_recv(int fd, const ProtobufCMessageDescriptor *type, int *fds, guint *n_fds, int timeout_ms,
-           GError **error);
+ProtobufCMessage *pbmsg_recv(int fd, const ProtobufCMessageDescriptor *type, int *fds, guint *n_fds,
+                             int timeout_ms, GError **error);
 
 #endif

@@ -19,10 +19,8 @@ typedef struct ApiCall {
  * Parse one line without its newline. NULL with CONTROL_ERROR_INVALID set on anything but
  * {"execute": NAME, "arguments": {...}, "id": ANY} with the last two optional.
  */
-ApiCall *
-api_call_parse(const char *line, gsize len, GError **error);
-void
-api_call_free(ApiCall *call);
+ApiCall *api_call_parse(const char *line, gsize len, GError **error);
+void api_call_free(ApiCall *call);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ApiCall, api_call_free)
 
 #endif

@@ -26,30 +26,24 @@ typedef void (*ChildExited)(Child *child, int status, gpointer data);
  * Find program name: $DISTRICT_LIBEXEC, libexec_dir (may be NULL), the directory of this
  * executable, then the build tree's ../vmm, ../ckpt, ../netproxy, ../standby. NULL with error set.
  */
-char *
-child_find_program(const char *libexec_dir, const char *name, GError **error);
+char *child_find_program(const char *libexec_dir, const char *name, GError **error);
 
 /*
  * Start argv (argv[0]: path) up to the gate. inherit_fd: a descriptor the program gets under the
  * same number, or -1. NULL with error set.
  */
-Child *
-child_spawn(const char *kind, const char *member, const char *const *argv, const char *log_path,
-            int inherit_fd, ChildExited exited, gpointer data, GError **error);
-void
-child_release(Child *child);
+Child *child_spawn(const char *kind, const char *member, const char *const *argv,
+                   const char *log_path, int inherit_fd, ChildExited exited, gpointer data,
+                   GError **error);
+void child_release(Child *child);
 
 /* Watch a process that an earlier districtd started. NULL if it has ended. */
-Child *
-child_adopt(const RunProcess *process, ChildExited exited, gpointer data);
+Child *child_adopt(const RunProcess *process, ChildExited exited, gpointer data);
 
-const RunProcess *
-child_process(const Child *child);
-void
-child_signal(Child *child, int signal);
+const RunProcess *child_process(const Child *child);
+void child_signal(Child *child, int signal);
 
 /* Stop watching; the process goes on (one still held at its gate ends). */
-void
-child_free(Child *child);
+void child_free(Child *child);
 
 #endif

@@ -24,14 +24,11 @@ typedef struct Config {
  * Read file. When it does not exist and required is FALSE, all defaults apply. Unknown sections and
  * keys are errors that name the file.
  */
-Config *
-config_load(const char *file, gboolean required, GError **error);
-void
-config_free(Config *config);
+Config *config_load(const char *file, gboolean required, GError **error);
+void config_free(Config *config);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Config, config_free)
 
 /* Path of districtd's API socket; caller frees. */
-char *
-config_socket_path(const Config *config);
+char *config_socket_path(const Config *config);
 
 #endif

@@ -46,21 +46,15 @@ struct Daemon {
 
 /* ---- daemon.c ---- */
 /* Load all state, take over what still runs, listen. NULL with error set. */
-Daemon *
-daemon_new(Config *config, GError **error);
+Daemon *daemon_new(Config *config, GError **error);
 /* Leave everything running. */
-void
-daemon_free(Daemon *daemon);
+void daemon_free(Daemon *daemon);
 /* NULL with CONTROL_ERROR_NOT_FOUND if there is none of that name. */
-District *
-daemon_find_district(Daemon *daemon, const char *name, GError **error);
-Host *
-daemon_find_host(Daemon *daemon, const char *name, GError **error);
+District *daemon_find_district(Daemon *daemon, const char *name, GError **error);
+Host *daemon_find_host(Daemon *daemon, const char *name, GError **error);
 /* Remember a host (name new or known) durably and connect to it. */
-gboolean
-daemon_put_host(Daemon *daemon, Host *host, GError **error);
-gboolean
-daemon_remove_host(Daemon *daemon, const char *name, GError **error);
+gboolean daemon_put_host(Daemon *daemon, Host *host, GError **error);
+gboolean daemon_remove_host(Daemon *daemon, const char *name, GError **error);
 /* Tell the log and all who listen. subject: district or host name. */
 void G_GNUC_PRINTF(4, 5)
     daemon_event(Daemon *daemon, const char *kind, const char *subject, const char *format, ...);
@@ -119,92 +113,59 @@ struct District {
     guint n_hold_fds;
 };
 
-District *
-district_new(Daemon *daemon, Definition *definition);
-void
-district_free(District *district);
-const char *
-district_state_name(DistrictState state);
+District *district_new(Daemon *daemon, Definition *definition);
+void district_free(District *district);
+const char *district_state_name(DistrictState state);
 /* Change state, telling everyone. reason may be NULL. */
-void
-district_set_state(District *district, DistrictState state, const char *reason);
+void district_set_state(District *district, DistrictState state, const char *reason);
 /* Members run here, or may. */
-gboolean
-district_is_active(const District *district);
-gboolean
-district_save_record(District *district, GError **error);
+gboolean district_is_active(const District *district);
+gboolean district_save_record(District *district, GError **error);
 /* Write down number as given out, durably, before anything runs under it. */
-gboolean
-district_save_incarnation(District *district, uint64_t number, GError **error);
-uint64_t
-district_next_incarnation(const District *district);
-Claim
-district_claim(const District *district);
+gboolean district_save_incarnation(District *district, uint64_t number, GError **error);
+uint64_t district_next_incarnation(const District *district);
+Claim district_claim(const District *district);
 /* Files of district: below the runtime, log and state directories; caller frees. */
-char *
-district_run_path(const District *district, const char *file);
-char *
-district_log_path(const District *district, const char *file);
-char *
-district_member_path(const District *district, const char *member, const char *suffix);
-char *
-district_checkpoint_dir(const District *district);
+char *district_run_path(const District *district, const char *file);
+char *district_log_path(const District *district, const char *file);
+char *district_member_path(const District *district, const char *member, const char *suffix);
+char *district_checkpoint_dir(const District *district);
 /* All about it, for people and programs. */
-JsonObject *
-district_describe(District *district);
-JsonObject *
-district_summary(District *district);
+JsonObject *district_describe(District *district);
+JsonObject *district_summary(District *district);
 /* Ask the processes for their status now and then; results go to *_status. */
-void
-district_poll_status(District *district);
+void district_poll_status(District *district);
 
 /* ---- processes (process.c, fate.c, adopt.c) ---- */
 /* Start what is not there of district-net, one district-vmm per member, and district-ckpt. */
-gboolean
-processes_start(District *district, gboolean incoming, GError **error);
-gboolean
-processes_start_standby(District *district, GError **error);
-gboolean
-processes_start_one(District *district, const char *kind, GError **error);
-Child *
-processes_find(const District *district, const char *kind, const char *member);
+gboolean processes_start(District *district, gboolean incoming, GError **error);
+gboolean processes_start_standby(District *district, GError **error);
+gboolean processes_start_one(District *district, const char *kind, GError **error);
+Child *processes_find(const District *district, const char *kind, const char *member);
 /* Number of processes other than district-standby. */
-guint
-processes_count(const District *district);
+guint processes_count(const District *district);
 /* End them: gently (members quit, then SIGTERM, then SIGKILL) or at once. job, if not NULL, goes on
  * to its next step when all are gone. district-standby is not concerned. */
-void
-processes_end(District *district, gboolean at_once, Job *job);
-void
-processes_end_standby(District *district);
-gboolean
-processes_save(District *district, GError **error);
-void
-process_exited(Child *child, int status, gpointer data); /* fate.c: what then */
+void processes_end(District *district, gboolean at_once, Job *job);
+void processes_end_standby(District *district);
+gboolean processes_save(District *district, GError **error);
+void process_exited(Child *child, int status, gpointer data); /* fate.c: what then */
 /* A unit: one member lost ends all. Members are ended, then state FAILED, then perhaps failover. */
-void
-district_fail(District *district, const char *why);
+void district_fail(District *district, const char *why);
 /* Start district-ckpt again beside running members, which go on. */
-void
-ckpt_restart(District *district);
+void ckpt_restart(District *district);
 /* A newer life is elsewhere: end ours at once. */
-void
-district_supersede(District *district, const char *host, uint64_t incarnation);
+void district_supersede(District *district, const char *host, uint64_t incarnation);
 /* After districtd was restarted: find out what is true and go on from there. */
-void
-district_adopt(District *district);
+void district_adopt(District *district);
 /* A hand-over asked for by a districtd that was killed may complete after its successor looked. */
-void
-district_reconcile(District *district, const char *ckpt_state);
-void
-district_ckpt_event(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error,
-                    gpointer data);
-void
-district_standby_event(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error,
-                       gpointer data);
+void district_reconcile(District *district, const char *ckpt_state);
+void district_ckpt_event(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error,
+                         gpointer data);
+void district_standby_event(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error,
+                            gpointer data);
 /* Every HOSTLINK_BEAT_MS: does a standby with AutoFailover= have to promote itself? */
-void
-district_watch_home(District *district);
+void district_watch_home(District *district);
 
 /* ---- operations (job.c and one file each) ---- */
 typedef void (*JobStep)(Job *job);
@@ -241,138 +202,91 @@ struct Job {
 
 /* A new operation on district; fails at once (done is called) if another one is under way. Returns
  * NULL then. Fill in the parameters and call job_next. */
-Job *
-job_new(District *district, const char *verb, const JobStep *steps, JobDone done, gpointer data);
-void
-job_next(Job *job);
-void
-job_fail(Job *job, const GError *error);
+Job *job_new(District *district, const char *verb, const JobStep *steps, JobDone done,
+             gpointer data);
+void job_next(Job *job);
+void job_fail(Job *job, const GError *error);
 void G_GNUC_PRINTF(3, 4) job_fail_new(Job *job, ControlError code, const char *format, ...);
 /* Request to a process or peer; then is called with the answer, or the next step if it is NULL. A
  * failure fails the job. */
-void
-job_call(Job *job, Rpc *rpc, ProtobufCMessage *request, const int *fds, guint n_fds, int timeout_ms,
-         JobMessage then);
-void
-job_ask(Job *job, const char *host, const char *method, JsonObject *arguments, int timeout_ms,
-        JobAnswer then);
-Job *
-job_ref(Job *job);
-void
-job_unref(Job *job);
+void job_call(Job *job, Rpc *rpc, ProtobufCMessage *request, const int *fds, guint n_fds,
+              int timeout_ms, JobMessage then);
+void job_ask(Job *job, const char *host, const char *method, JsonObject *arguments, int timeout_ms,
+             JobAnswer then);
+Job *job_ref(Job *job);
+void job_unref(Job *job);
 
-void
-operation_start(District *district, gboolean force, JobDone done, gpointer data);
-void
-operation_restart(District *district, const char *from, gboolean force, JobDone done,
-                  gpointer data);
-void
-operation_stop(District *district, gboolean force, JobDone done, gpointer data);
-void
-operation_checkpoint(District *district, const char *label, JobDone done, gpointer data);
-JsonArray *
-checkpoint_list(District *district);
+void operation_start(District *district, gboolean force, JobDone done, gpointer data);
+void operation_restart(District *district, const char *from, gboolean force, JobDone done,
+                       gpointer data);
+void operation_stop(District *district, gboolean force, JobDone done, gpointer data);
+void operation_checkpoint(District *district, const char *label, JobDone done, gpointer data);
+JsonArray *checkpoint_list(District *district);
 /* Path of checkpoint id (NULL: the last one); NULL with error set. */
-char *
-checkpoint_find(District *district, const char *id, GError **error);
-void
-operation_protect(District *district, const char *host, uint64_t interval_us,
-                  gboolean output_commit, JobDone done, gpointer data);
-void
-operation_unprotect(District *district, gboolean force, JobDone done, gpointer data);
+char *checkpoint_find(District *district, const char *id, GError **error);
+void operation_protect(District *district, const char *host, uint64_t interval_us,
+                       gboolean output_commit, JobDone done, gpointer data);
+void operation_unprotect(District *district, gboolean force, JobDone done, gpointer data);
 /* Bring the protection that is wanted about (again), in the background. */
-void
-protect_resume(District *district);
+void protect_resume(District *district);
 /* On the standby: take over. incarnation 0: the next one. planned: the home has handed over. */
-void
-operation_takeover(District *district, uint64_t incarnation, gboolean planned, gboolean ask_home,
-                   JobDone done, gpointer data);
-void
-operation_migrate(District *district, const char *host, JobDone done, gpointer data);
+void operation_takeover(District *district, uint64_t incarnation, gboolean planned,
+                        gboolean ask_home, JobDone done, gpointer data);
+void operation_migrate(District *district, const char *host, JobDone done, gpointer data);
 /* What became of a hand-over whose answer was lost. */
 /* Ask the target of an unresolved hand-over, if it can be reached. */
-void
-migrate_ask_target(District *district);
-void
-migrate_resolve(District *district, const Claim *target);
-void
-operation_done_log(JsonObject *result, const GError *error, gpointer data);
+void migrate_ask_target(District *district);
+void migrate_resolve(District *district, const Claim *target);
+void operation_done_log(JsonObject *result, const GError *error, gpointer data);
 /* start.c: steps shared by operations that bring members up. */
-void
-step_start_processes(Job *job);
-void
-step_wait_ckpt(Job *job);
-void
-job_wait_ckpt_state(Job *job, const char *state, int timeout_ms);
+void step_start_processes(Job *job);
+void step_wait_ckpt(Job *job);
+void job_wait_ckpt_state(Job *job, const char *state, int timeout_ms);
 
 /* ---- other hosts (peer.c, exchange.c) ---- */
 typedef void (*PeerReply)(JsonObject *answer, const GError *error, gpointer data);
 
-Peer *
-peer_new(Daemon *daemon, const Host *host);
-void
-peer_free(Peer *peer);
+Peer *peer_new(Daemon *daemon, const Host *host);
+void peer_free(Peer *peer);
 /* A verified control connection from a known host has been accepted. */
-void
-daemon_accept_control(Daemon *daemon, int fd);
-const char *
-peer_name(const Peer *peer);
+void daemon_accept_control(Daemon *daemon, int fd);
+const char *peer_name(const Peer *peer);
 /* Heard within the last second. */
-gboolean
-peer_reachable(const Peer *peer);
+gboolean peer_reachable(const Peer *peer);
 /* When it was last heard by any path; CLOCK_MONOTONIC, 0 never. */
-int64_t
-peer_heard_ns(const Peer *peer);
-guint
-peer_links_up(const Peer *peer);
+int64_t peer_heard_ns(const Peer *peer);
+guint peer_links_up(const Peer *peer);
 /* reply is called exactly once, never from inside this call. Takes arguments over. */
-void
-peer_request(Peer *peer, const char *method, JsonObject *arguments, int timeout_ms, PeerReply reply,
-             gpointer data);
+void peer_request(Peer *peer, const char *method, JsonObject *arguments, int timeout_ms,
+                  PeerReply reply, gpointer data);
 /* One-way. Takes arguments over. */
-void
-peer_note(Peer *peer, const char *method, JsonObject *arguments);
+void peer_note(Peer *peer, const char *method, JsonObject *arguments);
 /* A claim as "who-runs" answers it; FALSE if it is none. */
-gboolean
-claim_from_json(JsonObject *item, Claim *claim);
+gboolean claim_from_json(JsonObject *item, Claim *claim);
 /* exchange.c: what a peer says or asks. id 0: a note, nothing is answered. */
-void
-exchange_handle(Peer *peer, const char *method, JsonObject *arguments, gint64 id);
-void
-exchange_peer_up(Peer *peer, const char *remote_address);
-void
-peer_answer(Daemon *daemon, const char *host, gint64 id, JsonObject *result, const GError *error);
-Daemon *
-peer_daemon(const Peer *peer);
+void exchange_handle(Peer *peer, const char *method, JsonObject *arguments, gint64 id);
+void exchange_peer_up(Peer *peer, const char *remote_address);
+void peer_answer(Daemon *daemon, const char *host, gint64 id, JsonObject *result,
+                 const GError *error);
+Daemon *peer_daemon(const Peer *peer);
 /* Tell all peers what we have. */
-void
-exchange_announce(Daemon *daemon);
+void exchange_announce(Daemon *daemon);
 
 /* ---- user API (api.c, verbs.c) ---- */
 typedef struct ApiRequest ApiRequest;
 
-ApiServer *
-api_server_new(Daemon *daemon, GError **error);
-void
-api_server_free(ApiServer *server);
-void
-api_server_event(ApiServer *server, JsonObject *event);
+ApiServer *api_server_new(Daemon *daemon, GError **error);
+void api_server_free(ApiServer *server);
+void api_server_event(ApiServer *server, JsonObject *event);
 /* Answer; takes result over (NULL: an empty object). request is gone afterwards. */
-void
-api_reply(ApiRequest *request, JsonObject *result);
-void
-api_fail(ApiRequest *request, const GError *error);
+void api_reply(ApiRequest *request, JsonObject *result);
+void api_fail(ApiRequest *request, const GError *error);
 /* As JobDone, with the request as data. */
-void
-api_job_done(JsonObject *result, const GError *error, gpointer data);
-Daemon *
-api_request_daemon(const ApiRequest *request);
-void
-api_subscribe(ApiRequest *request);
-JsonArray *
-api_server_recent(ApiServer *server);
+void api_job_done(JsonObject *result, const GError *error, gpointer data);
+Daemon *api_request_daemon(const ApiRequest *request);
+void api_subscribe(ApiRequest *request);
+JsonArray *api_server_recent(ApiServer *server);
 /* verbs.c */
-void
-verb_execute(ApiRequest *request, const char *execute, JsonObject *arguments);
+void verb_execute(ApiRequest *request, const char *execute, JsonObject *arguments);
 
 #endif

@@ -39,22 +39,17 @@ typedef struct Definition {
  * Parse len bytes of text. file is for messages only. NULL with a CONTROL_ERROR whose message names
  * file, section and key and says what to do. The text may come from a peer: nothing is trusted.
  */
-Definition *
-definition_parse(const char *text, gsize len, const char *file, GError **error);
-void
-definition_free(Definition *definition);
+Definition *definition_parse(const char *text, gsize len, const char *file, GError **error);
+void definition_free(Definition *definition);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Definition, definition_free)
 
 /* Are the files named there and readable on this host? */
-gboolean
-definition_check_files(const Definition *definition, GError **error);
+gboolean definition_check_files(const Definition *definition, GError **error);
 
 /* Index of the member called name, or -1. */
-int
-definition_find_member(const Definition *definition, const char *name);
+int definition_find_member(const Definition *definition, const char *name);
 
 /* "52:54:00:..." as text; caller frees. */
-char *
-definition_member_mac(const DefinitionMember *member);
+char *definition_member_mac(const DefinitionMember *member);
 
 #endif

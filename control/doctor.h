@@ -15,7 +15,6 @@ typedef struct DoctorCheck {
 } DoctorCheck;
 
 /* Run all checks (a few seconds at most). Returns an array of DoctorCheck, caller unrefs. */
-GPtrArray *
-doctor_run(void);
+GPtrArray *doctor_run(void);
 
 #endif

@@ -20,11 +20,9 @@ typedef enum {
 } ControlError;
 
 #define CONTROL_ERROR (control_error_quark())
-GQuark
-control_error_quark(void);
+GQuark control_error_quark(void);
 
 /* Class name of error for the API: "InvalidArgument", "NotFound", ... */
-const char *
-control_error_class(const GError *error);
+const char *control_error_class(const GError *error);
 
 #endif

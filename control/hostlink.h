@@ -31,35 +31,27 @@ typedef struct HostLinkOps {
 } HostLinkOps;
 
 /* Keep a connection to peer at address:port. The certificates are read anew at each attempt. */
-HostLink *
-hostlink_dial(const char *pki_dir, const char *peer, const char *address, uint16_t port,
-              const HostLinkOps *ops, gpointer data);
+HostLink *hostlink_dial(const char *pki_dir, const char *peer, const char *address, uint16_t port,
+                        const HostLinkOps *ops, gpointer data);
 
 /* Serve an accepted connection whose preamble has been consumed (fd ownership passes). */
-HostLink *
-hostlink_accept(const char *pki_dir, int fd, const HostLinkOps *ops, gpointer data);
+HostLink *hostlink_accept(const char *pki_dir, int fd, const HostLinkOps *ops, gpointer data);
 
 /* From now on ops and data are these (in the up callback of an accepted link). */
-void
-hostlink_set_ops(HostLink *link, const HostLinkOps *ops, gpointer data);
+void hostlink_set_ops(HostLink *link, const HostLinkOps *ops, gpointer data);
 
 /* Queue one message. Dropped if the link is down. */
-void
-hostlink_send(HostLink *link, JsonObject *message);
+void hostlink_send(HostLink *link, JsonObject *message);
 
-gboolean
-hostlink_is_up(HostLink *link);
+gboolean hostlink_is_up(HostLink *link);
 
 /* CLOCK_MONOTONIC time at which the peer was last heard; 0 never. */
-int64_t
-hostlink_heard_ns(HostLink *link);
+int64_t hostlink_heard_ns(HostLink *link);
 
 /* Address of the peer of an accepted link as text; owned by the link; NULL for a dialling one. */
-const char *
-hostlink_remote_address(HostLink *link);
+const char *hostlink_remote_address(HostLink *link);
 
 /* End the link: no callback comes after this. The thread ends soon, by itself. */
-void
-hostlink_close(HostLink *link);
+void hostlink_close(HostLink *link);
 
 #endif

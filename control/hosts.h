@@ -15,20 +15,16 @@ typedef struct Host {
         learned; /* address and port are as the host said when it joined; it may correct them */
 } Host;
 
-void
-host_free(Host *host);
+void host_free(Host *host);
 
 /*
  * "ADDRESS", "ADDRESS:PORT" or "[IPV6]:PORT"; without a port *port is left alone. FALSE with error
  * set if it is none of these.
  */
-gboolean
-host_parse_address(const char *text, char **address, uint16_t *port, GError **error);
+gboolean host_parse_address(const char *text, char **address, uint16_t *port, GError **error);
 
 /* An array of Host (empty if the file is missing); NULL with error set if the file is damaged. */
-GPtrArray *
-hosts_load(const char *state_dir, GError **error);
-gboolean
-hosts_save(const char *state_dir, GPtrArray *hosts, GError **error);
+GPtrArray *hosts_load(const char *state_dir, GError **error);
+gboolean hosts_save(const char *state_dir, GPtrArray *hosts, GError **error);
 
 #endif

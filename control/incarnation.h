@@ -28,21 +28,19 @@ typedef enum {
 } HandoverVerdict;
 
 /* The number of a new incarnation: above every number that was ever seen. */
-uint64_t
-incarnation_next(uint64_t own, uint64_t seen);
+uint64_t incarnation_next(uint64_t own, uint64_t seen);
 
 /*
  * Our claim against a peer's. Two active claims to the same number can only come from a forced
  * start; then the host whose name sorts first keeps it, which both sides decide alike.
  */
-Verdict
-incarnation_judge(const Claim *own, const char *own_host, const Claim *peer, const char *peer_host);
+Verdict incarnation_judge(const Claim *own, const char *own_host, const Claim *peer,
+                          const char *peer_host);
 
 /*
  * After a hand-over of which no answer came: ended is the incarnation that was ended here, target
  * what the target says now.
  */
-HandoverVerdict
-incarnation_judge_handover(uint64_t ended, const Claim *target);
+HandoverVerdict incarnation_judge_handover(uint64_t ended, const Claim *target);
 
 #endif

@@ -15,18 +15,15 @@
  * name" is appended for each that fails; *ran: how many were tried. FALSE with error set when no
  * guest can be set up at all.
  */
-gboolean
-kvmprobe_instructions(GString *lacking, guint *ran, GError **error);
+gboolean kvmprobe_instructions(GString *lacking, guint *ran, GError **error);
 
 /* Iterations of a two-instruction loop per second; negative with error set on failure. */
-double
-kvmprobe_speed(GError **error);
+double kvmprobe_speed(GError **error);
 
 /*
  * Write to every second one of 2 * pages pages and compare with the dirty bitmap. Returns how many
  * of the pages written are in it, -1 with error set on failure or if others are in it as well.
  */
-int
-kvmprobe_dirty(guint pages, GError **error);
+int kvmprobe_dirty(guint pages, GError **error);
 
 #endif

@@ -19,10 +19,8 @@ typedef struct Listener Listener;
 typedef void (*ListenerRoute)(int fd, const char *kind, const char *district, const char *from,
                               gpointer data);
 
-Listener *
-listener_new(const char *address, uint16_t port, ListenerRoute route, gpointer data,
-             GError **error);
-void
-listener_free(Listener *listener);
+Listener *listener_new(const char *address, uint16_t port, ListenerRoute route, gpointer data,
+                       GError **error);
+void listener_free(Listener *listener);
 
 #endif

@@ -17,29 +17,24 @@
 #define PKI_TOKEN_SECONDS 3600
 
 /* TRUE if pki_dir has a complete identity (CA certificate, own certificates and keys). */
-gboolean
-pki_present(const char *pki_dir);
+gboolean pki_present(const char *pki_dir);
 
 /* Make a CA and this host's certificates (name in the SAN) unless an identity is there already. */
-gboolean
-pki_init(const char *pki_dir, const char *host, GError **error);
+gboolean pki_init(const char *pki_dir, const char *host, GError **error);
 
 /* Invite peer: store the token's hash in pki_dir/tokens (0600) and return the token (caller frees).
  * Fails on a host that has no CA key, naming where the CA is. */
-char *
-pki_invite(const char *pki_dir, const char *peer, GError **error);
+char *pki_invite(const char *pki_dir, const char *peer, GError **error);
 
 /*
  * Serve a join on an accepted connection (preamble "join" consumed; fd ownership passes): TLS with
  * the server's certificate only, check the token, sign the request. Blocks for at most 10 s: call
  * from a worker thread. *peer: the name that joined (caller frees).
  */
-gboolean
-pki_join_serve(const char *pki_dir, int fd, char **peer, GError **error);
+gboolean pki_join_serve(const char *pki_dir, int fd, char **peer, GError **error);
 
 /* Join: get this host's (named host) certificates from peer's districtd at address:port. */
-gboolean
-pki_join(const char *pki_dir, const char *host, const char *peer, const char *address,
-         uint16_t port, const char *token, GError **error);
+gboolean pki_join(const char *pki_dir, const char *host, const char *peer, const char *address,
+                  uint16_t port, const char *token, GError **error);
 
 #endif

@@ -6,13 +6,10 @@
 #include "control/daemon.h"
 
 /* The peer makes a district-standby ready. */
-void
-protect_step_prepare(Job *job);
+void protect_step_prepare(Job *job);
 /* The wish is written down. */
-void
-protect_step_record(Job *job);
+void protect_step_record(Job *job);
 /* district-ckpt starts to stream. */
-void
-protect_step_ckpt(Job *job);
+void protect_step_ckpt(Job *job);
 
 #endif

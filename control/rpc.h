@@ -33,17 +33,14 @@ typedef void (*RpcReply)(ProtobufCMessage *message, int *fds, guint n_fds, const
 typedef RpcReply RpcEvent;
 
 /* name: for messages ("shop: district-ckpt"). event may get events at any time until rpc_free. */
-Rpc *
-rpc_new(const RpcProtocol *protocol, const char *path, const char *name, RpcEvent event,
-        gpointer data);
+Rpc *rpc_new(const RpcProtocol *protocol, const char *path, const char *name, RpcEvent event,
+             gpointer data);
 
 /* reply may be NULL. It is called exactly once, never from inside this call. */
-void
-rpc_call(Rpc *rpc, ProtobufCMessage *request, const int *fds, guint n_fds, int timeout_ms,
-         RpcReply reply, gpointer data);
+void rpc_call(Rpc *rpc, ProtobufCMessage *request, const int *fds, guint n_fds, int timeout_ms,
+              RpcReply reply, gpointer data);
 
 /* Outstanding requests are answered with an error before this returns. */
-void
-rpc_free(Rpc *rpc);
+void rpc_free(Rpc *rpc);
 
 #endif

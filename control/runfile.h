@@ -18,26 +18,20 @@ typedef struct RunProcess {
     uint64_t start_time; /* proc(5) /proc/PID/stat (22), clock ticks since boot */
 } RunProcess;
 
-void
-run_process_free(RunProcess *process);
+void run_process_free(RunProcess *process);
 
 /* Start time of pid; FALSE if there is no such process. */
-gboolean
-process_start_time(pid_t pid, uint64_t *ticks);
+gboolean process_start_time(pid_t pid, uint64_t *ticks);
 
 /* The same from the text of /proc/PID/stat, in which the name may hold anything. */
-gboolean
-process_start_time_parse(const char *stat, uint64_t *ticks);
+gboolean process_start_time_parse(const char *stat, uint64_t *ticks);
 
 /* Is that very process still there (not a zombie)? */
-gboolean
-run_process_alive(const RunProcess *process);
+gboolean run_process_alive(const RunProcess *process);
 
 /* Save or load an array of RunProcess. Loading a file from before a reboot gives an empty array;
  * so does a missing one. A damaged file gives NULL with error set. */
-gboolean
-runfile_save(const char *path, GPtrArray *processes, GError **error);
-GPtrArray *
-runfile_load(const char *path, GError **error);
+gboolean runfile_save(const char *path, GPtrArray *processes, GError **error);
+GPtrArray *runfile_load(const char *path, GError **error);
 
 #endif

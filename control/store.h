@@ -32,43 +32,33 @@ typedef struct Record {
     char *handing_to;      /* host, while ended_incarnation is set */
 } Record;
 
-void
-record_clear(Record *record);
-const char *
-role_name(Role role);
+void record_clear(Record *record);
+const char *role_name(Role role);
 
 /* Replace path by data (len bytes, -1: a string), mode 0600, atomically. durable: sync it too. */
-gboolean
-store_write_file(const char *path, const char *data, gssize len, gboolean durable, GError **error);
+gboolean store_write_file(const char *path, const char *data, gssize len, gboolean durable,
+                          GError **error);
 
 /* Directory of district name; caller frees. */
-char *
-store_district_dir(const char *state_dir, const char *name);
+char *store_district_dir(const char *state_dir, const char *name);
 
 /* Write a new district: the directory exists completely or not at all. */
-gboolean
-store_create(const char *state_dir, const char *name, const char *definition, const Record *record,
-             uint64_t incarnation, GError **error);
-gboolean
-store_destroy(const char *state_dir, const char *name, GError **error);
+gboolean store_create(const char *state_dir, const char *name, const char *definition,
+                      const Record *record, uint64_t incarnation, GError **error);
+gboolean store_destroy(const char *state_dir, const char *name, GError **error);
 
 /* Names of all districts, removing half-created ones. Never NULL; free with g_strfreev. */
-char **
-store_list(const char *state_dir);
+char **store_list(const char *state_dir);
 
-gboolean
-store_save_definition(const char *state_dir, const char *name, const char *text, GError **error);
-char *
-store_load_definition(const char *state_dir, const char *name, gsize *len, GError **error);
-gboolean
-store_save_record(const char *state_dir, const char *name, const Record *record, GError **error);
-gboolean
-store_load_record(const char *state_dir, const char *name, Record *record, GError **error);
-gboolean
-store_save_incarnation(const char *state_dir, const char *name, uint64_t incarnation,
-                       GError **error);
-gboolean
-store_load_incarnation(const char *state_dir, const char *name, uint64_t *incarnation,
-                       GError **error);
+gboolean store_save_definition(const char *state_dir, const char *name, const char *text,
+                               GError **error);
+char *store_load_definition(const char *state_dir, const char *name, gsize *len, GError **error);
+gboolean store_save_record(const char *state_dir, const char *name, const Record *record,
+                           GError **error);
+gboolean store_load_record(const char *state_dir, const char *name, Record *record, GError **error);
+gboolean store_save_incarnation(const char *state_dir, const char *name, uint64_t incarnation,
+                                GError **error);
+gboolean store_load_incarnation(const char *state_dir, const char *name, uint64_t *incarnation,
+                                GError **error);
 
 #endif

@@ -4,16 +4,16 @@
  * (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM API §7.18 and §4.40, §4.117) and the KVM dirty ring
  * (KVM_CAP_DIRTY_LOG_RING_ACQ_REL, §8.29), plus what the VMM itself writes, which KVM does not see.
  *
- * Promise: a page written before dirtylog_harvest is called, and not reported by an earlier harvest,
- * is reported by it; a page written while it runs is reported by it or by the next. So a page copied
- * after the harvest that reported it can only be stale if a later harvest reports it again. The first
- * harvest after a slot was added reports all of its pages, with every source.
+ * Promise: a page written before dirtylog_harvest is called, and not reported by an earlier
+ * harvest, is reported by it; a page written while it runs is reported by it or by the next. So a
+ * page copied after the harvest that reported it can only be stale if a later harvest reports it
+ * again. The first harvest after a slot was added reports all of its pages, with every source.
  *
- * What a *running* vCPU wrote just before a harvest may come with a later one, as CPUs log in batches
- * (ring, KVM API §8.29). With all vCPUs out of KVM_RUN a harvest is exact.
+ * What a *running* vCPU wrote just before a harvest may come with a later one, as CPUs log in
+ * batches (ring, KVM API §8.29). With all vCPUs out of KVM_RUN a harvest is exact.
  *
- * Threads: dirtylog_mark from any thread; dirtylog_ring_full from vCPU threads; everything else from
- * one thread at a time. An internal mutex serialises the ring.
+ * Threads: dirtylog_mark from any thread; dirtylog_ring_full from vCPU threads; everything else
+ * from one thread at a time. An internal mutex serialises the ring.
  */
 #ifndef DISTRICT_DIRTYLOG_DIRTYLOG_H
 #define DISTRICT_DIRTYLOG_DIRTYLOG_H
@@ -25,23 +25,23 @@
 typedef struct DirtyLog DirtyLog;
 
 typedef enum {
-    DIRTYLOG_AUTO,   /* ring where the kernel has a usable one, else bitmap */
+    DIRTYLOG_AUTO, /* ring where the kernel has a usable one, else bitmap */
     DIRTYLOG_BITMAP,
     DIRTYLOG_RING,
 } DirtyLogSource;
 
 /* A memslot to watch. Page first_page of the harvest bitmap is its first page. */
 typedef struct DirtyLogSlot {
-    uint32_t slot;        /* KVM memslot number */
-    uint64_t first_page;  /* index in the RAM memfd, pages */
+    uint32_t slot;       /* KVM memslot number */
+    uint64_t first_page; /* index in the RAM memfd, pages */
     uint64_t n_pages;
 } DirtyLogSlot;
 
 /*
- * Create for a VM, before any vCPU exists (the ring must be enabled first; KVM API §8.29) and before
- * memslots are set: they need KVM_MEM_LOG_DIRTY_PAGES from the start. ring_entries: power of two,
- * 0 for the default of 65536. NULL with error set if the wanted source is not offered. The fds stay
- * the caller's and must outlive the log.
+ * Create for a VM, before any vCPU exists (the ring must be enabled first; KVM API §8.29) and
+ * before memslots are set: they need KVM_MEM_LOG_DIRTY_PAGES from the start. ring_entries: power of
+ * two, 0 for the default of 65536. NULL with error set if the wanted source is not offered. The fds
+ * stay the caller's and must outlive the log.
  */
 DirtyLog *dirtylog_new(int kvm_fd, int vm_fd, DirtyLogSource source, uint32_t ring_entries,
                        GError **error);

@@ -21,14 +21,11 @@ typedef struct Control {
  * caller's) and fill reply. *reply_fd: a descriptor to send with it, the caller's to close, or -1.
  * Free the reply's contents with control_reply_clear().
  */
-void
-control_handle(Control *control, int client, const District__NetRequest *request, const int *fds,
-               guint n_fds, District__NetReply *reply, int *reply_fd);
-void
-control_reply_clear(District__NetReply *reply);
+void control_handle(Control *control, int client, const District__NetRequest *request,
+                    const int *fds, guint n_fds, District__NetReply *reply, int *reply_fd);
+void control_reply_clear(District__NetReply *reply);
 
 /* client has gone. */
-void
-control_client_gone(Control *control, int client);
+void control_client_gone(Control *control, int client);
 
 #endif

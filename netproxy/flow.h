@@ -79,41 +79,29 @@ typedef struct FlowTable FlowTable;
 /* Called before a flow is freed. */
 typedef void (*FlowGoneFunc)(void *opaque, Flow *flow);
 
-FlowTable *
-flow_table_new(guint n_ports, FlowGoneFunc gone, void *opaque);
-void
-flow_table_free(FlowTable *table);
+FlowTable *flow_table_new(guint n_ports, FlowGoneFunc gone, void *opaque);
+void flow_table_free(FlowTable *table);
 
 /* Key of a segment that side has sent. */
-void
-flow_key_init(FlowKey *key, const Packet *packet, FlowSide sender);
+void flow_key_init(FlowKey *key, const Packet *packet, FlowSide sender);
 
-Flow *
-flow_table_find(FlowTable *table, const FlowKey *key);
+Flow *flow_table_find(FlowTable *table, const FlowKey *key);
 /* A new flow in state OPENING; key must not be in the table. May drop an older flow of port. */
-Flow *
-flow_table_add(FlowTable *table, const FlowKey *key, guint port, gint64 now_ns);
-void
-flow_table_remove(FlowTable *table, Flow *flow);
-void
-flow_table_set_state(FlowTable *table, Flow *flow, FlowState state);
+Flow *flow_table_add(FlowTable *table, const FlowKey *key, guint port, gint64 now_ns);
+void flow_table_remove(FlowTable *table, Flow *flow);
+void flow_table_set_state(FlowTable *table, Flow *flow, FlowState state);
 
 /* Take in a segment that sender has sent; flow is not DEAD, or the segment is a SYN without ACK. */
-void
-flow_table_update(FlowTable *table, Flow *flow, const Packet *packet, FlowSide sender,
-                  gint64 now_ns);
+void flow_table_update(FlowTable *table, Flow *flow, const Packet *packet, FlowSide sender,
+                       gint64 now_ns);
 
 /* Drop what has been idle too long for its state. */
-void
-flow_table_expire(FlowTable *table, gint64 now_ns);
+void flow_table_expire(FlowTable *table, gint64 now_ns);
 
-guint
-flow_table_count(const FlowTable *table);
+guint flow_table_count(const FlowTable *table);
 /* Flows that are not dead. */
-guint
-flow_table_count_live(const FlowTable *table);
+guint flow_table_count_live(const FlowTable *table);
 /* func must not change the table. */
-void
-flow_table_foreach(FlowTable *table, GFunc func, gpointer user_data);
+void flow_table_foreach(FlowTable *table, GFunc func, gpointer user_data);
 
 #endif

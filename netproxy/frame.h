@@ -22,12 +22,9 @@ typedef struct Frame {
 } Frame;
 
 /* A copy of data (len within the limits above), with one reference. */
-Frame *
-frame_new(const guint8 *data, gsize len, guint64 colour);
-Frame *
-frame_ref(Frame *frame);
-void
-frame_unref(Frame *frame);
+Frame *frame_new(const guint8 *data, gsize len, guint64 colour);
+Frame *frame_ref(Frame *frame);
+void frame_unref(Frame *frame);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Frame, frame_unref)
 
 static inline const guint8 *
@@ -44,18 +41,13 @@ typedef struct FrameQueue {
     guint frames_max;
 } FrameQueue;
 
-void
-frame_queue_init(FrameQueue *queue, gsize bytes_max, guint frames_max);
+void frame_queue_init(FrameQueue *queue, gsize bytes_max, guint frames_max);
 /* Append, taking a reference of its own. FALSE: full, nothing was done. */
-gboolean
-frame_queue_push(FrameQueue *queue, Frame *frame);
+gboolean frame_queue_push(FrameQueue *queue, Frame *frame);
 /* The oldest frame, still owned by the queue; NULL if empty. */
-Frame *
-frame_queue_peek(const FrameQueue *queue);
+Frame *frame_queue_peek(const FrameQueue *queue);
 /* Remove the oldest frame; the reference passes to the caller. NULL if empty. */
-Frame *
-frame_queue_pop(FrameQueue *queue);
-void
-frame_queue_clear(FrameQueue *queue);
+Frame *frame_queue_pop(FrameQueue *queue);
+void frame_queue_clear(FrameQueue *queue);
 
 #endif

@@ -22,18 +22,13 @@ typedef struct MacTable MacTable;
 typedef void (*MacFunc)(void *opaque, const guint8 mac[MAC_BYTES], guint port);
 
 /* outside: index of the outside port; members have the ones below it. */
-MacTable *
-mac_table_new(guint outside);
-void
-mac_table_free(MacTable *table);
+MacTable *mac_table_new(guint outside);
+void mac_table_free(MacTable *table);
 /* A frame from mac has come in at port. */
-void
-mac_table_learn(MacTable *table, const guint8 mac[MAC_BYTES], guint port, gint64 now_ns);
+void mac_table_learn(MacTable *table, const guint8 mac[MAC_BYTES], guint port, gint64 now_ns);
 /* The port of mac, or MAC_PORT_NONE. */
-guint
-mac_table_find(const MacTable *table, const guint8 mac[MAC_BYTES]);
+guint mac_table_find(const MacTable *table, const guint8 mac[MAC_BYTES]);
 /* For each address of a member. */
-void
-mac_table_foreach_member(const MacTable *table, MacFunc func, void *opaque);
+void mac_table_foreach_member(const MacTable *table, MacFunc func, void *opaque);
 
 #endif

@@ -23,8 +23,7 @@ ip_address_bytes(guint8 family)
     return family == 4 ? 4 : 16;
 }
 
-gboolean
-ip_address_equal(const IpAddress *a, const IpAddress *b);
+gboolean ip_address_equal(const IpAddress *a, const IpAddress *b);
 
 typedef enum {
     PACKET_OTHER,    /* not one of these, a fragment, or damaged: forwarded unseen */
@@ -61,8 +60,7 @@ typedef struct Packet {
 
 /* Read a frame of at least FRAME_BYTES_MIN bytes. Never fails: kind says how much was understood.
  */
-void
-packet_parse(const guint8 *data, gsize len, Packet *packet);
+void packet_parse(const guint8 *data, gsize len, Packet *packet);
 
 static inline gboolean
 mac_is_group(const guint8 *mac)
@@ -71,8 +69,7 @@ mac_is_group(const guint8 *mac)
 }
 
 /* A unicast address a host can own. */
-gboolean
-ip_address_is_host(const IpAddress *ip);
+gboolean ip_address_is_host(const IpAddress *ip);
 
 /* Largest packet made here, bytes. */
 #define PACKET_MADE_BYTES_MAX 128
@@ -81,15 +78,13 @@ ip_address_is_host(const IpAddress *ip);
  * Make a TCP segment without options from packet's addresses, ports, seq, ack, flags and window,
  * with payload_len (0 or 1) bytes of payload, checksums complete. Returns its length.
  */
-gsize
-packet_make_tcp(const Packet *packet, gsize payload_len, guint8 out[PACKET_MADE_BYTES_MAX]);
+gsize packet_make_tcp(const Packet *packet, gsize payload_len, guint8 out[PACKET_MADE_BYTES_MAX]);
 
 /*
  * Make the announcement that ip is at mac: an ARP announcement (RFC 5227 §2.3) or an unsolicited
  * neighbour advertisement with the override flag (RFC 4861 §7.2.6). Returns its length.
  */
-gsize
-packet_make_announcement(const guint8 mac[MAC_BYTES], const IpAddress *ip,
-                         guint8 out[PACKET_MADE_BYTES_MAX]);
+gsize packet_make_announcement(const guint8 mac[MAC_BYTES], const IpAddress *ip,
+                               guint8 out[PACKET_MADE_BYTES_MAX]);
 
 #endif

@@ -82,16 +82,12 @@ struct Switch {
 };
 
 /* switch.c */
-Port *
-switch_member(Switch *sw, const char *name, GError **error);
+Port *switch_member(Switch *sw, const char *name, GError **error);
 /* Put a frame in port's queue, or drop it if that is full. */
-void
-switch_enqueue(Switch *sw, Port *port, Frame *frame);
-void
-switch_watch(Switch *sw, Port *port);
+void switch_enqueue(Switch *sw, Port *port, Frame *frame);
+void switch_watch(Switch *sw, Port *port);
 /* Read all that is in port's socket now. FALSE: it does not end. */
-gboolean
-switch_drain(Switch *sw, Port *port, GError **error);
+gboolean switch_drain(Switch *sw, Port *port, GError **error);
 
 static inline Port *
 switch_outside(Switch *sw)
@@ -107,59 +103,40 @@ port_is_member(const Switch *sw, const Port *port)
 
 /* cut.c */
 /* Frames may be sent to port now. */
-gboolean
-cut_may_deliver(const Switch *sw, const Port *port);
+gboolean cut_may_deliver(const Switch *sw, const Port *port);
 /* frame was put in port's queue: record it if the cut under way has caught it in flight. */
-void
-cut_note_queued(Switch *sw, Port *port, Frame *frame);
-void
-cut_abandon(Switch *sw, const char *why);
+void cut_note_queued(Switch *sw, Port *port, Frame *frame);
+void cut_abandon(Switch *sw, const char *why);
 
 /* boundary.c */
 /* A member's frame for the outside. to_far: its destination is known to be there. */
-void
-boundary_send(Switch *sw, Port *port, Frame *frame, const Packet *packet, gboolean to_far);
+void boundary_send(Switch *sw, Port *port, Frame *frame, const Packet *packet, gboolean to_far);
 /* A frame from the outside; FALSE: it was of a dead flow and must not go on. */
-gboolean
-boundary_receive(Switch *sw, const Packet *packet);
+gboolean boundary_receive(Switch *sw, const Packet *packet);
 /* Send the held frames that may go. */
-void
-boundary_release_all(Switch *sw);
-void
-boundary_flow_gone(void *opaque, Flow *flow);
+void boundary_release_all(Switch *sw);
+void boundary_flow_gone(void *opaque, Flow *flow);
 
 /* reset.c */
 /* Declare a flow, or all, dead; the ends are reset once reset_start() has been called. */
-void
-reset_kill(Switch *sw, Flow *flow);
-void
-reset_kill_all(Switch *sw);
-void
-reset_start(Switch *sw);
+void reset_kill(Switch *sw, Flow *flow);
+void reset_kill_all(Switch *sw);
+void reset_start(Switch *sw);
 /* A segment of a dead flow has come from side. TRUE: it opens a new connection, let it pass. */
-gboolean
-reset_answer(Switch *sw, Flow *flow, const Packet *packet, FlowSide side);
+gboolean reset_answer(Switch *sw, Flow *flow, const Packet *packet, FlowSide side);
 /* Whoever is at port could not be reached until now: try again at once. */
-void
-reset_port_connected(Switch *sw, guint port);
-void
-reset_forget(Switch *sw, Flow *flow);
-void
-reset_tick(Switch *sw);
-gint64
-reset_deadline(const Switch *sw);
-guint64
-reset_pending(const Switch *sw);
+void reset_port_connected(Switch *sw, guint port);
+void reset_forget(Switch *sw, Flow *flow);
+void reset_tick(Switch *sw);
+gint64 reset_deadline(const Switch *sw);
+guint64 reset_pending(const Switch *sw);
 
 /* announce.c */
 /* Learn member addresses from what it sends. */
-void
-announce_learn(Port *port, const Packet *packet);
-void
-announce_tick(Switch *sw);
+void announce_learn(Port *port, const Packet *packet);
+void announce_tick(Switch *sw);
 
 /* netstate.c */
-guint8 *
-netstate_save(Switch *sw, guint64 epoch, gsize *len);
+guint8 *netstate_save(Switch *sw, guint64 epoch, gsize *len);
 
 #endif

@@ -20,20 +20,16 @@ typedef struct ControlOps {
 } ControlOps;
 
 /* Listen on path. NULL with error set. */
-Control *
-control_new(const char *path, const ControlOps *ops, void *opaque, GError **error);
-void
-control_free(Control *control);
+Control *control_new(const char *path, const ControlOps *ops, void *opaque, GError **error);
+void control_free(Control *control);
 
 /* Send to the client, waiting a second at most; one that takes nothing is cut off. FALSE if there
  * is no client or it is cut off. Any thread. */
-gboolean
-control_send(Control *control, const District__StandbyMessage *message, const int *fds,
-             guint n_fds);
+gboolean control_send(Control *control, const District__StandbyMessage *message, const int *fds,
+                      guint n_fds);
 
 /* The same for an event. text may be NULL. */
-gboolean
-control_send_event(Control *control, District__StandbyEventKind kind, const char *text,
-                   uint64_t epoch, uint64_t incarnation, const int *fds, guint n_fds);
+gboolean control_send_event(Control *control, District__StandbyEventKind kind, const char *text,
+                            uint64_t epoch, uint64_t incarnation, const int *fds, guint n_fds);
 
 #endif

@@ -9,12 +9,10 @@
 
 /* Codes are District__StreamErrorCode. */
 #define STANDBY_ERROR (standby_error_quark())
-GQuark
-standby_error_quark(void);
+GQuark standby_error_quark(void);
 
 /* The code for any error of this process: FORMAT_ERROR and the rest are translated. */
-District__StreamErrorCode
-standby_error_code(const GError *error);
+District__StreamErrorCode standby_error_code(const GError *error);
 
 /* Short names for the codes. */
 #define STANDBY_SUPERSEDED DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_SUPERSEDED

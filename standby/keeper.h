@@ -17,41 +17,30 @@ typedef struct Keeper Keeper;
 typedef void (*KeeperHold)(const int *fds, guint n_fds, uint64_t epoch, uint64_t incarnation,
                            gpointer opaque);
 
-Keeper *
-keeper_new(const char *district, KeeperHold hold, gpointer opaque);
-void
-keeper_free(Keeper *keeper);
+Keeper *keeper_new(const char *district, KeeperHold hold, gpointer opaque);
+void keeper_free(Keeper *keeper);
 
-const char *
-keeper_district(const Keeper *keeper);
+const char *keeper_district(const Keeper *keeper);
 
 /* Streams of an incarnation below least are refused; newest is the one they are told of. Never
  * lowers what was set before. */
-void
-keeper_require(Keeper *keeper, uint64_t least, uint64_t newest);
+void keeper_require(Keeper *keeper, uint64_t least, uint64_t newest);
 
 /* May a stream of this incarnation come? Else STANDBY_ERROR SUPERSEDED. */
-gboolean
-keeper_admit(Keeper *keeper, uint64_t incarnation, GError **error);
+gboolean keeper_admit(Keeper *keeper, uint64_t incarnation, GError **error);
 /* The newest incarnation known of. */
-uint64_t
-keeper_newest(Keeper *keeper);
+uint64_t keeper_newest(Keeper *keeper);
 
 /* The committed shadow, NULL if there is none. For the writer. */
-Shadow *
-keeper_shadow(Keeper *keeper);
+Shadow *keeper_shadow(Keeper *keeper);
 /* fresh has committed its first epoch: hold it and drop the one before. */
-void
-keeper_publish(Keeper *keeper, Shadow *fresh);
+void keeper_publish(Keeper *keeper, Shadow *fresh);
 /* Take over an adopted shadow, which is held already. */
-void
-keeper_put(Keeper *keeper, Shadow *shadow);
+void keeper_put(Keeper *keeper, Shadow *shadow);
 /* Give the shadow away; the caller frees it. */
-Shadow *
-keeper_take(Keeper *keeper);
+Shadow *keeper_take(Keeper *keeper);
 /* Send what is to be held again, to a new client. */
-void
-keeper_hold_again(Keeper *keeper);
+void keeper_hold_again(Keeper *keeper);
 
 typedef struct KeeperStatus {
     uint64_t committed_epoch;
@@ -61,7 +50,6 @@ typedef struct KeeperStatus {
 } KeeperStatus;
 
 /* All zero if nothing is committed. */
-KeeperStatus
-keeper_status(Keeper *keeper);
+KeeperStatus keeper_status(Keeper *keeper);
 
 #endif

@@ -59,44 +59,32 @@ typedef struct Ledger {
 } Ledger;
 
 /* Size of the memfd for n_members. */
-size_t
-ledger_bytes(uint32_t n_members);
+size_t ledger_bytes(uint32_t n_members);
 
 /* A new memfd with head and members filled in and nothing committed; mapped. -1: error set. */
-int
-ledger_create(const char *district, uint64_t incarnation, const District__StreamEpochBegin *begin,
-              Ledger **ledger, GError **error);
+int ledger_create(const char *district, uint64_t incarnation,
+                  const District__StreamEpochBegin *begin, Ledger **ledger, GError **error);
 
 /* Check and map a ledger from another process: head, members, and that commit names a good slot.
  * NULL with error set. */
-Ledger *
-ledger_open(int fd, GError **error);
+Ledger *ledger_open(int fd, GError **error);
 
-void
-ledger_unmap(Ledger *ledger);
+void ledger_unmap(Ledger *ledger);
 
 /* What is committed: 0 for nothing. */
-uint64_t
-ledger_committed(const Ledger *ledger);
+uint64_t ledger_committed(const Ledger *ledger);
 /* The slot that commit names, NULL if nothing is committed. */
-const LedgerSlot *
-ledger_committed_slot(const Ledger *ledger);
-uint64_t
-ledger_applied(const Ledger *ledger);
-void
-ledger_set_applied(Ledger *ledger, uint64_t epoch);
+const LedgerSlot *ledger_committed_slot(const Ledger *ledger);
+uint64_t ledger_applied(const Ledger *ledger);
+void ledger_set_applied(Ledger *ledger, uint64_t epoch);
 
 /* Set slot free, before its log is written again. */
-void
-ledger_slot_clear(Ledger *ledger, unsigned slot);
+void ledger_slot_clear(Ledger *ledger, unsigned slot);
 /* Fill slot i in from *content (its checksum is computed), then commit it. */
-void
-ledger_commit(Ledger *ledger, unsigned i, const LedgerSlot *content);
+void ledger_commit(Ledger *ledger, unsigned i, const LedgerSlot *content);
 /* The filled slot that builds on what is applied and is not beyond commit; NULL if there is none.
  */
-const LedgerSlot *
-ledger_next_to_apply(const Ledger *ledger);
-unsigned
-ledger_slot_index(const Ledger *ledger, const LedgerSlot *slot);
+const LedgerSlot *ledger_next_to_apply(const Ledger *ledger);
+unsigned ledger_slot_index(const Ledger *ledger, const LedgerSlot *slot);
 
 #endif

@@ -14,15 +14,12 @@
 typedef struct Outbox Outbox;
 
 /* The channel must outlive the outbox. Nothing is sent before the first push. */
-Outbox *
-outbox_new(TlsChannel *channel);
+Outbox *outbox_new(TlsChannel *channel);
 
 /* Queue a record with message as payload; never blocks. */
-void
-outbox_push(Outbox *outbox, RecordType type, uint64_t epoch, const ProtobufCMessage *message);
+void outbox_push(Outbox *outbox, RecordType type, uint64_t epoch, const ProtobufCMessage *message);
 
 /* Send what is queued, bounded by the send time limit, and end the thread. */
-void
-outbox_free(Outbox *outbox);
+void outbox_free(Outbox *outbox);
 
 #endif

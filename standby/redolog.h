@@ -20,37 +20,28 @@ typedef struct RedoLog RedoLog;
 
 /* fd -1: a new memfd; else one from another process (ownership passes on success only).
  * ram_bytes: of the district, bounds what an epoch can take. NULL with error set. */
-RedoLog *
-redolog_new(int fd, uint64_t ram_bytes, GError **error);
-void
-redolog_free(RedoLog *log);
-int
-redolog_fd(const RedoLog *log);
+RedoLog *redolog_new(int fd, uint64_t ram_bytes, GError **error);
+void redolog_free(RedoLog *log);
+int redolog_fd(const RedoLog *log);
 
 /* Start over; memory that a large epoch took is given back. */
-void
-redolog_reset(RedoLog *log);
+void redolog_reset(RedoLog *log);
 
 /* Append; FALSE with FORMAT_ERROR_LIMIT when the epoch outgrows the RAM or the host's memory. */
-gboolean
-redolog_append_pages(RedoLog *log, uint32_t member, const DecodedPage *pages, uint32_t count,
-                     GError **error);
-gboolean
-redolog_append_state(RedoLog *log, const uint8_t *packed, size_t len, GError **error);
+gboolean redolog_append_pages(RedoLog *log, uint32_t member, const DecodedPage *pages,
+                              uint32_t count, GError **error);
+gboolean redolog_append_state(RedoLog *log, const uint8_t *packed, size_t len, GError **error);
 
 /* Fill in the log fields of slot for what has been appended. */
-void
-redolog_describe(const RedoLog *log, LedgerSlot *slot);
+void redolog_describe(const RedoLog *log, LedgerSlot *slot);
 
 /* Check every entry of the log that slot describes; nothing is trusted. */
-gboolean
-redolog_check(const RedoLog *log, const LedgerSlot *slot, const RamSet *ram, GError **error);
+gboolean redolog_check(const RedoLog *log, const LedgerSlot *slot, const RamSet *ram,
+                       GError **error);
 /* Store the pages of a log that was checked or written here. Idempotent. */
-void
-redolog_apply(const RedoLog *log, const LedgerSlot *slot, RamSet *ram);
+void redolog_apply(const RedoLog *log, const LedgerSlot *slot, RamSet *ram);
 
 /* The packed CutState, in place. */
-const uint8_t *
-redolog_state(const RedoLog *log, const LedgerSlot *slot);
+const uint8_t *redolog_state(const RedoLog *log, const LedgerSlot *slot);
 
 #endif

@@ -30,61 +30,44 @@ typedef struct Shadow Shadow;
 
 /* A new shadow for a full epoch, which is open then. STANDBY_ERROR FULL if there is not enough
  * memory, REFUSED if the members are too many to be handed over. */
-Shadow *
-shadow_new(const char *district, uint64_t incarnation, const District__StreamEpochBegin *begin,
-           GError **error);
+Shadow *shadow_new(const char *district, uint64_t incarnation,
+                   const District__StreamEpochBegin *begin, GError **error);
 
 /* Take over what a predecessor held, in the order of shadow_fds; finish applying. The descriptors
  * are duplicated and stay the caller's. */
-Shadow *
-shadow_adopt(const int *fds, guint n_fds, GError **error);
+Shadow *shadow_adopt(const int *fds, guint n_fds, GError **error);
 
-void
-shadow_free(Shadow *shadow);
+void shadow_free(Shadow *shadow);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Shadow, shadow_free)
 
 /* Open an epoch that builds on the committed one: members must be the same. Waits, bounded, for the
  * log of the last but one epoch to be applied. An epoch left open earlier is forgotten. */
-gboolean
-shadow_begin(Shadow *shadow, const District__StreamEpochBegin *begin, GError **error);
-gboolean
-shadow_pages(Shadow *shadow, uint32_t member, const DecodedPage *pages, uint32_t count,
-             GError **error);
-gboolean
-shadow_state(Shadow *shadow, const uint8_t *packed, size_t len, int64_t realtime_ns,
-             GError **error);
+gboolean shadow_begin(Shadow *shadow, const District__StreamEpochBegin *begin, GError **error);
+gboolean shadow_pages(Shadow *shadow, uint32_t member, const DecodedPage *pages, uint32_t count,
+                      GError **error);
+gboolean shadow_state(Shadow *shadow, const uint8_t *packed, size_t len, int64_t realtime_ns,
+                      GError **error);
 /* The epoch is verified: commit it. After this it is what shadow_state_memfd hands out. */
-void
-shadow_commit(Shadow *shadow);
+void shadow_commit(Shadow *shadow);
 /* Forget the open epoch. */
-void
-shadow_abandon(Shadow *shadow);
+void shadow_abandon(Shadow *shadow);
 
 /* Wait until the committed epoch is in the RAM images; FALSE with error set after timeout_ms. */
-gboolean
-shadow_settle(Shadow *shadow, int timeout_ms, GError **error);
+gboolean shadow_settle(Shadow *shadow, int timeout_ms, GError **error);
 
-uint64_t
-shadow_committed(const Shadow *shadow);
-uint64_t
-shadow_incarnation(const Shadow *shadow);
-const char *
-shadow_district(const Shadow *shadow);
-int64_t
-shadow_realtime_ns(const Shadow *shadow);
-uint64_t
-shadow_ram_bytes(const Shadow *shadow);
+uint64_t shadow_committed(const Shadow *shadow);
+uint64_t shadow_incarnation(const Shadow *shadow);
+const char *shadow_district(const Shadow *shadow);
+int64_t shadow_realtime_ns(const Shadow *shadow);
+uint64_t shadow_ram_bytes(const Shadow *shadow);
 
 /* The committed CutState as a new sealed memfd (caller owns); *len: bytes valid. -1: error set. */
-int
-shadow_state_memfd(const Shadow *shadow, uint64_t *len, GError **error);
+int shadow_state_memfd(const Shadow *shadow, uint64_t *len, GError **error);
 
 /* The RAM images, one per member. */
-const RamSet *
-shadow_ram(const Shadow *shadow);
+const RamSet *shadow_ram(const Shadow *shadow);
 /* All descriptors that must outlive this process: ledger, logs, RAM. Returns how many; they stay
  * the shadow's. fds has room for FDMSG_FDS_MAX. */
-guint
-shadow_fds(const Shadow *shadow, int *fds);
+guint shadow_fds(const Shadow *shadow, int *fds);
 
 #endif

@@ -24,10 +24,8 @@ typedef struct Standby Standby;
 /* Serve district name on control socket path, as host. loop is quit on request. NULL with error
  * set.
  * identity outlives the standby. */
-Standby *
-standby_new(const char *name, const char *host, const char *control_path, TlsIdentity *identity,
-            GMainLoop *loop, GError **error);
-void
-standby_free(Standby *standby);
+Standby *standby_new(const char *name, const char *host, const char *control_path,
+                     TlsIdentity *identity, GMainLoop *loop, GError **error);
+void standby_free(Standby *standby);
 
 #endif

@@ -46,41 +46,27 @@ typedef struct StreamConfig {
 
 /* Start on fd, an accepted TCP connection (ownership passes). What config points to outlives the
  * stream, except the strings, which are copied. */
-Stream *
-stream_new(const StreamConfig *config, int fd);
+Stream *stream_new(const StreamConfig *config, int fd);
 
-void
-stream_give_turn(Stream *stream);
+void stream_give_turn(Stream *stream);
 /* End it now and wait for its thread; bounded by the time one record takes. */
-void
-stream_stop(Stream *stream);
-void
-stream_unref(Stream *stream);
+void stream_stop(Stream *stream);
+void stream_unref(Stream *stream);
 
 /* Notify HEARD at the next sign of life. */
-void
-stream_ask_heard(Stream *stream);
+void stream_ask_heard(Stream *stream);
 
 /* After stream_stop: why it ended, never NULL; was it ever RECEIVING; was the end wanted (BYE). */
-const char *
-stream_outcome(const Stream *stream);
-bool
-stream_was_connected(const Stream *stream);
-bool
-stream_said_goodbye(const Stream *stream);
+const char *stream_outcome(const Stream *stream);
+bool stream_was_connected(const Stream *stream);
+bool stream_said_goodbye(const Stream *stream);
 
 /* At any time. */
-const char *
-stream_peer(const Stream *stream);
-StreamState
-stream_state(const Stream *stream);
-uint64_t
-stream_incarnation(const Stream *stream);
-uint64_t
-stream_received_bytes(const Stream *stream);
-uint64_t
-stream_epochs(const Stream *stream);
-int64_t
-stream_heard_ns(const Stream *stream); /* CLOCK_MONOTONIC of the last sign of life */
+const char *stream_peer(const Stream *stream);
+StreamState stream_state(const Stream *stream);
+uint64_t stream_incarnation(const Stream *stream);
+uint64_t stream_received_bytes(const Stream *stream);
+uint64_t stream_epochs(const Stream *stream);
+int64_t stream_heard_ns(const Stream *stream); /* CLOCK_MONOTONIC of the last sign of life */
 
 #endif

@@ -13,11 +13,9 @@
  * All tables, laid out to be copied to guest-physical address MAP_ACPI; the RSDP comes first.
  * Owner: the caller. Pure.
  */
-GByteArray *
-acpi_tables_build(unsigned n_vcpus);
+GByteArray *acpi_tables_build(unsigned n_vcpus);
 
 /* Put them into guest RAM. */
-gboolean
-acpi_tables_place(Machine *m, unsigned n_vcpus, GError **error);
+gboolean acpi_tables_place(Machine *m, unsigned n_vcpus, GError **error);
 
 #endif

@@ -49,8 +49,7 @@ typedef struct BootMem {
 #define BOOT_MEM_MAX 8
 
 /* Load everything; guest RAM must be zero. The error names the file and what is wrong with it. */
-gboolean
-boot_load(Machine *m, const BootConfig *config, GError **error);
+gboolean boot_load(Machine *m, const BootConfig *config, GError **error);
 
 /* ---- Inside boot*.c ---- */
 
@@ -61,36 +60,27 @@ typedef struct BootFile {
     size_t len;
 } BootFile;
 
-unsigned
-boot_memory_map(uint64_t ram_size, BootMem map[BOOT_MEM_MAX]);
+unsigned boot_memory_map(uint64_t ram_size, BootMem map[BOOT_MEM_MAX]);
 /* End of the RAM that starts at 1 MiB and lies below 4 GiB. */
-uint64_t
-boot_low_ram_end(const Machine *m);
+uint64_t boot_low_ram_end(const Machine *m);
 /*
  * Place the initrd at the highest page-aligned address with its end not above limit, and its start
  * not below floor (the end of the kernel). No initrd: *gpa 0.
  */
-gboolean
-boot_initrd_place(Machine *m, const BootFile *initrd, uint64_t floor, uint64_t limit, uint64_t *gpa,
-                  GError **error);
-gboolean
-boot_cmdline_place(Machine *m, const char *cmdline, size_t max, GError **error);
-gboolean
-boot_refuse(GError **error, const BootFile *file, const char *format, ...) G_GNUC_PRINTF(3, 4);
+gboolean boot_initrd_place(Machine *m, const BootFile *initrd, uint64_t floor, uint64_t limit,
+                           uint64_t *gpa, GError **error);
+gboolean boot_cmdline_place(Machine *m, const char *cmdline, size_t max, GError **error);
+gboolean boot_refuse(GError **error, const BootFile *file, const char *format, ...)
+    G_GNUC_PRINTF(3, 4);
 
-bool
-boot_linux_probe(const BootFile *kernel);
-gboolean
-boot_linux_load(Machine *m, const BootConfig *config, const BootFile *kernel,
-                const BootFile *initrd, BootEntry *entry, GError **error);
-bool
-boot_pvh_probe(const BootFile *kernel);
-gboolean
-boot_pvh_load(Machine *m, const BootConfig *config, const BootFile *kernel, const BootFile *initrd,
-              BootEntry *entry, GError **error);
+bool boot_linux_probe(const BootFile *kernel);
+gboolean boot_linux_load(Machine *m, const BootConfig *config, const BootFile *kernel,
+                         const BootFile *initrd, BootEntry *entry, GError **error);
+bool boot_pvh_probe(const BootFile *kernel);
+gboolean boot_pvh_load(Machine *m, const BootConfig *config, const BootFile *kernel,
+                       const BootFile *initrd, BootEntry *entry, GError **error);
 
 /* boot_cpu.c: put vCPU 0 at the entry. */
-gboolean
-boot_cpu_set(Machine *m, const BootEntry *entry, GError **error);
+gboolean boot_cpu_set(Machine *m, const BootEntry *entry, GError **error);
 
 #endif

@@ -5,7 +5,6 @@
 
 #include <glib.h>
 
-void
-dsdt_append(GByteArray *aml);
+void dsdt_append(GByteArray *aml);
 
 #endif

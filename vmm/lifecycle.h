@@ -25,21 +25,17 @@ typedef struct PauseResult {
  * bits. A machine that is at rest already is saved and harvested as it is. On failure a machine
  * that was running runs again. An error is also given when the guest has just gone (exit_wanted).
  */
-gboolean
-machine_pause(Machine *m, uint8_t *state, size_t capacity, uint64_t *bits, PauseResult *result,
-              GError **error);
+gboolean machine_pause(Machine *m, uint8_t *state, size_t capacity, uint64_t *bits,
+                       PauseResult *result, GError **error);
 
 /* The restore is done: it now is paused. */
-void
-machine_restored(Machine *m);
+void machine_restored(Machine *m);
 
 /* Let it run; nothing to do if it does. */
-gboolean
-machine_resume(Machine *m, GError **error);
+gboolean machine_resume(Machine *m, GError **error);
 
 /* Bring it to rest for good: the guest has gone, or the process ends. Devices have flushed after.
  */
-void
-machine_shut_down(Machine *m);
+void machine_shut_down(Machine *m);
 
 #endif

@@ -34,30 +34,23 @@ typedef struct Machine Machine;
 #define GSI_MSI_BASE 24 /* first GSI free for MSI routes */
 
 /* ---- Locking: see device.h ---- */
-void
-machine_lock(Machine *m);
-void
-machine_unlock(Machine *m);
+void machine_lock(Machine *m);
+void machine_unlock(Machine *m);
 
 /* ---- Devices ---- */
 /* Register; the Device stays the caller's and must live as long as the process. */
-void
-machine_add_device(Machine *m, Device *device);
+void machine_add_device(Machine *m, Device *device);
 
 /* ---- Guest memory. Every address and length from the guest goes through these. ---- */
 /*
  * Pointer to [gpa, gpa + len) if that is entirely RAM and contiguous in this process, else NULL.
  * len 0 gives NULL. Writers must call machine_mark_dirty for what they wrote: KVM does not see it.
  */
-void *
-machine_ram(Machine *m, uint64_t gpa, uint64_t len);
-void
-machine_mark_dirty(Machine *m, uint64_t gpa, uint64_t len);
+void *machine_ram(Machine *m, uint64_t gpa, uint64_t len);
+void machine_mark_dirty(Machine *m, uint64_t gpa, uint64_t len);
 /* Copy from or to guest RAM; false if the range is not all RAM. write marks dirty. */
-bool
-machine_ram_read(Machine *m, uint64_t gpa, void *buf, size_t len);
-bool
-machine_ram_write(Machine *m, uint64_t gpa, const void *buf, size_t len);
+bool machine_ram_read(Machine *m, uint64_t gpa, void *buf, size_t len);
+bool machine_ram_write(Machine *m, uint64_t gpa, const void *buf, size_t len);
 
 /* ---- Buses ---- */
 /*
@@ -73,34 +66,26 @@ typedef enum { IO_PORT, IO_MMIO } IoSpace;
  * overlap with an existing region is refused (false): PCI BARs may be moved anywhere by a hostile
  * guest.
  */
-bool
-machine_io_add(Machine *m, IoSpace space, uint64_t base, uint64_t size, IoHandler handler,
-               void *opaque);
-void
-machine_io_remove(Machine *m, IoSpace space, uint64_t base);
+bool machine_io_add(Machine *m, IoSpace space, uint64_t base, uint64_t size, IoHandler handler,
+                    void *opaque);
+void machine_io_remove(Machine *m, IoSpace space, uint64_t base);
 
 /* ---- Interrupts (KVM API §4.25, §4.52, §4.75) ---- */
-void
-machine_irq_level(Machine *m, uint32_t gsi, bool level);
+void machine_irq_level(Machine *m, uint32_t gsi, bool level);
 /*
  * MSI routes. alloc: a GSI for use with irqfd, -1 if none is left. set: program address and data
  * (what the guest wrote to its MSI-X table); takes effect at once. Routes are the device's to set
  * again after restore.
  */
-int
-machine_msi_alloc(Machine *m);
-void
-machine_msi_set(Machine *m, int gsi, uint64_t address, uint32_t data, uint32_t devid);
+int machine_msi_alloc(Machine *m);
+void machine_msi_set(Machine *m, int gsi, uint64_t address, uint32_t data, uint32_t devid);
 /* Inject once, without a route. */
-void
-machine_msi_send(Machine *m, uint64_t address, uint32_t data);
+void machine_msi_send(Machine *m, uint64_t address, uint32_t data);
 /* Bind or unbind an eventfd so that writing it raises gsi once. */
-bool
-machine_irqfd(Machine *m, int gsi, int eventfd, bool assign);
+bool machine_irqfd(Machine *m, int gsi, int eventfd, bool assign);
 /* Signal eventfd on a guest write of any value of size len (0: any length) at address. */
-bool
-machine_ioeventfd(Machine *m, IoSpace space, uint64_t address, unsigned len, int eventfd,
-                  bool assign);
+bool machine_ioeventfd(Machine *m, IoSpace space, uint64_t address, unsigned len, int eventfd,
+                       bool assign);
 
 /* ---- Life ---- */
 typedef enum { MACHINE_EXIT_SHUTDOWN, MACHINE_EXIT_RESET } MachineExit;
@@ -109,11 +94,9 @@ typedef enum { MACHINE_EXIT_SHUTDOWN, MACHINE_EXIT_RESET } MachineExit;
  * off ends the process with status 0 after devices have flushed; reset boots the guest anew from
  * its kernel in the same process or, if that is impossible (restored guest), ends with status 3.
  */
-void
-machine_request_exit(Machine *m, MachineExit what);
+void machine_request_exit(Machine *m, MachineExit what);
 
 /* True while vCPUs may run (between start and stop). */
-bool
-machine_running(Machine *m);
+bool machine_running(Machine *m);
 
 #endif

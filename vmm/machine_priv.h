@@ -23,8 +23,7 @@
 #define MACHINE_ROUTES_MAX 1024
 
 #define MACHINE_ERROR (machine_error_quark())
-GQuark
-machine_error_quark(void);
+GQuark machine_error_quark(void);
 typedef enum {
     MACHINE_ERROR_KVM,    /* the kernel refused something */
     MACHINE_ERROR_CONFIG, /* what the user asked for cannot be */
@@ -100,30 +99,24 @@ typedef struct MachineConfig {
 } MachineConfig;
 
 /* Create the VM with interrupt controllers, PIT, vCPUs (parked) and, unless incoming, RAM. */
-Machine *
-machine_new(const MachineConfig *config, GError **error);
+Machine *machine_new(const MachineConfig *config, GError **error);
 
 /* ioctl on the VM that must work: FALSE with an error naming what. */
-gboolean
-machine_ioctl(Machine *m, unsigned long request, const void *arg, const char *what, GError **error);
+gboolean machine_ioctl(Machine *m, unsigned long request, const void *arg, const char *what,
+                       GError **error);
 
 /* Record that the guest cannot go on; from any thread, lock held. Ends the process with status 1.
  */
-void
-machine_fail(Machine *m, const char *format, ...) G_GNUC_PRINTF(2, 3);
-const char *
-machine_state_name(MachineState state);
+void machine_fail(Machine *m, const char *format, ...) G_GNUC_PRINTF(2, 3);
+const char *machine_state_name(MachineState state);
 
 /* ---- memory.c ---- */
 /* Lay slots out for size bytes; pure. */
-unsigned
-machine_ram_layout(uint64_t size, RamSlot slots[MACHINE_RAM_SLOTS]);
+unsigned machine_ram_layout(uint64_t size, RamSlot slots[MACHINE_RAM_SLOTS]);
 /* Take ram_fd (a sealed memfd of ram_size bytes) as guest RAM: map it and set the memslots. */
-gboolean
-machine_ram_attach(Machine *m, int ram_fd, GError **error);
+gboolean machine_ram_attach(Machine *m, int ram_fd, GError **error);
 
 /* ---- irq.c ---- */
-gboolean
-machine_irq_init(Machine *m, GError **error);
+gboolean machine_irq_init(Machine *m, GError **error);
 
 #endif

@@ -34,23 +34,18 @@ typedef struct MemberServerHooks {
 } MemberServerHooks;
 
 /* Listen at path, or go on with what is in inherited. */
-MemberServer *
-member_server_new(Machine *m, const char *path, const MemberHandover *inherited,
-                  const MemberServerHooks *hooks, GError **error);
+MemberServer *member_server_new(Machine *m, const char *path, const MemberHandover *inherited,
+                                const MemberServerHooks *hooks, GError **error);
 
-bool
-member_server_has_client(const MemberServer *server);
+bool member_server_has_client(const MemberServer *server);
 
 /* What to hand over; the fds stay the server's. */
-MemberHandover
-member_server_handover(const MemberServer *server);
+MemberHandover member_server_handover(const MemberServer *server);
 
 /* Answer what the reset left unanswered; the machine runs. */
-void
-member_server_go_on(MemberServer *server);
+void member_server_go_on(MemberServer *server);
 
 /* Remove the socket file. */
-void
-member_server_close(MemberServer *server);
+void member_server_close(MemberServer *server);
 
 #endif

@@ -34,15 +34,11 @@ typedef struct Options {
 } Options;
 
 /* Parse. options_clear frees what is in options, also after an error. */
-gboolean
-options_parse(int argc, char **argv, Options *options, GError **error);
-void
-options_clear(Options *options);
+gboolean options_parse(int argc, char **argv, Options *options, GError **error);
+void options_clear(Options *options);
 
 /* "512M", "2G", plain bytes; 0 if it is not a size. */
-uint64_t
-options_size_parse(const char *text);
-gboolean
-options_mac_parse(const char *text, uint8_t mac[6]);
+uint64_t options_size_parse(const char *text);
+gboolean options_mac_parse(const char *text, uint8_t mac[6]);
 
 #endif

@@ -15,8 +15,7 @@
  * Save into out (capacity bytes); *len is what it took. The machine must be at rest: vCPUs parked,
  * devices stopped. Nothing is changed by it.
  */
-gboolean
-state_save(Machine *m, uint8_t *out, size_t capacity, size_t *len, GError **error);
+gboolean state_save(Machine *m, uint8_t *out, size_t capacity, size_t *len, GError **error);
 
 /*
  * Take over a state on the RAM in ram_fd (passes to the machine on success). Before anything is
@@ -25,16 +24,14 @@ state_save(Machine *m, uint8_t *out, size_t capacity, size_t *len, GError **erro
  * MACHINE_ERROR_KVM and leaves the machine unusable. vmgenid: 16 bytes, the new VM generation id,
  * or NULL to keep the one saved.
  */
-gboolean
-state_restore(Machine *m, const uint8_t *data, size_t len, int ram_fd, const uint8_t *vmgenid,
-              GError **error);
+gboolean state_restore(Machine *m, const uint8_t *data, size_t len, int ram_fd,
+                       const uint8_t *vmgenid, GError **error);
 
 /*
  * The first half of it: whether state may be loaded into m on this host. Touches nothing but its
  * arguments.
  */
-gboolean
-state_check(Machine *m, const District__VmState *state, GError **error);
+gboolean state_check(Machine *m, const District__VmState *state, GError **error);
 
 /* ---- chip_state.c ---- */
 
@@ -49,17 +46,12 @@ typedef struct ChipFrame {
 } ChipFrame;
 
 /* Fill frame, and let state point at it. */
-gboolean
-chip_state_save(Machine *m, District__VmState *state, ChipFrame *frame, GError **error);
-gboolean
-chip_state_check(const District__VmState *state, GError **error);
-gboolean
-chip_state_restore(Machine *m, const District__VmState *state, GError **error);
+gboolean chip_state_save(Machine *m, District__VmState *state, ChipFrame *frame, GError **error);
+gboolean chip_state_check(const District__VmState *state, GError **error);
+gboolean chip_state_restore(Machine *m, const District__VmState *state, GError **error);
 /* Set kvmclock, moved on by the real time that has passed since the save. */
-gboolean
-clock_state_restore(Machine *m, const District__ClockState *clock, GError **error);
+gboolean clock_state_restore(Machine *m, const District__ClockState *clock, GError **error);
 /* Nanoseconds of real time since the save; 0 if this host's clock is behind. */
-uint64_t
-clock_state_elapsed(const District__ClockState *clock);
+uint64_t clock_state_elapsed(const District__ClockState *clock);
 
 #endif

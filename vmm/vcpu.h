@@ -57,32 +57,26 @@ struct VcpuSet {
 };
 
 /* Create n vCPUs with their threads, parked, with CPUID set. */
-VcpuSet *
-vcpus_new(Machine *m, unsigned n, GError **error);
+VcpuSet *vcpus_new(Machine *m, unsigned n, GError **error);
 
 /* Let all vCPUs run. */
-void
-vcpus_start(VcpuSet *set);
+void vcpus_start(VcpuSet *set);
 
 /*
  * Kick all vCPUs out of the guest and wait until they are parked, each at an instruction boundary
  * with no exit half done. FALSE: one did not come out in time; the others are running again.
  */
-gboolean
-vcpus_stop(VcpuSet *set, GError **error);
+gboolean vcpus_stop(VcpuSet *set, GError **error);
 
 /* Start a job on all parked vCPUs; then wait for all of them. First error wins. */
-void
-vcpus_job_start(VcpuSet *set, VcpuJob job, void *opaque);
-gboolean
-vcpus_job_finish(VcpuSet *set, GError **error);
+void vcpus_job_start(VcpuSet *set, VcpuJob job, void *opaque);
+gboolean vcpus_job_finish(VcpuSet *set, GError **error);
 
 /* ioctl on a vCPU that must work. */
-gboolean
-vcpu_ioctl(Vcpu *vcpu, unsigned long request, const void *arg, const char *what, GError **error);
+gboolean vcpu_ioctl(Vcpu *vcpu, unsigned long request, const void *arg, const char *what,
+                    GError **error);
 
 /* Give the vCPU its CPUID and find out which MSRs it has then. */
-gboolean
-vcpu_cpuid_set(Vcpu *vcpu, const struct kvm_cpuid2 *cpuid, GError **error);
+gboolean vcpu_cpuid_set(Vcpu *vcpu, const struct kvm_cpuid2 *cpuid, GError **error);
 
 #endif

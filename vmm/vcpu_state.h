@@ -11,8 +11,7 @@
  * Job: read the state out of KVM into vcpu->saved, packed as a VmState that has only this vCPU.
  * (Serialised messages may be concatenated: repeated fields append. So each vCPU packs its own.)
  */
-gboolean
-vcpu_state_save(Vcpu *vcpu, void *unused, GError **error);
+gboolean vcpu_state_save(Vcpu *vcpu, void *unused, GError **error);
 
 typedef struct VcpuRestore {
     const District__VmState *state; /* checked by vcpu_state_check */
@@ -20,11 +19,9 @@ typedef struct VcpuRestore {
 } VcpuRestore;
 
 /* Job: load this vCPU's part of a VmState. opaque: VcpuRestore. */
-gboolean
-vcpu_state_restore(Vcpu *vcpu, void *opaque, GError **error);
+gboolean vcpu_state_restore(Vcpu *vcpu, void *opaque, GError **error);
 
 /* Check everything about state that can be checked before loading it; called on the main thread. */
-gboolean
-vcpu_state_check(const Vcpu *vcpu, const District__VcpuState *state, GError **error);
+gboolean vcpu_state_check(const Vcpu *vcpu, const District__VcpuState *state, GError **error);
 
 #endif

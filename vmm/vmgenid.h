@@ -13,15 +13,12 @@
 #define MAP_VMGENID 0xF0000ULL
 
 /* Parse a UUID into the bytes of a GUID in memory (little-endian first three fields). */
-gboolean
-vmgenid_parse(const char *uuid, uint8_t id[VMGENID_BYTES], GError **error);
+gboolean vmgenid_parse(const char *uuid, uint8_t id[VMGENID_BYTES], GError **error);
 
 /* Before boot: put the id in place. */
-void
-vmgenid_place(Machine *m, const uint8_t id[VMGENID_BYTES]);
+void vmgenid_place(Machine *m, const uint8_t id[VMGENID_BYTES]);
 
 /* After a restore: write the new id and tell the guest. Main thread. */
-void
-vmgenid_change(Machine *m, const uint8_t id[VMGENID_BYTES]);
+void vmgenid_change(Machine *m, const uint8_t id[VMGENID_BYTES]);
 
 #endif

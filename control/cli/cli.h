@@ -26,76 +26,47 @@ typedef struct CliVerb {
 } CliVerb;
 
 /* ---- client.c: a connection to districtd ---- */
-Client *
-cli_connect(const Cli *cli, GError **error);
-void
-cli_disconnect(Client *client);
+Client *cli_connect(const Cli *cli, GError **error);
+void cli_disconnect(Client *client);
 /* One request; arguments is taken over. NULL with the daemon's error set. */
-JsonObject *
-cli_call(Client *client, const char *execute, JsonObject *arguments, GError **error);
+JsonObject *cli_call(Client *client, const char *execute, JsonObject *arguments, GError **error);
 /* Connect, one request, disconnect. */
-JsonObject *
-cli_once(const Cli *cli, const char *execute, JsonObject *arguments, GError **error);
+JsonObject *cli_once(const Cli *cli, const char *execute, JsonObject *arguments, GError **error);
 /* Wait for the next event; NULL with error set when the connection ends. */
-JsonObject *
-cli_next_event(Client *client, GError **error);
+JsonObject *cli_next_event(Client *client, GError **error);
 
 /* ---- options.c ---- */
 /* Parse options of a verb; then exactly n_names words must be left, which words gets. */
-gboolean
-cli_parse(int *argc, char ***argv, const char *usage, const GOptionEntry *entries, int n_words,
-          char **words, GError **error);
+gboolean cli_parse(int *argc, char ***argv, const char *usage, const GOptionEntry *entries,
+                   int n_words, char **words, GError **error);
 /* {"name": name} */
-JsonObject *
-cli_name(const char *name);
+JsonObject *cli_name(const char *name);
 /* With --json print result on a line, else print nothing; always TRUE. */
-gboolean
-cli_print_json(const Cli *cli, JsonObject *result);
+gboolean cli_print_json(const Cli *cli, JsonObject *result);
 /* A table: columns separated by tabs in each row, padded for people. */
-void
-cli_print_table(GPtrArray *rows);
-gboolean
-cli_is_terminal(void);
+void cli_print_table(GPtrArray *rows);
+gboolean cli_is_terminal(void);
 /* "[=====>    ] 42 % text" on stderr's current line; total 0 ends the line. Terminals only. */
-void
-cli_progress(const char *what, guint64 done, guint64 total);
+void cli_progress(const char *what, guint64 done, guint64 total);
 
 /* ---- the verbs ---- */
-gboolean
-cli_create(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_destroy(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_start(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_stop(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_restart(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_checkpoint(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_list(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_show(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_log(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_top(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_events(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_protect(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_unprotect(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_failover(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_migrate(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_host(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_console(Cli *cli, int argc, char **argv, GError **error);
-gboolean
-cli_doctor(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_create(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_destroy(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_start(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_stop(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_restart(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_checkpoint(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_list(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_show(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_log(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_top(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_events(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_protect(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_unprotect(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_failover(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_migrate(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_host(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_console(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_doctor(Cli *cli, int argc, char **argv, GError **error);
 
 #endif

@@ -21,8 +21,9 @@ void acpi_pm_power_button(Machine *m);
 /* Raise the GPE that tells the guest of a new VM generation id (VMGENID specification). */
 void acpi_pm_vmgenid_changed(Machine *m);
 /*
- * 16550A at 0x3F8, GSI_SERIAL. spec: "none", "file:PATH" (append), "pty" or "pty:LINK" (LINK becomes
- * a symbolic link to the pty). log_path: everything the guest prints also goes there; may be NULL.
+ * 16550A at 0x3F8, GSI_SERIAL. spec: "none", "file:PATH" (append), "pty" or "pty:LINK" (LINK
+ * becomes a symbolic link to the pty). log_path: everything the guest prints also goes there; may
+ * be NULL.
  */
 gboolean serial_init(Machine *m, const char *spec, const char *log_path, GError **error);
 /* Path of the pty, NULL if the console is not one. */

@@ -69,29 +69,23 @@ channel_buffer_length(const struct channel_buffer *buffer)
 }
 
 /** Append @length bytes to @buffer. Exits the process if memory runs out. */
-void
-channel_buffer_append(struct channel_buffer *buffer, const void *data, size_t length);
+void channel_buffer_append(struct channel_buffer *buffer, const void *data, size_t length);
 
 /** Write what a non-blocking @fd takes of @buffer. Returns false if @fd is broken. */
-bool
-channel_buffer_write(struct channel_buffer *buffer, int fd);
+bool channel_buffer_write(struct channel_buffer *buffer, int fd);
 
 /** Wrap the connected socket @fd and make it non-blocking. */
-void
-channel_init(struct channel *channel, int fd);
+void channel_init(struct channel *channel, int fd);
 
 /** Read what has arrived; sets channel->closed at end of file or error. */
-void
-channel_fill(struct channel *channel);
+void channel_fill(struct channel *channel);
 
 /** Send what the socket takes; sets channel->closed on error. */
-void
-channel_flush(struct channel *channel);
+void channel_flush(struct channel *channel);
 
 /** Queue a frame; sends nothing by itself. @length is at most CHANNEL_PAYLOAD_MAX. */
-void
-channel_put(struct channel *channel, enum channel_frame_type type, const void *payload,
-            size_t length);
+void channel_put(struct channel *channel, enum channel_frame_type type, const void *payload,
+                 size_t length);
 
 /**
  * Take the next complete frame off the input queue.
@@ -99,11 +93,9 @@ channel_put(struct channel *channel, enum channel_frame_type type, const void *p
  * Returns false if there is none yet. A frame longer than CHANNEL_PAYLOAD_MAX
  * is a foreign peer: the channel is then marked closed.
  */
-bool
-channel_next(struct channel *channel, struct channel_frame *frame);
+bool channel_next(struct channel *channel, struct channel_frame *frame);
 
 /** Milliseconds of CLOCK_MONOTONIC. */
-int64_t
-channel_now_ms(void);
+int64_t channel_now_ms(void);
 
 #endif /* LAB_CHANNEL_H */

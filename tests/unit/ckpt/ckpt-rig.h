@@ -24,53 +24,36 @@ typedef struct Rig {
 } Rig;
 
 /* Fake members of ram_size bytes and a fake standby. */
-Rig *
-rig_new(guint n_members, const FakeMemberConfig *like);
+Rig *rig_new(guint n_members, const FakeMemberConfig *like);
 /* Start district-ckpt (path in the environment, DISTRICT_CKPT) and connect to it. */
-void
-rig_run(Rig *rig);
-void
-rig_connect(Rig *rig);
+void rig_run(Rig *rig);
+void rig_connect(Rig *rig);
 /* Kill district-ckpt without warning. */
-void
-rig_kill(Rig *rig);
+void rig_kill(Rig *rig);
 /* Quit, and clean up. */
-void
-rig_free(Rig *rig);
+void rig_free(Rig *rig);
 
 /* Send a request (id is filled in) and wait for its reply; free it with free_unpacked. */
-District__CkptReply *
-rig_call(Rig *rig, District__CkptRequest *request, const int *fds, guint n_fds);
+District__CkptReply *rig_call(Rig *rig, District__CkptRequest *request, const int *fds,
+                              guint n_fds);
 /* Send only; and wait for the reply to what was sent last. */
-void
-rig_send(Rig *rig, District__CkptRequest *request, const int *fds, guint n_fds);
-District__CkptReply *
-rig_receive(Rig *rig, int timeout_ms);
+void rig_send(Rig *rig, District__CkptRequest *request, const int *fds, guint n_fds);
+District__CkptReply *rig_receive(Rig *rig, int timeout_ms);
 
 /* The reply must not be an error. */
-void
-rig_start(Rig *rig);
-void
-rig_protect(Rig *rig, unsigned interval_us, unsigned detach_after_ms);
-void
-rig_unprotect(Rig *rig);
+void rig_start(Rig *rig);
+void rig_protect(Rig *rig, unsigned interval_us, unsigned detach_after_ms);
+void rig_unprotect(Rig *rig);
 /* A checkpoint to path; the error of the reply, NULL if none. */
-char *
-rig_checkpoint(Rig *rig, const char *path);
-District__CkptStatusReply *
-rig_status(Rig *rig, District__CkptReply **hold);
+char *rig_checkpoint(Rig *rig, const char *path);
+District__CkptStatusReply *rig_status(Rig *rig, District__CkptReply **hold);
 /* Status.protection and Status.state, newly allocated. */
-char *
-rig_protection(Rig *rig);
-char *
-rig_state(Rig *rig);
+char *rig_protection(Rig *rig);
+char *rig_state(Rig *rig);
 
 /* Wait, at most 20 s, for an event or for a number of good epochs. */
-void
-rig_wait_event(Rig *rig, District__CkptEventKind kind);
-void
-rig_wait_good(Rig *rig, unsigned epochs);
-unsigned
-rig_count_events(Rig *rig, District__CkptEventKind kind);
+void rig_wait_event(Rig *rig, District__CkptEventKind kind);
+void rig_wait_good(Rig *rig, unsigned epochs);
+unsigned rig_count_events(Rig *rig, District__CkptEventKind kind);
 
 #endif

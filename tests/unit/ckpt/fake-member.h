@@ -22,30 +22,21 @@ typedef struct FakeMemberConfig {
 } FakeMemberConfig;
 
 typedef struct FakeMember FakeMember;
-FakeMember *
-fake_member_new(const FakeMemberConfig *config);
-void
-fake_member_free(FakeMember *member);
+FakeMember *fake_member_new(const FakeMemberConfig *config);
+void fake_member_free(FakeMember *member);
 
 /* Close all its sockets, as if the process had died. */
-void
-fake_member_die(FakeMember *member);
+void fake_member_die(FakeMember *member);
 /* The guest powers itself off: requests but DESCRIBE and HELLO are refused. */
-void
-fake_member_power_off(FakeMember *member);
+void fake_member_power_off(FakeMember *member);
 
-bool
-fake_member_running(FakeMember *member);
-uint64_t
-fake_member_writes(FakeMember *member);
-uint64_t
-fake_member_pauses(FakeMember *member);
+bool fake_member_running(FakeMember *member);
+uint64_t fake_member_writes(FakeMember *member);
+uint64_t fake_member_pauses(FakeMember *member);
 /* Empty before RESTORE, else the generation id it was given. */
-void
-fake_member_vmgenid(FakeMember *member, uint8_t out[16]);
+void fake_member_vmgenid(FakeMember *member, uint8_t out[16]);
 
 /* The blob says that ram hashes to what it does hash to. */
-bool
-fake_member_check(const void *blob, size_t blob_len, const void *ram, uint64_t ram_size);
+bool fake_member_check(const void *blob, size_t blob_len, const void *ram, uint64_t ram_size);
 
 #endif

@@ -15,43 +15,28 @@
 typedef struct FakeStandby FakeStandby;
 
 /* Listens on a free port of 127.0.0.1 with the certificates in pki_dir. */
-FakeStandby *
-fake_standby_new(const char *pki_dir);
-void
-fake_standby_free(FakeStandby *standby);
-uint16_t
-fake_standby_port(FakeStandby *standby);
+FakeStandby *fake_standby_new(const char *pki_dir);
+void fake_standby_free(FakeStandby *standby);
+uint16_t fake_standby_port(FakeStandby *standby);
 
 /* Epochs that were complete and right; epochs whose RAM was not what it should have been. */
-unsigned
-fake_standby_good(FakeStandby *standby);
-unsigned
-fake_standby_wrong(FakeStandby *standby);
-unsigned
-fake_standby_full(FakeStandby *standby); /* of the good ones, full */
-uint64_t
-fake_standby_committed(FakeStandby *standby);
-unsigned
-fake_standby_members(FakeStandby *standby); /* in the last epoch */
-bool
-fake_standby_goodbye(FakeStandby *standby);
+unsigned fake_standby_good(FakeStandby *standby);
+unsigned fake_standby_wrong(FakeStandby *standby);
+unsigned fake_standby_full(FakeStandby *standby); /* of the good ones, full */
+uint64_t fake_standby_committed(FakeStandby *standby);
+unsigned fake_standby_members(FakeStandby *standby); /* in the last epoch */
+bool fake_standby_goodbye(FakeStandby *standby);
 /* Why the last connection ended, newly allocated; NULL if by end of stream. */
-char *
-fake_standby_error(FakeStandby *standby);
+char *fake_standby_error(FakeStandby *standby);
 
 /* Close the connection now; the next one is served again. */
-void
-fake_standby_drop(FakeStandby *standby);
+void fake_standby_drop(FakeStandby *standby);
 /* From now on: do not acknowledge (but beat on); acknowledge only after so long. */
-void
-fake_standby_hold_acks(FakeStandby *standby, bool hold);
-void
-fake_standby_delay_acks(FakeStandby *standby, unsigned ms);
+void fake_standby_hold_acks(FakeStandby *standby, bool hold);
+void fake_standby_delay_acks(FakeStandby *standby, unsigned ms);
 /* Read nothing any more, say nothing. */
-void
-fake_standby_hang(FakeStandby *standby, bool hang);
+void fake_standby_hang(FakeStandby *standby, bool hang);
 /* Answer the next record with an ERROR of that code. 0: no more. */
-void
-fake_standby_refuse(FakeStandby *standby, District__StreamErrorCode code);
+void fake_standby_refuse(FakeStandby *standby, District__StreamErrorCode code);
 
 #endif

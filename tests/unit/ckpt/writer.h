@@ -24,39 +24,28 @@ typedef struct Writer {
     Encoder *encoder;
 } Writer;
 
-void
-writer_init(Writer *writer, uint32_t n_members, uint64_t ram_pages);
-void
-writer_clear(Writer *writer);
+void writer_init(Writer *writer, uint32_t n_members, uint64_t ram_pages);
+void writer_clear(Writer *writer);
 /* Forget what has been written, go on in sequence. */
-void
-writer_drain(Writer *writer);
+void writer_drain(Writer *writer);
 
 /* Any record, with the next sequence number. */
-void
-writer_record(Writer *writer, RecordType type, uint64_t epoch, const void *payload, uint32_t length,
-              uint32_t pages);
-void
-writer_message(Writer *writer, RecordType type, uint64_t epoch, const ProtobufCMessage *message);
+void writer_record(Writer *writer, RecordType type, uint64_t epoch, const void *payload,
+                   uint32_t length, uint32_t pages);
+void writer_message(Writer *writer, RecordType type, uint64_t epoch,
+                    const ProtobufCMessage *message);
 
-void
-writer_hello(Writer *writer);
+void writer_hello(Writer *writer);
 /* base 0: a full epoch. */
-void
-writer_begin(Writer *writer, uint64_t epoch, uint64_t base);
+void writer_begin(Writer *writer, uint64_t epoch, uint64_t base);
 /* One page whose every byte is fill; 0 is a zero page. */
-void
-writer_page(Writer *writer, uint32_t member, uint64_t page, uint8_t fill);
-void
-writer_pages(Writer *writer, uint32_t member, const PageRef *pages, uint32_t count);
-void
-writer_state(Writer *writer);
-void
-writer_end(Writer *writer);
+void writer_page(Writer *writer, uint32_t member, uint64_t page, uint8_t fill);
+void writer_pages(Writer *writer, uint32_t member, const PageRef *pages, uint32_t count);
+void writer_state(Writer *writer);
+void writer_end(Writer *writer);
 
 /* A whole epoch in which every page of [first, first + count) of every member is fill. */
-void
-writer_epoch(Writer *writer, uint64_t epoch, uint64_t base, uint64_t first, uint64_t count,
-             uint8_t fill);
+void writer_epoch(Writer *writer, uint64_t epoch, uint64_t base, uint64_t first, uint64_t count,
+                  uint8_t fill);
 
 #endif

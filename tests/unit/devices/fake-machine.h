@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A machine without a VM, for testing devices: vmm/machine.h on a plain buffer of RAM from address 0,
- * with a record of what devices did. Machines and their devices live until the test process ends.
+ * A machine without a VM, for testing devices: vmm/machine.h on a plain buffer of RAM from address
+ * 0, with a record of what devices did. Machines and their devices live until the test process
+ * ends.
  */
 #ifndef DISTRICT_TESTS_FAKE_MACHINE_H
 #define DISTRICT_TESTS_FAKE_MACHINE_H

@@ -23,57 +23,43 @@ typedef struct Wire {
 } Wire;
 
 /* A switch with members "a", "b", ... and an outside; all connected unless asked otherwise. */
-Wire *
-wire_new(guint n_members, gboolean connect);
-void
-wire_free(Wire *wire);
+Wire *wire_new(guint n_members, gboolean connect);
+void wire_free(Wire *wire);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Wire, wire_free)
 
 /* Connect (again) port with small socket buffers if snd_bytes is not 0. */
-void
-wire_connect(Wire *wire, guint port, int snd_bytes);
+void wire_connect(Wire *wire, guint port, int snd_bytes);
 
 /* Let the switch read everything that was sent, and send everything it may. */
-void
-wire_pump(Wire *wire);
+void wire_pump(Wire *wire);
 /* Let time pass. */
-void
-wire_wait(Wire *wire, gint64 ns);
+void wire_wait(Wire *wire, gint64 ns);
 
 /* Make a test frame: destination and source MAC from port numbers (255: broadcast), type, number.
  */
 #define WIRE_BROADCAST 255
-gsize
-wire_make(guint8 *out, guint to, guint from, guint32 number, gsize len);
+gsize wire_make(guint8 *out, guint to, guint from, guint32 number, gsize len);
 /* The number in a test frame. */
-guint32
-wire_number(const guint8 *frame);
+guint32 wire_number(const guint8 *frame);
 
 /* Send one frame from port; fails the test if the socket does not take it. */
-void
-wire_send(Wire *wire, guint port, const guint8 *frame, gsize len);
+void wire_send(Wire *wire, guint port, const guint8 *frame, gsize len);
 /* Send a test frame of 60 bytes. */
-void
-wire_send_number(Wire *wire, guint port, guint to, guint32 number);
+void wire_send_number(Wire *wire, guint port, guint to, guint32 number);
 
 /* The next whole frame that has arrived at the test's end of port, or NULL. Valid until the next.
  */
-const guint8 *
-wire_receive(Wire *wire, guint port, gsize *len);
+const guint8 *wire_receive(Wire *wire, guint port, gsize *len);
 /* The number of the next frame at port, or 0 if there is none. */
-guint32
-wire_receive_number(Wire *wire, guint port);
+guint32 wire_receive_number(Wire *wire, guint port);
 
 /* A TCP segment between two ports, 10.0.0.PORT + 1, MACs as above. */
-gsize
-wire_make_tcp(guint8 *out, guint to, guint from, guint8 flags, guint32 seq, guint32 ack);
+gsize wire_make_tcp(guint8 *out, guint to, guint from, guint8 flags, guint32 seq, guint32 ack);
 
 /* A whole cut of epoch: all members, in order. The state is the caller's to free. */
-guint8 *
-wire_cut(Wire *wire, guint64 epoch, gsize *len);
+guint8 *wire_cut(Wire *wire, guint64 epoch, gsize *len);
 
 /* Counters of port. */
-District__NetPortStats
-wire_port_stats(Wire *wire, guint port);
+District__NetPortStats wire_port_stats(Wire *wire, guint port);
 
 #endif

@@ -16,8 +16,7 @@
 #define LIMIT_MS 10000
 
 /* ---- Certificates: DIR/HOST/... for each host, one CA. ---- */
-void
-certs_make(const char *dir, const char *const *hosts);
+void certs_make(const char *dir, const char *const *hosts);
 
 /* ---- The standby process and its control connection ---- */
 typedef struct Held {
@@ -37,43 +36,31 @@ typedef struct Rig {
 } Rig;
 
 /* Directory and certificates of hosts "home", "spare" (the standby) and "other". */
-void
-rig_init(Rig *rig);
-void
-rig_clear(Rig *rig);
-void
-rig_start(Rig *rig);
+void rig_init(Rig *rig);
+void rig_clear(Rig *rig);
+void rig_start(Rig *rig);
 /* kill -9 and reap; what was sent to be held until then is kept. */
-void
-rig_kill(Rig *rig);
+void rig_kill(Rig *rig);
 /* districtd comes (again). */
-void
-rig_connect(Rig *rig);
+void rig_connect(Rig *rig);
 
 /* Send request (its id is set) with fds, wait for the reply; free with standby_message free. */
-District__StandbyMessage *
-rig_call(Rig *rig, District__StandbyRequest *request, const int *fds, guint n_fds);
-void
-rig_message_free(District__StandbyMessage *message);
+District__StandbyMessage *rig_call(Rig *rig, District__StandbyRequest *request, const int *fds,
+                                   guint n_fds);
+void rig_message_free(District__StandbyMessage *message);
 
 /* The simple requests; each asserts success unless it returns the error (caller frees). */
-void
-rig_config(Rig *rig, uint64_t min_incarnation, uint32_t silence_ms);
-char *
-rig_adopt(Rig *rig);
+void rig_config(Rig *rig, uint64_t min_incarnation, uint32_t silence_ms);
+char *rig_adopt(Rig *rig);
 /* On success *activated has the CutState memfd and RAM fds in rig->reply_fds. */
-char *
-rig_activate(Rig *rig, uint64_t incarnation, District__StandbyActivateReply *activated);
-District__StandbyMessage *
-rig_status(Rig *rig);
+char *rig_activate(Rig *rig, uint64_t incarnation, District__StandbyActivateReply *activated);
+District__StandbyMessage *rig_status(Rig *rig);
 
 /* Wait for an event of this kind; others before it are dropped. */
-District__StandbyMessage *
-rig_event(Rig *rig, District__StandbyEventKind kind);
+District__StandbyMessage *rig_event(Rig *rig, District__StandbyEventKind kind);
 
 /* Open a TCP connection, give its far end to the standby; returns the near end, plain. */
-int
-rig_tcp(Rig *rig, const char *peer_name);
+int rig_tcp(Rig *rig, const char *peer_name);
 
 /* ---- A primary ---- */
 typedef struct Primary {
@@ -83,24 +70,18 @@ typedef struct Primary {
 } Primary;
 
 /* Connect as host over TLS and start a writer; nothing is sent yet. */
-void
-primary_open(Primary *primary, Rig *rig, const char *host, uint32_t n_members, uint64_t ram_pages);
-void
-primary_close(Primary *primary);
+void primary_open(Primary *primary, Rig *rig, const char *host, uint32_t n_members,
+                  uint64_t ram_pages);
+void primary_close(Primary *primary);
 /* Send what the writer has. FALSE: the connection broke. */
-gboolean
-primary_flush(Primary *primary);
+gboolean primary_flush(Primary *primary);
 /* Receive one record. NULL header->type on a broken connection; payload: caller frees. */
-gboolean
-primary_record(Primary *primary, RecordHeader *header, uint8_t **payload, int timeout_ms);
+gboolean primary_record(Primary *primary, RecordHeader *header, uint8_t **payload, int timeout_ms);
 /* Say and hear HELLO; *held: what the standby says it holds. */
-void
-primary_greet(Primary *primary, uint64_t *held);
+void primary_greet(Primary *primary, uint64_t *held);
 /* Wait until epoch is acknowledged. FALSE: the connection broke or an ERROR came. */
-gboolean
-primary_wait_ack(Primary *primary, uint64_t epoch, int timeout_ms);
+gboolean primary_wait_ack(Primary *primary, uint64_t epoch, int timeout_ms);
 /* Wait for an ERROR record; the caller frees it. */
-District__StreamError *
-primary_wait_error(Primary *primary);
+District__StreamError *primary_wait_error(Primary *primary);
 
 #endif

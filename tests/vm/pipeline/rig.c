@@ -248,6 +248,7 @@ void
 rig_free(Rig *rig)
 {
     rig_ckpt_stop(rig);
+    rig_net_stop(rig);
     rig_standby_stop(rig);
     fdmsg_close_fds(rig->standby_ctl.held, rig->standby_ctl.n_held);
     g_atomic_int_set(&rig->stopping, 1);
@@ -263,7 +264,40 @@ rig_free(Rig *rig)
                  NULL);
     g_free(rig->dir);
     g_free(rig->pki);
+    g_free(rig->net_control);
     g_free(rig);
+}
+
+void
+rig_net_start(Rig *rig, const char *const *ports, uint64_t incarnation)
+{
+    g_autofree char *inc = g_strdup_printf("%" G_GUINT64_FORMAT, incarnation);
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    g_autoptr(GError) error = NULL;
+
+    if (!rig->net_control)
+        rig->net_control = g_build_filename(rig->dir, "net.sock", NULL);
+    unlink(rig->net_control);
+    const char *fixed[] = {g_getenv("DISTRICT_NET"), "--name",        DISTRICT, "--control",
+                           rig->net_control,         "--incarnation", inc};
+    for (guint i = 0; i < G_N_ELEMENTS(fixed); i++)
+        g_ptr_array_add(argv, (gpointer)fixed[i]);
+    for (; *ports; ports++) {
+        g_ptr_array_add(argv, "--port");
+        g_ptr_array_add(argv, (gpointer)*ports);
+    }
+    g_ptr_array_add(argv, NULL);
+    proc_start(&rig->net, rig->dir, "net", (const char *const *)argv->pdata);
+    int fd = fdmsg_connect(rig->net_control, RIG_LIMIT_MS, &error);
+    if (fd < 0)
+        rig_fail(rig->dir, "district-net does not listen: %s", error->message);
+    close(fd);
+}
+
+void
+rig_net_stop(Rig *rig)
+{
+    proc_kill(&rig->net);
 }
 
 void
@@ -283,7 +317,7 @@ rig_ckpt_start(Rig *rig, const char *const *members, uint64_t incarnation)
                            "--control",
                            socket,
                            "--net",
-                           "none",
+                           rig->net_control ? rig->net_control : "none",
                            "--pki",
                            rig->pki,
                            "--definition",

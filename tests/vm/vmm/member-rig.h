@@ -26,34 +26,23 @@ typedef struct Rig {
 } Rig;
 
 /* Start program with --member-socket, --debugcon and extra options (NULL-terminated). */
-Rig *
-rig_start(const char *program, const char *const *extra);
+Rig *rig_start(const char *program, const char *const *extra);
 /* Connect and say HELLO. */
-void
-rig_connect(Rig *rig);
-void
-rig_disconnect(Rig *rig);
+void rig_connect(Rig *rig);
+void rig_disconnect(Rig *rig);
 /* One request and its reply; fails the test if there is none. Free with free_unpacked. */
-District__MemberReply *
-rig_call(Rig *rig, District__MemberRequest *request, const int *fds, guint n_fds);
+District__MemberReply *rig_call(Rig *rig, District__MemberRequest *request, const int *fds,
+                                guint n_fds);
 /* Calls that must work. */
-void
-rig_resume(Rig *rig);
-uint64_t
-rig_pause(Rig *rig, gboolean save); /* length of the state */
-uint64_t
-rig_pause_held(Rig *rig, gboolean save, gboolean hold);
-District__MemberState
-rig_state(Rig *rig);
+void rig_resume(Rig *rig);
+uint64_t rig_pause(Rig *rig, gboolean save); /* length of the state */
+uint64_t rig_pause_held(Rig *rig, gboolean save, gboolean hold);
+District__MemberState rig_state(Rig *rig);
 /* Wait for the end of the process; its exit status. */
-int
-rig_wait_exit(Rig *rig);
-char *
-rig_debugcon(Rig *rig);
+int rig_wait_exit(Rig *rig);
+char *rig_debugcon(Rig *rig);
 /* Bytes of debug console output so far. */
-gsize
-rig_output(Rig *rig);
-void
-rig_free(Rig *rig);
+gsize rig_output(Rig *rig);
+void rig_free(Rig *rig);
 
 #endif
