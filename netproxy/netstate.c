@@ -315,8 +315,10 @@ netstate_load_flow(Switch *sw, const District__NetStateFlow *from)
 static void
 netstate_load(Switch *sw, const District__NetState *state)
 {
-    for (guint i = 0; i < sw->n_members; i++)
+    for (guint i = 0; i < sw->n_members; i++) {
         sw->ports[i].colour = state->epoch;
+        sw->ports[i].awaited = sw->ports[i].link == NULL;
+    }
     sw->epoch_begun = sw->epoch_ended = sw->epoch_committed = state->epoch;
     for (gsize i = 0; i < state->n_ports; i++)
         netstate_load_port(sw, state->ports[i], state->epoch);

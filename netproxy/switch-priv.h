@@ -26,6 +26,7 @@ typedef struct Neighbour {
 typedef struct Port {
     char *name;
     Link *link;       /* NULL: not connected */
+    gboolean awaited; /* restored, and its engine has not connected yet: frames wait for it */
     gboolean blocked; /* its descriptor takes no more for now */
     FrameQueue queue; /* to be sent to it */
     guint64 rx_frames;

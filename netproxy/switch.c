@@ -132,15 +132,26 @@ switch_attach(Switch *sw, guint index, LinkKind kind, int fd)
         g_message("port %s: a new connection takes the place of the old one", port->name);
     switch_detach(sw, port);
     port->link = link_new(kind, fd);
+    port->awaited = FALSE;
     switch_watch(sw, port);
     if (sw->resets_started)
         reset_port_connected(sw, index);
 }
 
+/*
+ * Restored members connect one after the other, and the first one sends at once: what it sends to
+ * the others is not lost for that.
+ */
+static gboolean
+switch_is_there(const Port *port)
+{
+    return port->link || port->awaited;
+}
+
 void
 switch_enqueue(Switch *sw, Port *port, Frame *frame)
 {
-    if (!port->link || !frame_queue_push(&port->queue, frame)) {
+    if (!switch_is_there(port) || !frame_queue_push(&port->queue, frame)) {
         port->dropped++;
         return;
     }
@@ -177,7 +188,7 @@ switch_forward(Switch *sw, const Incoming *in)
     }
     for (guint i = 0; i <= sw->n_members; i++) {
         /* Nobody is there: not worth a count of what was dropped. */
-        if (sw->ports[i].link)
+        if (switch_is_there(&sw->ports[i]))
             switch_send_to(sw, in, &sw->ports[i]);
     }
 }

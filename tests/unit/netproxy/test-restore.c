@@ -54,6 +54,25 @@ test_frames_first(void)
     g_assert_false(switch_cut_begin(wire->sw, 4, NULL));
 }
 
+/* Restored members connect one after the other; the first one's frames wait for the others. */
+static void
+test_frames_wait(void)
+{
+    g_autoptr(Wire) wire = wire_new(2, FALSE);
+    gsize len;
+    g_autofree guint8 *state = saved_state(&len);
+
+    g_assert_true(switch_restore(wire->sw, state, len, FALSE, 2, NULL));
+    wire_connect(wire, 0, 0);
+    wire_send_number(wire, 0, 1, 9);
+    wire_send_number(wire, 0, WIRE_BROADCAST, 10);
+    wire_pump(wire);
+    wire_connect(wire, 1, 0);
+    wire_pump(wire);
+    for (guint32 i = 7; i <= 10; i++)
+        g_assert_cmpuint(wire_receive_number(wire, 1), ==, i);
+}
+
 /* Not delivered before the next cut either: they belong to that one as well. */
 static void
 test_frames_again(void)
@@ -270,6 +289,8 @@ main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/restore/frames in flight are delivered first", test_frames_first);
+    g_test_add_func("/restore/frames to a member that is not back yet wait for it",
+                    test_frames_wait);
     g_test_add_func("/restore/frames not delivered yet belong to the next cut too",
                     test_frames_again);
     g_test_add_func("/restore/a flow is saved as it was when its member was cut", test_flow_at_cut);
