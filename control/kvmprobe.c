@@ -285,7 +285,7 @@ typedef struct ProbeInstruction {
     size_t len;
 } ProbeInstruction;
 
-#define CODE(bytes) .code = bytes, .len = sizeof(bytes) - 1
+#define CODE(bytes) .code = (bytes), .len = sizeof(bytes) - 1
 
 /* rsi and rdi point to 64 KiB of zero bytes, 16-byte aligned. */
 static const ProbeInstruction probe_instructions[] = {
@@ -376,7 +376,7 @@ kvmprobe_dirty(guint pages, GError **error)
     uint8_t code[] = {0xBF, 0,    0,    0,    0,    0xB9, 0,    0,    0,    0,    0x89,
                       0x0F, 0x81, 0xC7, 0x00, 0x20, 0x00, 0x00, 0xFF, 0xC9, 0x75, 0xF4};
     const uint32_t base = PROBE_DIRTY;
-    uint64_t bitmap[PROBE_RAM / PAGE_BYTES / 64];
+    uint64_t bitmap[PROBE_RAM / PAGE_BYTES / 64] = {0};
     struct kvm_dirty_log log = {.slot = 0, .dirty_bitmap = bitmap};
     g_autoptr(Probe) p = probe_new(KVM_MEM_LOG_DIRTY_PAGES, error);
 

