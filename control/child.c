@@ -43,6 +43,8 @@ child_find_program(const char *libexec_dir, const char *name, GError **error)
     for (gsize i = 0; path == NULL && i < G_N_ELEMENTS(below); i++)
         path = program_in(self_dir, below[i], name);
     if (path == NULL)
+        path = program_in(DISTRICT_LIBEXEC_DIR, ".", name);
+    if (path == NULL)
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_NOT_FOUND,
                     "%s: program not found: set LibexecDir= in districtd.conf to its directory",
                     name);
