@@ -182,6 +182,8 @@ bool cut_make(Coordinator *c, bool leave_paused);
 /* Make a cut if one is due and possible. */
 void cut_tick(Coordinator *c, int64_t now);
 bool cut_possible(const Coordinator *c);
+/* Connect to a restarted district-net, if it is time to, and tell it what to do. */
+void cut_reach_net(Coordinator *c, int64_t now);
 
 /* ---- freeze.c: a cut becomes epochs on sinks ---- */
 /* Queue EPOCH_BEGIN on target's sink. */

@@ -236,6 +236,7 @@ coordinator_tick(Coordinator *c)
     uint64_t pages;
 
     members_describe_tick(c, now);
+    cut_reach_net(c, now);
     protect_tick(c, now);
     coordinator_throttle(c, now);
     if (coordinator_harvests(c)) {

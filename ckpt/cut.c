@@ -171,7 +171,9 @@ cut_abort(Cut *cut)
         g_warning("no cut was made: %s", cut->net_error->message);
         g_error_free(cut->net_error);
     }
-    if (members_settle(c, cut->errors) && coordinator_runs(c))
+    /* A member that powered itself off or refused must not leave the others standing. */
+    members_settle(c, cut->errors);
+    if (coordinator_runs(c))
         members_resume(c);
     epoch_unref(cut->epoch);
 }
@@ -243,11 +245,12 @@ cut_due(const Coordinator *c, int64_t now)
 }
 
 /* district-net has been restarted or will be: try again, without waiting. */
-static void
-cut_reconnect_net(Coordinator *c, int64_t now)
+void
+cut_reach_net(Coordinator *c, int64_t now)
 {
     g_autoptr(GError) error = NULL;
 
+    netctl_check(c->net);
     if (netctl_connected(c->net) || now < c->net_retry_ns)
         return;
     c->net_retry_ns = now + NET_RETRY_NS;
@@ -263,7 +266,6 @@ cut_reconnect_net(Coordinator *c, int64_t now)
 void
 cut_tick(Coordinator *c, int64_t now)
 {
-    cut_reconnect_net(c, now);
     if (c->run != RUN_RUNNING || !cut_due(c, now) || !cut_possible(c))
         return;
     /* Keep the beat; after a wait, start a new one. */

@@ -80,8 +80,11 @@ member_collect(Member *member, District__MemberReply__OpCase want, const char *d
                guint *n_fds, int timeout_ms, GError **error)
 {
     GError *cause = NULL;
+    /* From when it was asked: members that hang at the same time do so for one time limit. */
+    int64_t asked_ms = (clock_monotonic_ns() - member->sent_ns) / NS_PER_MS;
+    int left_ms = (int)MAX(timeout_ms - asked_ms, 0);
     ProtobufCMessage *message =
-        pbmsg_recv(member->fd, &district__member_reply__descriptor, fds, n_fds, timeout_ms, &cause);
+        pbmsg_recv(member->fd, &district__member_reply__descriptor, fds, n_fds, left_ms, &cause);
     District__MemberReply *reply = (District__MemberReply *)message;
 
     if (!reply) {

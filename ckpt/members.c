@@ -59,7 +59,7 @@ members_resume(Coordinator *c)
 
 /* PAUSE all that run (hold: all), without saving state; goes on past failures. */
 static void
-members_pause_all(Coordinator *c, bool hold)
+members_pause_all(Coordinator *c, bool hold, GError **errors)
 {
     bool *asked = g_newa0(bool, c->n_members);
     District__MemberPauseReply pause;
@@ -68,25 +68,35 @@ members_pause_all(Coordinator *c, bool hold)
         Member *m = c->members[i];
         bool wanted = m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING ||
                       (hold && m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED);
-        asked[i] = member_is_on(m) && wanted && member_send_pause(m, false, hold, NULL);
+        asked[i] = member_is_on(m) && wanted && member_send_pause(m, false, hold, &errors[i]);
     }
     for (uint32_t i = 0; i < c->n_members; i++) {
-        g_autoptr(GError) error = NULL;
-        if (asked[i] && !member_collect_pause(c->members[i], &pause, &error))
-            g_warning("%s", error->message);
+        if (asked[i])
+            member_collect_pause(c->members[i], &pause, &errors[i]);
     }
 }
 
-void
-members_pause_quietly(Coordinator *c)
+bool
+members_pause(Coordinator *c)
 {
-    members_pause_all(c, false);
+    GError **errors = g_newa0(GError *, c->n_members);
+
+    members_pause_all(c, false, errors);
+    return members_settle(c, errors);
 }
 
 void
 members_hold(Coordinator *c)
 {
-    members_pause_all(c, true);
+    GError **errors = g_newa0(GError *, c->n_members);
+
+    members_pause_all(c, true, errors);
+    /* The district is over here, with or without them. */
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (errors[i])
+            g_warning("%s", errors[i]->message);
+        g_clear_error(&errors[i]);
+    }
 }
 
 void
@@ -148,7 +158,7 @@ members_trouble(Coordinator *c, Member *member, GError *error)
 {
     if (members_is_shut_down(member, error)) {
         members_off(c, member);
-    } else if (g_error_matches(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED)) {
+    } else if (g_error_matches(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED) && member_is_on(member)) {
         g_warning("%s", error->message);
     } else {
         member_disconnect(member);

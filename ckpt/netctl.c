@@ -6,8 +6,10 @@
 #include "common/pbmsg.h"
 #include "net.pb-c.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define SEND_TIMEOUT_MS 1000
@@ -59,6 +61,16 @@ bool
 netctl_connected(const NetCtl *net)
 {
     return !net->path || net->fd >= 0;
+}
+
+/* It never speaks unasked: between calls there is nothing to read but the end. */
+void
+netctl_check(NetCtl *net)
+{
+    char byte;
+
+    if (net->fd >= 0 && (recv(net->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN))
+        netctl_disconnect(net);
 }
 
 static gboolean

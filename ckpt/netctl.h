@@ -24,6 +24,8 @@ void netctl_free(NetCtl *net);
  * netctl_connected says false and this may be called again. */
 gboolean netctl_connect(NetCtl *net, int timeout_ms, GError **error);
 bool netctl_connected(const NetCtl *net);
+/* Notice a district-net that has gone while nothing was asked of it. Does not block. */
+void netctl_check(NetCtl *net);
 
 gboolean netctl_cut_begin(NetCtl *net, uint64_t cut, GError **error);
 /* Split in two so that the caller can copy pages while district-net drains the port. */

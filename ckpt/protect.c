@@ -12,6 +12,8 @@
 #define SILENCE_MIN_MS 500
 #define SILENCE_MAX_MS 3000
 #define DETACH_DEFAULT_MS 3000
+/* An epoch sent is to be acknowledged within this or detach_after, whichever is longer. */
+#define ACK_MIN_NS (10 * NS_PER_S)
 
 static const char *const protect_state_names[PROTECT_STATES] = {
     [PROTECT_OFF] = "off",           [PROTECT_CONNECTING] = "connecting",
@@ -187,7 +189,9 @@ protect_unprotect(Coordinator *c)
     if (c->run == RUN_HANDING_OVER)
         life_hand_over_fail(c, "protection was ended");
     protect_drop_stream(c, true);
-    protect_tell_net(c, false);
+    /* What a failed district has not committed may have been undone elsewhere: it never leaves. */
+    if (c->run != RUN_FAILED)
+        protect_tell_net(c, false);
     protect_move(c, PROTECT_OFF);
     g_clear_pointer(&p->peer_name, g_free);
     g_clear_pointer(&p->address, g_free);
@@ -199,12 +203,23 @@ protect_restart(Coordinator *c, const char *why)
 {
     if (c->protect.state == PROTECT_OFF)
         return;
+    if (c->run == RUN_HANDING_OVER)
+        life_hand_over_fail(c, why);
     protect_drop_stream(c, true);
     protect_set_error(c, why);
     c->protect.retry_ns = 0;
     c->protect.lost_ns = clock_monotonic_ns();
     if (c->protect.state != PROTECT_DETACHED)
         protect_move(c, PROTECT_CONNECTING);
+}
+
+static void
+protect_say_detached(Coordinator *c, const char *why)
+{
+    if (c->protect.detach_said)
+        return;
+    c->protect.detach_said = true;
+    coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_DETACHED, "", why, 0);
 }
 
 /* Nobody to commit to for too long: release output, go on alone. */
@@ -214,11 +229,40 @@ protect_detach(Coordinator *c)
     if (!protect_tell_net(c, false))
         return;
     protect_move(c, PROTECT_DETACHED);
-    if (c->protect.detach_said)
+    protect_say_detached(c, c->protect.error ? c->protect.error : "the standby cannot be reached");
+}
+
+/*
+ * There has been no commit for detach_after. Output does not wait for a full sync either: it may
+ * take minutes, and the cut that completes it holds output again. From that cut on, its
+ * acknowledgement is waited for.
+ */
+static void
+protect_overdue(Coordinator *c)
+{
+    if (c->protect.state == PROTECT_CONNECTING)
+        protect_detach(c);
+    else if (c->protect.state == PROTECT_SYNCING && c->stream &&
+             c->stream->phase < TARGET_STEADY && c->protect.net_told != NET_TOLD_FREE &&
+             protect_tell_net(c, false))
+        protect_say_detached(c, "the standby is being brought up to date");
+}
+
+/* A standby that beats but commits nothing is as good as lost. */
+static void
+protect_check_acks(Coordinator *c, int64_t now)
+{
+    const Epoch *oldest = g_queue_peek_head(&c->in_flight);
+    int64_t limit = MAX(c->protect.detach_after_ns, ACK_MIN_NS);
+
+    if (!oldest || !c->stream || now - oldest->cut_ns < limit ||
+        now - sink_stats(c->stream->sink).emitted_ns < limit)
         return;
-    c->protect.detach_said = true;
-    coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_DETACHED, "",
-                      c->protect.error ? c->protect.error : "the standby cannot be reached", 0);
+    sink_fail(c->stream->sink,
+              g_error_new(STREAM_OUT_ERROR, STREAM_ERROR_LOST,
+                          "it has not acknowledged epoch %" G_GUINT64_FORMAT
+                          " in %.0f s though it was sent",
+                          oldest->number, (double)limit / NS_PER_S));
 }
 
 void
@@ -226,12 +270,12 @@ protect_tick(Coordinator *c, int64_t now)
 {
     Protection *p = &c->protect;
 
-    if (p->state == PROTECT_OFF && p->net_told == NET_TOLD_UNKNOWN &&
-        now - p->lost_ns >= DETACH_DEFAULT_MS * NS_PER_MS)
+    if (p->state == PROTECT_OFF && p->net_told != NET_TOLD_FREE && coordinator_runs(c) &&
+        netctl_connected(c->net) && now - p->lost_ns >= DETACH_DEFAULT_MS * NS_PER_MS)
         protect_tell_net(c, false);
-    if (p->state == PROTECT_CONNECTING && p->lost_ns && now - p->lost_ns >= p->detach_after_ns &&
-        coordinator_runs(c))
-        protect_detach(c);
+    if (coordinator_runs(c) && p->lost_ns && now - p->lost_ns >= p->detach_after_ns)
+        protect_overdue(c);
+    protect_check_acks(c, now);
     if ((p->state == PROTECT_CONNECTING || p->state == PROTECT_DETACHED) && !c->stream &&
         coordinator_runs(c) && now >= p->retry_ns)
         protect_connect(c);

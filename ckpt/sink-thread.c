@@ -198,9 +198,9 @@ sink_thread_step(Sink *sink)
     SinkItem *item = sink_thread_next(sink, until_us);
 
     if (sink_thread_usable(sink)) {
-        if (item)
-            sink_thread_emit(sink, item, &error);
-        else if (sink->transport->is_stream)
+        if (item && sink_thread_emit(sink, item, &error))
+            sink_thread_note_emitted(sink);
+        else if (!item && sink->transport->is_stream)
             sink_thread_write_empty(sink, RECORD_HEARTBEAT, &error);
         if (error)
             sink_fail(sink, error);
