@@ -38,8 +38,7 @@ struct FrameLink {
     uint8_t rx[RECEIVE_BYTES];
 };
 
-static void
-schedule_retry(FrameLink *link);
+static void schedule_retry(FrameLink *link);
 
 /* Sources are removed under the lock but may already wait for it: such a one must do nothing. */
 static bool
@@ -85,11 +84,28 @@ settle_sent(FrameLink *link)
     link->tx_frame = 0;
 }
 
+/* Forget an incomplete frame at the end: its sender will send it whole on the next connection. */
+static void
+drop_incomplete(FrameLink *link)
+{
+    size_t at = 0;
+
+    while (link->rx_len - at >= FRAME_HEADER_BYTES) {
+        uint32_t len = frame_length(link->rx + at);
+
+        if (len == 0 || len > FRAME_MAX || link->rx_len - at - FRAME_HEADER_BYTES < len)
+            break;
+        at += FRAME_HEADER_BYTES + len;
+    }
+    link->rx_len = at;
+}
+
 static void
 disconnect(FrameLink *link, const char *why)
 {
     if (link->fd < 0)
         return;
+    drop_incomplete(link);
     g_warning("network link %s: %s; reconnecting", link->path, why);
     remove_source(&link->in_source);
     remove_source(&link->out_source);
@@ -187,13 +203,11 @@ frame_link_flush(FrameLink *link)
 
 /* ---- Receiving ---- */
 
-/*
- * Hand out complete frames while the device takes them (all: even if it does not want them). False
- * if the stream makes no sense.
- */
+/* Hand out complete frames while the device takes them. False if the stream makes no sense. */
 static bool
-deliver_frames(FrameLink *link, bool all)
+deliver_frames(FrameLink *link, bool at_stop)
 {
+    bool (*takes)(void *opaque) = at_stop ? link->ops->can_keep : link->ops->can_receive;
     size_t at = 0;
     bool sane = true;
 
@@ -206,7 +220,7 @@ deliver_frames(FrameLink *link, bool all)
         }
         if (link->rx_len - at - FRAME_HEADER_BYTES < len)
             break;
-        if (!all && !link->ops->can_receive(link->opaque))
+        if (!takes(link->opaque))
             break;
         link->ops->receive(link->opaque, link->rx + at + FRAME_HEADER_BYTES, len);
         at += FRAME_HEADER_BYTES + len;
@@ -216,22 +230,6 @@ deliver_frames(FrameLink *link, bool all)
     if (at > 0)
         link->ops->received(link->opaque);
     return sane;
-}
-
-/* Forget an incomplete frame at the end: its sender will send it whole on the next connection. */
-static void
-drop_incomplete(FrameLink *link)
-{
-    size_t at = 0;
-
-    while (link->rx_len - at >= FRAME_HEADER_BYTES) {
-        uint32_t len = frame_length(link->rx + at);
-
-        if (len == 0 || len > FRAME_MAX || link->rx_len - at - FRAME_HEADER_BYTES < len)
-            break;
-        at += FRAME_HEADER_BYTES + len;
-    }
-    link->rx_len = at;
 }
 
 /* Read once. Bytes read; 0 when the socket is empty, closed or there is no room. */
@@ -250,7 +248,6 @@ receive_some(FrameLink *link)
         return (size_t)n;
     }
     if (n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) {
-        drop_incomplete(link);
         disconnect(link, n == 0 ? "closed by the switch" : g_strerror(errno));
     }
     return 0;
@@ -401,7 +398,7 @@ frame_link_stop(FrameLink *link)
         total += n;
         if (!deliver_frames(link, true))
             refuse_stream(link);
-    } while (n > 0 && total < STOP_READ_MAX);
+    } while (n > 0 && total < STOP_READ_MAX && link->ops->can_keep(link->opaque));
 }
 
 void

@@ -7,7 +7,9 @@
  * socket whole, or in the pending part that the device saves. A frame that the socket has taken
  * half of is pending: a new connection sends it again from its first byte, the old one only the
  * rest. Receiving: the socket is read until it is empty; what is then half there belongs to the
- * sender, who by the same rule still has it whole.
+ * sender, who by the same rule still has it whole. Only what a device that is full may not keep
+ * stays unread: the guest gets it later, but not from this checkpoint, where it counts as lost on
+ * the wire.
  *
  * All functions are called with the machine lock held; so are the callbacks, on the main thread.
  */
@@ -31,7 +33,9 @@ typedef struct FrameLink FrameLink;
 typedef struct FrameLinkOps {
     /* Will receive take another frame? */
     bool (*can_receive)(void *opaque);
-    /* A frame of 1 to FRAME_MAX bytes. Called by frame_link_stop even if can_receive says no. */
+    /* May one more frame be kept at a stop, when can_receive is not asked? */
+    bool (*can_keep)(void *opaque);
+    /* A frame of 1 to FRAME_MAX bytes. */
     void (*receive)(void *opaque, const uint8_t *frame, size_t len);
     /* After one or more receive calls: a good moment for one interrupt. */
     void (*received)(void *opaque);

@@ -10,7 +10,8 @@
  * failover.
  *
  * At a stop all that the guest has made available goes to the socket as far as that takes it, and
- * all that is in the socket goes to the backlog; frame_link.h says what becomes of half frames.
+ * all that is in the socket goes to the backlog, until that has BACKLOG_BYTES_SAVED; frame_link.h
+ * says what becomes of half frames and of what is left.
  */
 #include "vmm/devices/frame_link.h"
 #include "vmm/devices/state.h"
@@ -40,8 +41,12 @@
 /* The socket is read no further while the backlog has this much. */
 #define BACKLOG_FRAMES 1024
 #define BACKLOG_BYTES (2 * 1024 * 1024)
-/* Most that a backlog can have grown to at a stop. */
-#define BACKLOG_BYTES_SAVED (16 * 1024 * 1024)
+/*
+ * Most that a backlog can have grown to by stops, however many there are while a guest puts up no
+ * buffers. No more is ever saved, and no more taken back.
+ */
+#define BACKLOG_FRAMES_SAVED (4 * BACKLOG_FRAMES)
+#define BACKLOG_BYTES_SAVED (4 * BACKLOG_BYTES)
 
 typedef struct VirtioNet {
     Device device;
@@ -146,6 +151,15 @@ link_can_receive(void *opaque)
            (net->backlog.length < BACKLOG_FRAMES && net->backlog_bytes < BACKLOG_BYTES);
 }
 
+static bool
+link_can_keep(void *opaque)
+{
+    VirtioNet *net = opaque;
+
+    return !virtio_ready(&net->virtio) || (net->backlog.length < BACKLOG_FRAMES_SAVED &&
+                                           net->backlog_bytes <= BACKLOG_BYTES_SAVED - FRAME_MAX);
+}
+
 static void
 link_receive(void *opaque, const uint8_t *frame, size_t len)
 {
@@ -169,6 +183,7 @@ link_received(void *opaque)
 
 static const FrameLinkOps link_ops = {
     .can_receive = link_can_receive,
+    .can_keep = link_can_keep,
     .receive = link_receive,
     .received = link_received,
     .writable = link_writable,
@@ -283,6 +298,8 @@ check_state(const VirtioNet *net, const District__VirtioNetState *state, GError 
         return state_refuse(error, kind,
                             "it is of a device with another MAC address; start the member with "
                             "the address it was saved with");
+    if (state->n_rx_backlog > BACKLOG_FRAMES_SAVED)
+        return state_refuse(error, kind, "%zu received frames", state->n_rx_backlog);
     for (size_t i = 0; i < state->n_rx_backlog; i++) {
         size_t len = state->rx_backlog[i].len;
 

@@ -685,6 +685,70 @@ other_mac_is_refused(Fixture *f, gconstpointer data)
     g_assert_true(strstr(error->message, "MAC") != NULL);
 }
 
+/* A frame that has only begun to arrive when sending finds the connection gone. */
+static void
+half_received_frame_is_forgotten_by_sending(Fixture *f, gconstpointer data)
+{
+    const uint8_t half[] = {0, 0, 0, 100, 'x', 'x', 'x'};
+
+    guest_put_buffers(f, 1);
+    driver_kick(&f->rx);
+    g_assert_cmpint(send(f->fd, half, sizeof half, 0), ==, sizeof half);
+    fake_pump();
+    close(f->fd);
+    guest_send(f, 60, 1);
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*Broken pipe; reconnecting");
+    fake_stop(f->m); /* sends before it receives */
+    g_test_assert_expected_messages();
+    fake_start(f->m);
+    fake_wait(accepted, f);
+    switch_expect(f, 60, 1);
+    switch_send(f, 80, 2);
+    fake_wait(frame_arrived, f);
+    guest_expect(f, 80, 2);
+}
+
+/* As much as the switch can get rid of; returns the bytes. */
+static size_t
+switch_flood(Fixture *f)
+{
+    static const uint8_t frame[4 + 1500] = {0, 0, 1500 >> 8, 1500 & 0xFF};
+    static size_t at; /* in the frame under way */
+    size_t total = 0;
+
+    for (;;) {
+        ssize_t n = send(f->fd, frame + at, sizeof frame - at, 0);
+
+        if (n < 0)
+            return total;
+        at = (at + (size_t)n) % sizeof frame;
+        total += (size_t)n;
+    }
+}
+
+/* Each stop takes what is in the socket; a guest that puts up no buffers lets it pile up. */
+static void
+many_stops_do_not_outgrow_the_state(Fixture *f, gconstpointer data)
+{
+    g_autoptr(GByteArray) state = NULL;
+    g_autoptr(GError) error = NULL;
+    size_t total = 0, step;
+
+    do {
+        step = switch_flood(f);
+        total += step;
+        fake_stop(f->m);
+        fake_start(f->m);
+        fake_pump();
+    } while (step > 0 && total < 64 << 20);
+    g_assert_cmpuint(total, <, 64 << 20);
+    fake_stop(f->m);
+    state = fake_dump(f->m, "virtio-net");
+    g_assert_cmpuint(state->len, <, 9 << 20);
+    fake_restore(make_machine(f), "virtio-net", state, &error);
+    g_assert_no_error(error);
+}
+
 static void
 garbage_is_refused(Fixture *f, gconstpointer data)
 {
@@ -738,6 +802,9 @@ main(int argc, char **argv)
         half_sent_frame_is_sent_whole_after_reconnecting);
     ADD("a half-received frame is forgotten elsewhere", half_received_frame_is_forgotten_elsewhere);
     ADD("a half-received frame goes on here", half_received_frame_goes_on_here);
+    ADD("a half-received frame is forgotten when sending fails",
+        half_received_frame_is_forgotten_by_sending);
+    ADD("many stops do not outgrow the state", many_stops_do_not_outgrow_the_state);
     ADD("state of another MAC address is refused", other_mac_is_refused);
     ADD("garbage is refused", garbage_is_refused);
     ADD("a path too long for a socket is refused", long_paths_are_refused);
