@@ -184,6 +184,6 @@ claim "the connection of the client outside went on through the move" \
 	eval 'test "$(grep -c " connected" "$LAB_LOG/steady.out")" = 1 && no_gap steady'
 claim "the connection between app and db carried on" \
 	"'connection lost' printed: $(console h2 app | grep -c 'connection lost') times" \
-	eval '! console h2 app | grep -qE "connection lost|connected port"'
+	eval '! console h2 app | has -E "connection lost|connected port"'
 end_clients
 claims_end demo

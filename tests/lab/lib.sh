@@ -43,6 +43,9 @@ die()
 	exit 1
 }
 
+# has GREP-ARGS...: grep -q that reads to the end, so that its writer does not fail under pipefail.
+has() { grep "$@" >/dev/null; }
+
 # within SECONDS COMMAND...: try it until it succeeds; fails after the time limit.
 within()
 {
@@ -139,7 +142,7 @@ write_shop()
 # console HOST MEMBER: what the guest has printed since its engine started on that host.
 console() { on "$1" cat "/var/log/district/shop/$2.console.log" | tr -d '\r'; }
 
-console_has() { console "$1" "$2" | grep -q "$3"; }
+console_has() { console "$1" "$2" | has "$3"; }
 
 # redis HOST COMMAND: ask db's redis from a host's own stack, one line of answer.
 redis()

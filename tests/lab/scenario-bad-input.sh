@@ -50,9 +50,9 @@ on h2 mkdir -p /tmp/fill
 on h2 mount -t tmpfs -o size=100% none /tmp/fill
 on h2 dd if=/dev/zero of=/tmp/fill/f bs=1M count=$((free_kb / 1024 - 150)) 2>/dev/null || true
 dst h1 protect shop --standby h2 >/dev/null 2>&1 || true
-within 30 eval 'field h1 shop checkpointing.protection_error | grep -qiE "memory|MiB|full"' || true
+within 30 eval 'field h1 shop checkpointing.protection_error | has -iE "memory|MiB|full"' || true
 claim "a standby without memory says so, with figures" "$(field h1 shop checkpointing.protection_error)" \
-	eval 'field h1 shop checkpointing.protection_error | grep -qiE "memory|MiB"'
+	eval 'field h1 shop checkpointing.protection_error | has -iE "memory|MiB"'
 before=$(last_acked h1)
 sleep 2
 claim "the guests go on meanwhile" "$before, then $(last_acked h1)" test "$(last_acked h1)" -gt "$before"

@@ -1,0 +1,56 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# The command, as an operator uses it from day to day, on stock Debian guests.
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+make_guests
+claim "doctor finds a lab host fit" "$(dst h1 doctor | grep -v '^ok' || true)" dst h1 doctor
+start_daemon h1
+start_daemon h2
+join_hosts h1 h2
+within 20 eval 'dst h1 host list | has "^h2.*yes"' || true
+claim "each host lists the other as reachable" "$(dst h1 host list; dst h2 host list)" \
+	eval 'test "$(dst h1 host list --json | "$BUILD/tests/lab/tools/json-get" hosts.0.reachable)" = true &&
+		test "$(dst h2 host list --json | "$BUILD/tests/lab/tools/json-get" hosts.0.reachable)" = true'
+write_shop h1 OutputCommit=no
+start_shop h1
+
+out=$({ printf 'echo console-$((40 + 2))\n'; sleep 5; } | on --timeout 20 h1 timeout 10 "$BUILD/control/district" console shop/db 2>&1 || true)
+claim "the console takes input and shows output" "$(tail -n 3 <<<"$out")" grep -q 'console-42' <<<"$out"
+claim "top shows the district" "$(dst h1 top --once | tail -n 3)" eval 'dst h1 top --once | has shop'
+
+# A checkpoint, taken without protection, and back to it.
+at_checkpoint=$(last_acked h1)
+SAVED=$(dst h1 checkpoint shop --label before --json) || die "checkpoint failed: $SAVED"
+claim "a checkpoint is listed with its label" "$(dst h1 log shop)" eval 'dst h1 log shop | has before'
+sleep 5
+later=$(last_acked h1)
+dst h1 stop shop || die "stop failed"
+claim "a stopped district runs nothing" "$(dst h1 list | grep shop)" \
+	eval 'is h1 shop state stopped && ! on h1 pgrep -x district-vmm'
+on h1 sh -c ': >/var/log/district/shop/app.console.log'
+RESTARTED=$(dst h1 restart shop) || die "restart failed: $RESTARTED"
+within 60 console_has h1 app 'app: acked' || true
+first=$(console h1 app | sed -n 's/^app: acked \([0-9]*\)$/\1/p' | head -n 1)
+claim "restart goes on at the checkpoint, not at the end and not at boot" \
+	"$at_checkpoint just before the checkpoint, $later at the stop, $first after the restart" \
+	test "${first:-0}" -ge "$at_checkpoint" -a "${first:-0}" -lt "$later"
+claim "the connection inside the district is the one of the checkpoint" "" \
+	eval '! console h1 app | has -E "connection lost|connected port"'
+claim "the restart is a new incarnation" "$RESTARTED" is h1 shop incarnation 2
+
+# A guest that powers itself off.
+printf 'poweroff\n' | on --timeout 20 h1 timeout 5 "$BUILD/control/district" console shop/app >/dev/null 2>&1 || true
+within 40 eval 'dst h1 show shop --json | has "\"off\":true"' || true
+claim "a member that powers itself off is shown as off; the other runs on" \
+	"$(dst h1 show shop | grep Member)" \
+	eval 'dst h1 show shop --json | has "\"off\":true" && test "$(redis h1 PING)" = +PONG'
+claim "events tell the story" "$(dst h1 events | tail -n 4)" eval 'dst h1 events | has shop'
+dst h1 stop shop || die "stop failed"
+claim "a district can be removed, and is gone" "$(dst h1 destroy shop)" eval '! dst h1 show shop'
+out=$(dst h1 rollback shop 2>&1 || true)
+claim "a verb of a later version says so" "$out" eval '! dst h1 rollback shop && has "not available in this version" <<<"$out"'
+claims_end commands
