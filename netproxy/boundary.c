@@ -121,11 +121,12 @@ boundary_release_all(Switch *sw)
 gboolean
 switch_commit(Switch *sw, guint64 epoch, GError **error)
 {
-    if (epoch > sw->epoch_ended) {
+    /* An epoch cut before this process came says nothing of the frames held here. */
+    if (epoch > sw->epoch_ended || epoch < sw->epoch_first || sw->epoch_first == 0) {
         g_set_error(error, SWITCH_ERROR, SWITCH_ERROR_REFUSED,
-                    "epoch %" G_GUINT64_FORMAT " cannot be committed: the last one cut here is "
-                    "%" G_GUINT64_FORMAT,
-                    epoch, sw->epoch_ended);
+                    "epoch %" G_GUINT64_FORMAT " cannot be committed: those cut here are "
+                    "%" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT,
+                    epoch, sw->epoch_first, sw->epoch_ended);
         return FALSE;
     }
     sw->epoch_committed = MAX(sw->epoch_committed, epoch);

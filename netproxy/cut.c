@@ -157,6 +157,8 @@ switch_cut_end(Switch *sw, guint64 epoch, guint8 **state, gsize *state_len, GErr
         }
     }
     *state = netstate_save(sw, epoch, state_len);
+    if (sw->epoch_first == 0)
+        sw->epoch_first = epoch;
     sw->epoch_ended = epoch;
     cut_finish(sw);
     return TRUE;

@@ -237,6 +237,8 @@ netstate_check(Switch *sw, const District__NetState *state, GError **error)
         if (!switch_member(sw, state->ports[i]->name, error) ||
             !netstate_check_port(state->ports[i], error))
             return FALSE;
+        if (i >= sw->n_members)
+            return netstate_fail(error, "a second port", state->ports[i]->name);
     }
     for (gsize i = 0; i < state->n_flows; i++) {
         if (!switch_member(sw, state->flows[i]->member, error) ||

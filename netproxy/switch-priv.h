@@ -12,8 +12,9 @@
 #define PORT_QUEUE_FRAMES 8192
 /* Held output of the district; beyond it the members are not read from. */
 #define HOLD_BYTES_MAX (64 * 1024 * 1024)
-/* Frames that a cut may record. */
-#define CUT_RECORDED_BYTES_MAX (64 * 1024 * 1024)
+/* Frames that a cut may record. With FLOWS_MAX flows the state stays below the 32 MiB that
+ * district-ckpt takes. */
+#define CUT_RECORDED_BYTES_MAX (8 * 1024 * 1024)
 /* Addresses remembered for each member, to announce it elsewhere. */
 #define PORT_NEIGHBOURS_MAX 32
 
@@ -60,6 +61,7 @@ struct Switch {
     /* cut.c */
     Cut cut;
     guint64 epoch_begun; /* the highest epoch that a cut was begun for */
+    guint64 epoch_first; /* the first epoch whose cut was completed here; 0: none yet */
     guint64 epoch_ended; /* the highest epoch whose cut was completed */
     gsize recorded_bytes;
     /* boundary.c */

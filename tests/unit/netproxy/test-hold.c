@@ -123,6 +123,23 @@ test_uncut_commit(void)
     g_assert_cmpuint(next_out(wire), ==, 0);
 }
 
+/* A switch that took the place of one that died: what that one had cut says nothing of frames here.
+ */
+static void
+test_commit_of_another(void)
+{
+    g_autoptr(Wire) wire = wire_hold(TRUE, TRUE);
+    gsize len;
+
+    wire_send_number(wire, 0, OUT, 5);
+    g_assert_cmpuint(next_out(wire), ==, 0);
+    g_free(wire_cut(wire, 7, &len));
+    g_assert_false(switch_commit(wire->sw, 6, NULL));
+    g_assert_cmpuint(next_out(wire), ==, 0);
+    g_assert_true(switch_commit(wire->sw, 7, NULL));
+    g_assert_cmpuint(next_out(wire), ==, 5);
+}
+
 static void
 test_unprotect_releases(void)
 {
@@ -233,6 +250,8 @@ main(int argc, char **argv)
     g_test_add_func("/hold/each member's output is of its own epoch", test_epochs_by_member);
     g_test_add_func("/hold/output of an aborted cut leaves with the next, in order", test_aborted);
     g_test_add_func("/hold/an epoch that was not cut cannot be committed", test_uncut_commit);
+    g_test_add_func("/hold/an epoch that another switch cut releases nothing here",
+                    test_commit_of_another);
     g_test_add_func("/hold/all goes when protection ends", test_unprotect_releases);
     g_test_add_func("/hold/without output commit only SYNs wait", test_syn_only);
     g_test_add_func("/hold/frames between members are not held", test_inside_not_held);
