@@ -257,10 +257,10 @@ cut_reach_net(Coordinator *c, int64_t now)
     if (!netctl_connect(c->net, 0, &error))
         return;
     g_warning("district-net: connected again; connections across its loss may have to recover");
-    if (c->protect.net_told != NET_TOLD_FREE) {
-        c->protect.net_told = NET_TOLD_UNKNOWN;
-        protect_tell_net(c, true);
-    }
+    /* It may have been started to hold (--hold) or not: say what is wanted in any case. */
+    bool hold = c->protect.net_told != NET_TOLD_FREE;
+    c->protect.net_told = NET_TOLD_UNKNOWN;
+    protect_tell_net(c, hold);
 }
 
 void

@@ -40,6 +40,7 @@ typedef struct Net {
     char *outside_path;
     int tap_fd;
     gint64 incarnation;
+    gboolean hold;
     /* from the above */
     char **names; /* members */
     char **paths; /* their sockets */
@@ -307,6 +308,8 @@ net_parse(Net *net, int argc, char **argv, GError **error)
          "Outside: a stream socket to listen on instead, framed as members' are", "PATH"},
         {"incarnation", 0, 0, G_OPTION_ARG_INT64, &net->incarnation, "Incarnation of the district",
          "N"},
+        {"hold", 0, 0, G_OPTION_ARG_NONE, &net->hold,
+         "Hold all output to the outside until district-ckpt says otherwise", NULL},
         {NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL}};
     g_autoptr(GOptionContext) context = g_option_context_new(NULL);
 
@@ -383,6 +386,9 @@ net_open(Net *net, GError **error)
     net->sw =
         switch_new((const char *const *)net->names, (guint64)net->incarnation, net_watch_port, net);
     net->control = (Control){net->sw, -1};
+    /* Takes the place of one that held output: nothing may slip out before a mode is set. */
+    if (net->hold)
+        switch_set_mode(net->sw, TRUE, TRUE);
     if (!net_open_signals(net, error) || !net_open_outside(net, error))
         return FALSE;
     for (guint i = 0; i < n; i++) {
