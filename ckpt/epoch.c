@@ -2,29 +2,30 @@
 /* Frozen epochs and the pool of stagings. */
 #include "ckpt/epoch.h"
 
-#include <string.h>
-
 struct StagingPool {
-    GMutex lock; /* guards all below */
-    uint64_t *n_pages_of;
-    uint32_t n_members;
     uint64_t keep_pages;
     Inbox *inbox;
-    guint made;      /* stagings that exist */
+    GMutex lock;     /* guards idle */
     GPtrArray *idle; /* of Staging */
 };
 
 StagingPool *
-staging_pool_new(const uint64_t *n_pages_of, uint32_t n_members, uint64_t keep_pages, Inbox *inbox)
+staging_pool_new(const uint64_t *n_pages_of, uint32_t n_members, uint64_t keep_pages, Inbox *inbox,
+                 GError **error)
 {
-    StagingPool *pool = g_new0(StagingPool, 1);
+    g_autoptr(GPtrArray) idle = g_ptr_array_new_with_free_func((GDestroyNotify)staging_free);
 
+    for (guint i = 0; i < STAGINGS_MAX; i++) {
+        Staging *staging = staging_new(n_pages_of, n_members, error);
+        if (!staging)
+            return NULL;
+        g_ptr_array_add(idle, staging);
+    }
+    StagingPool *pool = g_new0(StagingPool, 1);
     g_mutex_init(&pool->lock);
-    pool->n_pages_of = g_memdup2(n_pages_of, n_members * sizeof(uint64_t));
-    pool->n_members = n_members;
     pool->keep_pages = keep_pages;
     pool->inbox = inbox;
-    pool->idle = g_ptr_array_new_with_free_func((GDestroyNotify)staging_free);
+    pool->idle = g_steal_pointer(&idle);
     return pool;
 }
 
@@ -33,7 +34,6 @@ staging_pool_free(StagingPool *pool)
 {
     g_ptr_array_unref(pool->idle);
     g_mutex_clear(&pool->lock);
-    g_free(pool->n_pages_of);
     g_free(pool);
 }
 
@@ -42,23 +42,15 @@ staging_pool_ready(StagingPool *pool)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pool->lock);
 
-    return pool->idle->len > 0 || pool->made < STAGINGS_MAX;
+    return pool->idle->len > 0;
 }
 
 Staging *
-staging_pool_take(StagingPool *pool, GError **error)
+staging_pool_take(StagingPool *pool)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pool->lock);
 
-    if (pool->idle->len > 0)
-        return g_ptr_array_steal_index_fast(pool->idle, pool->idle->len - 1);
-    if (pool->made >= STAGINGS_MAX) {
-        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT, "staging: all epochs are in flight");
-        return NULL;
-    }
-    Staging *staging = staging_new(pool->n_pages_of, pool->n_members, error);
-    pool->made += staging != NULL;
-    return staging;
+    return g_ptr_array_steal_index_fast(pool->idle, pool->idle->len - 1);
 }
 
 void

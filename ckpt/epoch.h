@@ -16,15 +16,16 @@
 
 typedef struct StagingPool StagingPool;
 
-/* Staging memory of more than keep_pages per member is given back after each epoch. */
+/* All of them are made now, so that a cut does not fail for want of one; it is memory only once
+ * filled. Of more than keep_pages per member it is given back after each epoch. NULL: error set. */
 StagingPool *staging_pool_new(const uint64_t *n_pages_of, uint32_t n_members, uint64_t keep_pages,
-                              Inbox *inbox);
+                              Inbox *inbox, GError **error);
 /* All stagings must have come back. */
 void staging_pool_free(StagingPool *pool);
 /* Is there a free one? Only the coordinator takes, so the answer stays true for it. */
 bool staging_pool_ready(StagingPool *pool);
-/* An empty staging, or NULL with error set. */
-Staging *staging_pool_take(StagingPool *pool, GError **error);
+/* An empty staging; staging_pool_ready must have said so. */
+Staging *staging_pool_take(StagingPool *pool);
 /* Give back, from any thread; wakes the coordinator. */
 void staging_pool_give(StagingPool *pool, Staging *staging);
 
