@@ -152,8 +152,9 @@ void numbers_skip_to(Coordinator *c, uint64_t number);
 bool member_is_on(const Member *member);
 /* RESUME all that are paused. FALSE: a member was in trouble, which has been dealt with. */
 bool members_resume(Coordinator *c);
-/* PAUSE all that run, without saving state; goes on past failures. */
-void members_pause_quietly(Coordinator *c);
+/* PAUSE all that run, without saving state. FALSE: trouble with a member, dealt with; those that
+ * could be are paused. */
+bool members_pause(Coordinator *c);
 /* PAUSE all for good: they must not run on even if this process dies. */
 void members_hold(Coordinator *c);
 void members_quit(Coordinator *c);

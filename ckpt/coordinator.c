@@ -190,7 +190,9 @@ coordinator_throttle(Coordinator *c, int64_t now)
         c->staging_active && staging_pages(c->staging) > STAGING_SOFT_PAGES && !cut_possible(c);
 
     if (c->run == RUN_RUNNING && pressed && now >= c->throttle_ns) {
-        members_pause_quietly(c);
+        members_pause(c);
+        if (c->run != RUN_RUNNING)
+            return;
         for (uint32_t i = 0; i < c->n_members; i++)
             harvest_take(c, i);
         coordinator_move(c, RUN_THROTTLED);
@@ -337,11 +339,11 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     /* On failure the process ends: nothing is freed here. */
     if (!coordinator_connect(c, config, connect_ms, error))
         return NULL;
-    c->stagings =
-        staging_pool_new(c->n_pages_of, c->n_members, STAGING_SOFT_PAGES / c->n_members, inbox);
-    c->staging = staging_pool_take(c->stagings, error);
-    if (!c->staging)
+    c->stagings = staging_pool_new(c->n_pages_of, c->n_members, STAGING_SOFT_PAGES / c->n_members,
+                                   inbox, error);
+    if (!c->stagings)
         return NULL;
+    c->staging = staging_pool_take(c->stagings);
     c->pool = encode_pool_new();
     return c;
 }

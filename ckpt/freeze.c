@@ -50,9 +50,9 @@ freeze_member_state(const Coordinator *c, const Epoch *epoch, uint32_t i, Distri
     out->state.len = epoch->members[i].state->len;
 }
 
-/* The packed CutState of epoch under its number on one sink. */
+/* The packed CutState of epoch under its number on one sink; NULL with error set if too large. */
 static GByteArray *
-freeze_pack_state(const Coordinator *c, const Epoch *epoch, uint64_t number)
+freeze_pack_state(const Coordinator *c, const Epoch *epoch, uint64_t number, GError **error)
 {
     District__CutState cut = DISTRICT__CUT_STATE__INIT;
     g_autofree District__CutMember *members = g_new0(District__CutMember, c->n_members);
@@ -77,8 +77,15 @@ freeze_pack_state(const Coordinator *c, const Epoch *epoch, uint64_t number)
     cut.definition = c->definition;
     cut.realtime_ns = epoch->realtime_ns;
 
+    size_t bytes = district__cut_state__get_packed_size(&cut);
+    if (bytes > CUT_STATE_BYTES_MAX) {
+        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT,
+                    "the state of the cut beside RAM takes %zu bytes, above the limit of %u", bytes,
+                    CUT_STATE_BYTES_MAX);
+        return NULL;
+    }
     GByteArray *packed = g_byte_array_new();
-    g_byte_array_set_size(packed, (guint)district__cut_state__get_packed_size(&cut));
+    g_byte_array_set_size(packed, (guint)bytes);
     district__cut_state__pack(&cut, packed->data);
     return packed;
 }
@@ -87,8 +94,15 @@ freeze_pack_state(const Coordinator *c, const Epoch *epoch, uint64_t number)
 static void
 freeze_queue(Coordinator *c, Target *target, Epoch *epoch, uint64_t number, bool full)
 {
+    GError *error = NULL;
+    GByteArray *state = freeze_pack_state(c, epoch, number, &error);
+
+    if (!state) {
+        sink_fail(target->sink, error);
+        return;
+    }
     sink_epoch_pages(target->sink, epoch, number, full);
-    sink_state_end(target->sink, number, freeze_pack_state(c, epoch, number));
+    sink_state_end(target->sink, number, state);
 }
 
 static void
@@ -118,17 +132,13 @@ void
 freeze_epoch(Coordinator *c, Epoch *epoch)
 {
     G_GNUC_UNUSED g_autoptr(Epoch) owned = epoch;
-    g_autoptr(GError) error = NULL;
-    Staging *next = staging_pool_take(c->stagings, &error);
 
     epoch->pool = c->stagings;
     epoch->staging = c->staging;
-    c->staging = next;
+    c->staging = staging_pool_take(c->stagings);
     if (target_takes_cut(c->stream))
         freeze_to_stream(c, epoch);
     if (c->file && c->file->phase == TARGET_COMPLETING)
         freeze_to_file(c, epoch);
     c->staging_active = c->stream && c->stream->phase == TARGET_STEADY;
-    if (!next)
-        members_fail_district(c, error->message);
 }

@@ -47,6 +47,11 @@ life_start(Coordinator *c, ControlRequest *request)
                               c->district, run_state_name(c->run));
         return;
     }
+    if (incarnation == 0) {
+        control_request_error(request, "district %s: incarnations are numbered from 1",
+                              c->district);
+        return;
+    }
     c->incarnation = incarnation;
     life_run(c, request);
 }
@@ -141,11 +146,22 @@ life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t i
 {
     g_autofree uint32_t *index_of = g_new0(uint32_t, c->n_members);
 
-    if (!life_match(c, image, index_of, error) ||
-        !life_restore_members(c, image, index_of, error) ||
-        !netctl_restore(c->net, image->cut->net.data, image->cut->net.len, reset_crossing,
-                        incarnation, error))
+    if (incarnation <= image->cut->incarnation) {
+        g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
+                    "the image is of incarnation %" G_GUINT64_FORMAT
+                    ": it goes on under a newer one only",
+                    image->cut->incarnation);
         return FALSE;
+    }
+    if (!life_match(c, image, index_of, error))
+        return FALSE;
+    if (!life_restore_members(c, image, index_of, error) ||
+        !netctl_restore(c->net, image->cut->net.data, image->cut->net.len, reset_crossing,
+                        incarnation, error)) {
+        /* Some may have loaded it, others not: nothing may run from here. */
+        members_fail_district(c, "the image could not be loaded into all members");
+        return FALSE;
+    }
     c->incarnation = incarnation;
     numbers_skip_to(c, MAX(image->cut->epoch, image->cut->cut));
     return TRUE;
@@ -333,6 +349,13 @@ life_take_back(Coordinator *c, ControlRequest *request)
     if (c->run != RUN_HANDED_OVER) {
         control_request_error(request, "district %s: nothing to take back: it is %s", c->district,
                               run_state_name(c->run));
+        return;
+    }
+    if (request->message->take_back->incarnation <= c->incarnation) {
+        control_request_error(request,
+                              "district %s: it was handed over as incarnation %" G_GUINT64_FORMAT
+                              ": take it back under a newer one",
+                              c->district, c->incarnation);
         return;
     }
     c->incarnation = request->message->take_back->incarnation;

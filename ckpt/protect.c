@@ -242,9 +242,8 @@ protect_overdue(Coordinator *c)
 {
     if (c->protect.state == PROTECT_CONNECTING)
         protect_detach(c);
-    else if (c->protect.state == PROTECT_SYNCING && c->stream &&
-             c->stream->phase < TARGET_STEADY && c->protect.net_told != NET_TOLD_FREE &&
-             protect_tell_net(c, false))
+    else if (c->protect.state == PROTECT_SYNCING && c->stream && c->stream->phase < TARGET_STEADY &&
+             c->protect.net_told != NET_TOLD_FREE && protect_tell_net(c, false))
         protect_say_detached(c, "the standby is being brought up to date");
 }
 
@@ -258,11 +257,10 @@ protect_check_acks(Coordinator *c, int64_t now)
     if (!oldest || !c->stream || now - oldest->cut_ns < limit ||
         now - sink_stats(c->stream->sink).emitted_ns < limit)
         return;
-    sink_fail(c->stream->sink,
-              g_error_new(STREAM_OUT_ERROR, STREAM_ERROR_LOST,
-                          "it has not acknowledged epoch %" G_GUINT64_FORMAT
-                          " in %.0f s though it was sent",
-                          oldest->number, (double)limit / NS_PER_S));
+    sink_fail(c->stream->sink, g_error_new(STREAM_OUT_ERROR, STREAM_ERROR_LOST,
+                                           "it has not acknowledged epoch %" G_GUINT64_FORMAT
+                                           " in %.0f s though it was sent",
+                                           oldest->number, (double)limit / NS_PER_S));
 }
 
 void

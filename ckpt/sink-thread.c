@@ -189,6 +189,14 @@ sink_thread_usable(Sink *sink)
     return !sink->failed && (!sink->released || sink->flush);
 }
 
+static void
+sink_thread_note_emitted(Sink *sink)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
+
+    sink->stats.emitted_ns = clock_monotonic_ns();
+}
+
 /* One item or one heartbeat. */
 static void
 sink_thread_step(Sink *sink)

@@ -83,8 +83,7 @@ rig_run(Rig *rig)
     g_ptr_array_add(argv, NULL);
     g_autoptr(GSubprocessLauncher) launcher = g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_NONE);
     g_subprocess_launcher_set_child_setup(launcher, die_with_parent, NULL, NULL);
-    rig->process =
-        g_subprocess_launcher_spawnv(launcher, (const char *const *)argv->pdata, &error);
+    rig->process = g_subprocess_launcher_spawnv(launcher, (const char *const *)argv->pdata, &error);
     g_assert_no_error(error);
     rig_connect(rig);
 }

@@ -36,7 +36,8 @@ struct FakeMember {
     uint64_t *bitmap;
     uint8_t *state;
     GThread *server, *writer;
-    gint stop; /* atomic */
+    gint stop;         /* atomic */
+    gint refuse_pause; /* atomic */
 
     GMutex lock; /* guards what follows, and is held for each write to RAM */
     uint8_t *ram;
@@ -249,6 +250,10 @@ engine_handle(FakeMember *m, const District__MemberRequest *request, int fd)
     } else if (off) {
         reply.error = (char *)"the guest has powered itself off";
         pbmsg_send(m->client_fd, &reply.base, NULL, 0, 1000, NULL);
+    } else if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_PAUSE &&
+               g_atomic_int_compare_and_exchange(&m->refuse_pause, 1, 0)) {
+        reply.error = (char *)"not now";
+        pbmsg_send(m->client_fd, &reply.base, NULL, 0, 1000, NULL);
     } else if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_PAUSE) {
         engine_pause(m, request->pause, &reply);
     } else if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_RESTORE) {
@@ -388,6 +393,18 @@ fake_member_power_off(FakeMember *m)
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
 
     m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
+}
+
+void
+fake_member_refuse_pause(FakeMember *m)
+{
+    g_atomic_int_set(&m->refuse_pause, 1);
+}
+
+bool
+fake_member_refused(FakeMember *m)
+{
+    return g_atomic_int_get(&m->refuse_pause) == 0;
 }
 
 bool

@@ -29,6 +29,9 @@ void fake_member_free(FakeMember *member);
 void fake_member_die(FakeMember *member);
 /* The guest powers itself off: requests but DESCRIBE and HELLO are refused. */
 void fake_member_power_off(FakeMember *member);
+/* Refuse the next PAUSE; whether that has happened. */
+void fake_member_refuse_pause(FakeMember *member);
+bool fake_member_refused(FakeMember *member);
 
 bool fake_member_running(FakeMember *member);
 uint64_t fake_member_writes(FakeMember *member);

@@ -178,10 +178,14 @@ test_restore_from_file(void)
     District__CkptStartFileRequest start = DISTRICT__CKPT_START_FILE_REQUEST__INIT;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     start.path = path;
-    start.incarnation = 2;
+    start.incarnation = 1; /* that life has ended */
     request.op_case = DISTRICT__CKPT_REQUEST__OP_START_FILE;
     request.start_file = &start;
     District__CkptReply *reply = rig_call(rig, &request, &fd, 1);
+    g_assert_nonnull(strstr(reply->error, "newer"));
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    start.incarnation = 2;
+    reply = rig_call(rig, &request, &fd, 1);
     g_assert_cmpstr(reply->error, ==, "");
     district__ckpt_reply__free_unpacked(reply, NULL);
     close(fd);
@@ -218,6 +222,13 @@ test_hand_over(void)
     wait_goodbye(rig);
     g_autofree char *state = rig_state(rig);
     g_assert_cmpstr(state, ==, "handed-over");
+
+    take_back.incarnation = 1; /* that life has ended */
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_TAKE_BACK;
+    request.take_back = &take_back;
+    reply = rig_call(rig, &request, NULL, 0);
+    g_assert_nonnull(strstr(reply->error, "newer"));
+    district__ckpt_reply__free_unpacked(reply, NULL);
 
     take_back.incarnation = 2;
     request.op_case = DISTRICT__CKPT_REQUEST__OP_TAKE_BACK;
@@ -392,6 +403,37 @@ test_member_off(void)
     rig_free(rig);
 }
 
+/* The next cut is seconds away: until then nobody may stand still for the one that failed. */
+static void
+test_pause_refused(void)
+{
+    FakeMemberConfig slow = {.ram_size = 16 * MIB, .writes_per_ms = 40, .pause_delay_ms = 50};
+    Rig *rig = rig_protected(2, &slow, 3000000, 30000);
+
+    fake_member_refuse_pause(rig->members[1]);
+    for (int i = 0; i < 2000 && !fake_member_refused(rig->members[1]); i++)
+        g_usleep(5000);
+    g_assert_true(fake_member_refused(rig->members[1]));
+    g_usleep(500000);
+    g_assert_true(fake_member_running(rig->members[0]));
+    g_assert_true(fake_member_running(rig->members[1]));
+    rig_free(rig);
+}
+
+/* It beats on but commits nothing: after 10 s that is a stream lost, and soon detached. */
+static void
+test_never_acknowledged(void)
+{
+    Rig *rig = rig_protected(1, &busy, 10000, 600);
+
+    fake_standby_hold_acks(rig->standby, true);
+    rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_STREAM_LOST);
+    assert_goes_on(rig->members[0]);
+    fake_standby_hold_acks(rig->standby, false);
+    rig_wait_good(rig, fake_standby_good(rig->standby) + 10);
+    rig_free(rig);
+}
+
 static void
 test_crash_goes_on(void)
 {
@@ -455,6 +497,10 @@ main(int argc, char **argv)
     g_test_add_func("/pipeline/a lost member stops the others", test_member_lost);
     g_test_add_func("/pipeline/a guest that powers off leaves the others protected",
                     test_member_off);
+    g_test_add_func("/pipeline/a member that refuses to pause leaves none of them paused",
+                    test_pause_refused);
+    g_test_add_func("/pipeline/a standby that commits nothing is a lost one",
+                    test_never_acknowledged);
     g_test_add_func("/pipeline/a crash of district-ckpt stops nobody", test_crash_goes_on);
     g_test_add_func("/pipeline/the control client may go and come back", test_client_comes_back);
     return g_test_run();
