@@ -26,6 +26,8 @@
 #define CUT_STATE_VERSION 1
 /* Largest packed CutState, bytes. */
 #define CUT_STATE_BYTES_MAX (256u * 1024 * 1024)
+/* Largest epoch number: whoever reads one can add to it and shift it. */
+#define EPOCH_NUMBER_MAX (UINT64_C(1) << 62)
 #define RECORD_MAGIC 0x52545344u /* "DSTR" */
 #define RECORD_HEADER_BYTES 40
 #define RECORD_LENGTH_MAX (64u * 1024 * 1024)

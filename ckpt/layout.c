@@ -162,8 +162,8 @@ layout_check_cut(const District__CutState *cut, GError **error)
     }
     if (!layout_name_good(cut->district))
         return damaged(error, "the cut's district name is not one");
-    if (cut->epoch == 0)
-        return damaged(error, "the cut has no epoch number");
+    if (cut->epoch == 0 || cut->epoch > EPOCH_NUMBER_MAX || cut->cut > EPOCH_NUMBER_MAX)
+        return damaged(error, "the cut has no possible epoch number");
     if (!check_member_count(cut->n_members, error))
         return FALSE;
     for (size_t i = 0; i < cut->n_members; i++) {

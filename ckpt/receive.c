@@ -160,7 +160,8 @@ static gboolean
 check_begin(const Receiver *receiver, const RecordHeader *header,
             const District__StreamEpochBegin *begin, GError **error)
 {
-    if (begin->epoch != header->epoch || begin->epoch <= receiver->last_epoch)
+    if (begin->epoch != header->epoch || begin->epoch <= receiver->last_epoch ||
+        begin->epoch > EPOCH_NUMBER_MAX)
         return damaged(error, "epoch %" G_GUINT64_FORMAT " cannot follow epoch %" G_GUINT64_FORMAT,
                        begin->epoch, receiver->last_epoch);
     if (!begin->full && (begin->base_epoch == 0 || begin->base_epoch >= begin->epoch ||

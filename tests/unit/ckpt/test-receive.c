@@ -250,6 +250,13 @@ deed_epoch_zero(Writer *w)
 }
 
 static void
+deed_epoch_too_big(Writer *w)
+{
+    writer_hello(w);
+    writer_begin(w, EPOCH_NUMBER_MAX + 1, 0);
+}
+
+static void
 deed_base_in_future(Writer *w)
 {
     writer_hello(w);
@@ -441,6 +448,7 @@ main(int argc, char **argv)
         {"/receiver/refuses an epoch without STATE", deed_end_without_state},
         {"/receiver/refuses an ACK from the primary", deed_ack},
         {"/receiver/refuses epoch 0", deed_epoch_zero},
+        {"/receiver/refuses an epoch number that cannot be shifted", deed_epoch_too_big},
         {"/receiver/refuses an epoch that builds on itself", deed_base_in_future},
         {"/receiver/refuses another epoch's pages", deed_other_epochs_pages},
         {"/receiver/refuses a STATE of other members", deed_other_epochs_state},
