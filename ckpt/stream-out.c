@@ -12,6 +12,7 @@
 #define GREET_TIMEOUT_MS 5000
 /* How long the standby may take to close after BYE. */
 #define GOODBYE_TIMEOUT_MS 1500
+#define WRITE_PIECE_BYTES ((size_t)64 * 1024)
 /* What the standby sends is small. */
 #define HEARD_LENGTH_MAX 4096
 
@@ -139,6 +140,11 @@ stream_out_check_hello(StreamOut *out, const District__StreamHello *hello, GErro
                     hello->version, STREAM_VERSION);
         return FALSE;
     }
+    if (hello->committed_epoch > EPOCH_NUMBER_MAX) {
+        g_set_error(error, STREAM_OUT_ERROR, STREAM_ERROR_REFUSED_BY_IT,
+                    "the standby says it holds an epoch whose number is not possible");
+        return FALSE;
+    }
     if (strcmp(hello->district, out->district) != 0) {
         g_set_error(error, STREAM_OUT_ERROR, STREAM_ERROR_REFUSED_BY_IT,
                     "the standby there is of another district");
@@ -147,8 +153,7 @@ stream_out_check_hello(StreamOut *out, const District__StreamHello *hello, GErro
     return TRUE;
 }
 
-static gpointer
-stream_out_hearing_run(gpointer data);
+static gpointer stream_out_hearing_run(gpointer data);
 
 static gboolean
 stream_out_greet(void *opaque, Sink *sink, uint64_t *held, GError **error)
@@ -242,7 +247,14 @@ stream_out_write(void *opaque, const void *data, size_t len, GError **error)
 {
     StreamOut *out = opaque;
 
-    return tls_channel_send(out->channel, data, len, out->silence_ms, error);
+    /* A record may be long and the link slow: what is bounded is the wait for progress. */
+    for (size_t at = 0; at < len; at += WRITE_PIECE_BYTES) {
+        size_t piece = MIN(len - at, WRITE_PIECE_BYTES);
+        if (!tls_channel_send(out->channel, (const uint8_t *)data + at, piece, out->silence_ms,
+                              error))
+            return FALSE;
+    }
+    return TRUE;
 }
 
 /*
