@@ -16,8 +16,10 @@
 #include <zstd.h>
 
 #include <assert.h>
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
 #define STATE_ZSTD_LEVEL 1
 
@@ -69,6 +71,34 @@ page_hashes_reset(PageHashes *hashes)
         memset(hashes->of, 0, hashes_bytes(hashes->n_pages));
 }
 
+/*
+ * XXH3 is fast and not cryptographic: what runs in a guest could choose pages that collide, if it
+ * knew how they are hashed. The hashes stay in this process, so each process has its own secret.
+ */
+static uint8_t hash_secret[XXH3_SECRET_SIZE_MIN + 56];
+
+static gpointer
+hash_secret_make(gpointer unused)
+{
+    for (size_t done = 0; done < sizeof hash_secret;) {
+        ssize_t n = getrandom(hash_secret + done, sizeof hash_secret - done, 0);
+        if (n > 0)
+            done += (size_t)n;
+        else if (errno != EINTR)
+            g_error("getrandom: %s", g_strerror(errno));
+    }
+    return unused;
+}
+
+static XXH128_hash_t
+page_hash(const uint8_t *data)
+{
+    static GOnce once = G_ONCE_INIT;
+
+    g_once(&once, hash_secret_make, NULL);
+    return XXH3_128bits_withSecret(data, PAGE_BYTES, hash_secret, sizeof hash_secret);
+}
+
 static bool
 hash_is_none(const XXH128_hash_t *hash)
 {
@@ -99,7 +129,7 @@ zero_page_hash(void)
     static XXH128_hash_t hash;
 
     if (g_once_init_enter(&ready)) {
-        hash = XXH3_128bits(zeroes, PAGE_BYTES);
+        hash = page_hash(zeroes);
         g_once_init_leave(&ready, 1);
     }
     return hash;
@@ -114,7 +144,7 @@ page_judge(const PageRef *page, PageHashes *hashes, bool full, EncodeStats *stat
     bool zero = page_is_zero(page->data);
 
     if (hashes != NULL && page->index < hashes->n_pages) {
-        XXH128_hash_t hash = zero ? zero_page_hash() : XXH3_128bits(page->data, PAGE_BYTES);
+        XXH128_hash_t hash = zero ? zero_page_hash() : page_hash(page->data);
         XXH128_hash_t *had = &hashes->of[page->index];
         bool had_none = hash_is_none(had);
 
