@@ -107,7 +107,9 @@ intake_end(void *opaque, uint64_t epoch, GError **error)
 {
     Intake *intake = opaque;
 
-    (void)error;
+    /* Superseded since it began? */
+    if (!keeper_admit(intake->keeper, intake->incarnation, error))
+        return FALSE;
     shadow_commit(intake_target(intake));
     if (intake->fresh != NULL)
         keeper_publish(intake->keeper, g_steal_pointer(&intake->fresh));

@@ -45,6 +45,7 @@ struct Stream {
     atomic_int state;
     atomic_bool stop;
     atomic_bool ask_heard;
+    atomic_bool busy; /* with what has come: nothing is read meanwhile */
     atomic_uint_least64_t incarnation, received, epochs;
     atomic_int_least64_t heard_ns;
 
@@ -117,6 +118,21 @@ note_heard(Stream *stream, size_t bytes)
         stream_post(stream, STREAM_NEWS_HEARD);
 }
 
+/* Feed a record to the receiver. That may take long (an epoch to be applied first, a large image to
+ * be given back) while the primary's heartbeats wait in the socket: that is no silence of its. */
+static gboolean
+digest_record(Stream *stream, const uint8_t raw[RECORD_HEADER_BYTES], const uint8_t *payload,
+              GError **error)
+{
+    gboolean good;
+
+    atomic_store(&stream->busy, true);
+    good = receiver_record(stream->receiver, raw, payload, error);
+    note_heard(stream, 0);
+    atomic_store(&stream->busy, false);
+    return good;
+}
+
 /* Receive one record and feed it to the receiver. */
 static gboolean
 take_record(Stream *stream, GByteArray *payload, int timeout_ms, GError **error)
@@ -137,7 +153,7 @@ take_record(Stream *stream, GByteArray *payload, int timeout_ms, GError **error)
         note_heard(stream, piece);
         at += piece;
     }
-    return receiver_record(stream->receiver, raw, payload->data, error);
+    return digest_record(stream, raw, payload->data, error);
 }
 
 /* Receive until the stream ends; the end by BYE is no error. */
@@ -404,5 +420,5 @@ stream_epochs(const Stream *stream)
 int64_t
 stream_heard_ns(const Stream *stream)
 {
-    return atomic_load(&stream->heard_ns);
+    return atomic_load(&stream->busy) ? clock_monotonic_ns() : atomic_load(&stream->heard_ns);
 }

@@ -279,6 +279,30 @@ test_old_incarnation(Rig *rig, gconstpointer data)
 }
 
 static void
+test_superseded_in_an_epoch(Rig *rig, gconstpointer data)
+{
+    District__StandbyMessage *status;
+    District__StreamError *error;
+    Primary primary;
+
+    protect(&primary, rig, 1, 0x11);
+    writer_begin(&primary.writer, 2, 1);
+    g_assert_true(primary_flush(&primary));
+    g_usleep(200000);
+    rig_config(rig, 10, 0);
+    writer_state(&primary.writer);
+    writer_end(&primary.writer);
+    g_assert_true(primary_flush(&primary));
+    error = primary_wait_error(&primary);
+    g_assert_cmpint(error->code, ==, CODE(SUPERSEDED));
+    district__stream_error__free_unpacked(error, NULL);
+    status = rig_status(rig);
+    g_assert_cmpuint(status->reply->status->committed_epoch, ==, 1);
+    rig_message_free(status);
+    primary_close(&primary);
+}
+
+static void
 test_superseded_after_activation(Rig *rig, gconstpointer data)
 {
     g_autoptr(Image) image = NULL;
@@ -539,6 +563,8 @@ main(int argc, char **argv)
     ADD("/standby/another host is told that it is the wrong one", test_wrong_peer);
     ADD("/standby/a peer without TLS is refused", test_plaintext);
     ADD("/standby/an older incarnation is told of the newer", test_old_incarnation);
+    ADD("/standby/an epoch superseded while it arrives is not committed",
+        test_superseded_in_an_epoch);
     ADD("/standby/after activation the old primary is told", test_superseded_after_activation);
     ADD("/standby/another version is refused by its number", test_other_version);
     ADD("/standby/another district is refused by name", test_other_district);
