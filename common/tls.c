@@ -208,8 +208,12 @@ tls_tcp_connect(const char *address, uint16_t port, int timeout_ms, GError **err
         return -1;
     }
     for (struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
+        /* An address that does not answer leaves their share of the time to the others. */
+        int64_t now = clock_monotonic_ns(), left = 1;
+        for (struct addrinfo *next = ai->ai_next; next; next = next->ai_next)
+            left++;
         g_clear_error(&last);
-        fd = tls_tcp_connect_one(ai, deadline, &last);
+        fd = tls_tcp_connect_one(ai, now + MAX(deadline - now, 0) / left, &last);
     }
     freeaddrinfo(list);
     if (fd < 0)
@@ -244,11 +248,11 @@ tls_preamble_send(int fd, const char *kind, const char *district, int timeout_ms
     return TRUE;
 }
 
-/* A word of a preamble: letters, digits and '-', 1 to NAME_BYTES_MAX of them. */
+/* A word of a preamble: what a name may have, 1 to NAME_BYTES_MAX bytes of it. */
 static gboolean
 tls_word_valid(const char *word)
 {
-    size_t n = strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-");
+    size_t n = strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
 
     return n > 0 && n <= NAME_BYTES_MAX && word[n] == '\0';
 }

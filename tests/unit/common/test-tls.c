@@ -259,6 +259,19 @@ test_silent_peer_times_out(Fixture *f, gconstpointer data)
 }
 
 static void
+test_preamble_carries_any_name(void)
+{
+    char buf[TLS_PREAMBLE_BYTES] = {0};
+    g_autofree char *kind = NULL, *district = NULL;
+    g_autoptr(GError) error = NULL;
+
+    g_snprintf(buf, sizeof(buf), "DISTRICT/1 stream my_shop.2-a\n");
+    tls_preamble_parse(buf, &kind, &district, &error);
+    g_assert_no_error(error);
+    g_assert_cmpstr(district, ==, "my_shop.2-a");
+}
+
+static void
 test_foreign_preamble_is_refused(void)
 {
     char buf[TLS_PREAMBLE_BYTES] = "GET / HTTP/1.0\r\n";
@@ -286,6 +299,8 @@ main(int argc, char **argv)
     ADD("/tls/a certificate of another CA is refused", test_other_ca_is_refused);
     ADD("/tls/a plaintext peer is refused", test_plaintext_is_refused);
     ADD("/tls/a silent peer times out", test_silent_peer_times_out);
+    g_test_add_func("/tls/a preamble carries any name a district may have",
+                    test_preamble_carries_any_name);
     g_test_add_func("/tls/a foreign preamble is refused", test_foreign_preamble_is_refused);
     return g_test_run();
 }
