@@ -76,6 +76,12 @@ static const FeatureWord feature_words[] = {
     {0x80000007, 0, REG_EDX, BIT32(8)}, /* invariant TSC */
     /* CLZERO XSAVEERPTR WBNOINVD IBPB IBRS STIBP always-on SSBD VIRT_SSBD; */
     {0x80000008, 0, REG_EBX, 0x0702D205},
+    /* NO_NESTED_DATA_BP LFENCE_SERIALIZING VERW_CLEAR NULL_SEL_CLR_BASE AUTO_IBRS SBPB IBPB_BRTYPE
+     * SRSO_NO; TSA_SQ_NO TSA_L1_NO. */
+    {0x80000021, 0, REG_EAX, 0x38000165},
+    {0x80000021, 0, REG_EBX, 0},
+    {0x80000021, 0, REG_ECX, BIT32(1) | BIT32(2)},
+    {0x80000021, 0, REG_EDX, 0},
 };
 
 /* Leaves that are given at all; the rest is removed. */

@@ -303,6 +303,14 @@ static const uint32_t msrs_unlisted[] = {
     0x269, 0x26A, 0x26B, 0x26C, 0x26D, 0x26E, 0x26F, 0x2FF,
 };
 
+bool
+vcpu_msr_is_state(uint32_t index)
+{
+    const uint32_t perf_capabilities = 0x345, vmx_first = 0x480, vmx_last = 0x491;
+
+    return index != perf_capabilities && !(index >= vmx_first && index <= vmx_last);
+}
+
 /* Put TSC first and TSC_DEADLINE last: KVM reads the deadline against the TSC it has then. */
 static void
 msr_list_order(struct kvm_msr_list *list)
@@ -367,7 +375,7 @@ msr_list_get(Machine *m, GError **error)
     return g_steal_pointer(&list);
 }
 
-/* Keep what the vCPU can read: the kernel lists MSRs that depend on CPUID bits it may not have. */
+/* Keep what is state and can be read: the kernel's list depends neither on CPUID nor on use. */
 static gboolean
 vcpu_msrs_probe(Vcpu *vcpu, GError **error)
 {
@@ -385,7 +393,7 @@ vcpu_msrs_probe(Vcpu *vcpu, GError **error)
         memset(&one, 0, sizeof(one));
         one.head.nmsrs = 1;
         one.entry.index = list->indices[i];
-        if (ioctl(vcpu->fd, KVM_GET_MSRS, &one) == 1)
+        if (vcpu_msr_is_state(list->indices[i]) && ioctl(vcpu->fd, KVM_GET_MSRS, &one) == 1)
             vcpu->msrs->entries[vcpu->msrs->nmsrs++].index = list->indices[i];
     }
     return TRUE;

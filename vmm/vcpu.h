@@ -13,7 +13,7 @@
 
 #include <pthread.h>
 
-/* Longest time a vCPU may take to leave the guest, or to do a job. */
+/* Longest time a vCPU may take to leave the guest. */
 #define VCPU_STOP_LIMIT_US (2 * G_USEC_PER_SEC)
 
 struct Vcpu {
@@ -47,7 +47,7 @@ struct VcpuSet {
     bool has_sregs2;
 
     GMutex lock;
-    GCond work;     /* for the vCPU threads: running, job_no or quit changed */
+    GCond work;     /* for the vCPU threads: running or job_no changed */
     GCond done;     /* for the main thread: a vCPU has parked or done its job */
     gint running;   /* vCPUs shall be in the guest; also read without the lock */
     guint64 job_no; /* raised for each job */
@@ -75,6 +75,12 @@ gboolean vcpus_job_finish(VcpuSet *set, GError **error);
 /* ioctl on a vCPU that must work. */
 gboolean vcpu_ioctl(Vcpu *vcpu, unsigned long request, const void *arg, const char *what,
                     GError **error);
+
+/*
+ * Is this MSR part of a guest's state? Not if it only tells what a feature that is never offered
+ * could do here (VMX, performance): hosts and kernels differ in that, and refuse each other's.
+ */
+bool vcpu_msr_is_state(uint32_t index);
 
 /* Give the vCPU its CPUID and find out which MSRs it has then. */
 gboolean vcpu_cpuid_set(Vcpu *vcpu, const struct kvm_cpuid2 *cpuid, GError **error);

@@ -179,8 +179,16 @@ save_xcrs(Vcpu *vcpu, VcpuFrame *f, GError **error)
     struct kvm_xcrs xcrs = {0};
 
     /* A processor without XSAVE has none: KVM says so with EINVAL. */
-    if (!vcpu->set->has_xcrs || (ioctl(vcpu->fd, KVM_GET_XCRS, &xcrs) < 0 && errno == EINVAL))
+    if (!vcpu->set->has_xcrs)
         return TRUE;
+    if (ioctl(vcpu->fd, KVM_GET_XCRS, &xcrs) < 0) {
+        if (errno == EINVAL)
+            return TRUE;
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_KVM,
+                    "%s, vCPU %u: cannot read its XCRs: %s", vcpu->m->name, vcpu->id,
+                    g_strerror(errno));
+        return FALSE;
+    }
     if (xcrs.nr_xcrs > KVM_MAX_XCRS) {
         g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_KVM, "%s, vCPU %u: %u XCRs", vcpu->m->name,
                     vcpu->id, xcrs.nr_xcrs);

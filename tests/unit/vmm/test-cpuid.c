@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The processor model. */
 #include "vmm/cpuid.h"
+#include "vmm/vcpu.h"
 
 #include <string.h>
 
@@ -20,7 +21,8 @@ host_make(void)
                   {0xD, 2, true},         {0xD, 17, true},        {0xD, 18, true},
                   {0x14, 0, true},        {0x40000000, 0, false}, {0x40000001, 0, false},
                   {0x80000000, 0, false}, {0x80000001, 0, false}, {0x80000007, 0, false},
-                  {0x80000008, 0, false}, {0x8000000A, 0, false}, {0x8000001F, 0, false}};
+                  {0x80000008, 0, false}, {0x8000000A, 0, false}, {0x8000001F, 0, false},
+                  {0x80000021, 0, false}};
     struct kvm_cpuid2 *cpuid = g_malloc0(sizeof(*cpuid) + 64 * sizeof(cpuid->entries[0]));
 
     for (size_t i = 0; i < G_N_ELEMENTS(leaves); i++) {
@@ -126,6 +128,32 @@ test_lesser_host_refuses(void)
     g_assert_true(cpuid_check(here, saved, NULL));
 }
 
+/* A guest that switched on automatic IBRS cannot go where there is none. */
+static void
+test_late_leaves_are_compared(void)
+{
+    g_autofree struct kvm_cpuid2 *saved = host_make(), *here = host_make();
+    g_autoptr(GError) error = NULL;
+
+    ((struct kvm_cpuid_entry2 *)leaf(here, 0x80000021, 0))->eax &= ~BIT32(8);
+    cpuid_model_apply(saved, 0, 1, true);
+    cpuid_model_apply(here, 0, 1, true);
+    g_assert_false(cpuid_check(saved, here, &error));
+    g_assert_nonnull(strstr(error->message, "leaf 0x80000021/0 EAX bits 0x100"));
+}
+
+static void
+test_capability_msrs_are_no_state(void)
+{
+    static const uint32_t no_state[] = {0x345, 0x480, 0x48B, 0x491};
+    static const uint32_t state[] = {0x10, 0x10A, 0x174, 0x277, 0x6E0, 0x4B564D01, 0xC0000080};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(no_state); i++)
+        g_assert_false(vcpu_msr_is_state(no_state[i]));
+    for (size_t i = 0; i < G_N_ELEMENTS(state); i++)
+        g_assert_true(vcpu_msr_is_state(state[i]));
+}
+
 int
 main(int argc, char **argv)
 {
@@ -136,5 +164,9 @@ main(int argc, char **argv)
     g_test_add_func("/cpuid/each vCPU is a core with its own id", test_topology);
     g_test_add_func("/cpuid/a like host takes a saved guest", test_same_host_takes_back);
     g_test_add_func("/cpuid/a lesser host refuses and names the bits", test_lesser_host_refuses);
+    g_test_add_func("/cpuid/leaves of late processors are compared too",
+                    test_late_leaves_are_compared);
+    g_test_add_func("/msr/what features not offered could do is not saved",
+                    test_capability_msrs_are_no_state);
     return g_test_run();
 }
