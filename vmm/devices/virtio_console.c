@@ -13,8 +13,11 @@
 #define QUEUE_RECEIVE 0
 #define QUEUE_TRANSMIT 1
 #define CONSOLE_QUEUE_SIZE 64
-/* Most bytes taken from one request; descriptors may overlap, so a request can name any amount. */
-#define TRANSMIT_MAX (256 * 1024)
+/*
+ * Most bytes taken from one request, and about the most before the main loop gets its turn.
+ * Descriptors may overlap, so a request can name any amount.
+ */
+#define TRANSMIT_MAX (64 * 1024)
 
 typedef struct VirtioConsole {
     Device device;
@@ -23,17 +26,20 @@ typedef struct VirtioConsole {
     VirtChain chain;
 } VirtioConsole;
 
-static void
+/* Returns the count of bytes that went out. */
+static uint64_t
 transmit(VirtioConsole *con)
 {
+    uint64_t len = MIN(con->chain.out_len, TRANSMIT_MAX);
     uint8_t bytes[4096];
 
-    for (uint64_t at = 0; at < MIN(con->chain.out_len, TRANSMIT_MAX);) {
-        size_t n = virtchain_read(&con->chain, at, bytes, sizeof bytes);
+    for (uint64_t at = 0; at < len;) {
+        size_t n = virtchain_read(&con->chain, at, bytes, MIN(sizeof bytes, len - at));
 
         chardev_write(con->chardev, bytes, n);
         at += n;
     }
+    return len;
 }
 
 static void
@@ -41,14 +47,16 @@ serve_transmit(VirtioConsole *con)
 {
     VirtQueue *queue = virtio_queue(&con->virtio, QUEUE_TRANSMIT);
     unsigned budget = queue->size;
+    uint64_t sent = 0;
 
-    while (budget > 0 && virtqueue_pop(queue, &con->chain) == VIRTQUEUE_CHAIN) {
-        transmit(con);
+    while (budget > 0 && sent < TRANSMIT_MAX &&
+           virtqueue_pop(queue, &con->chain) == VIRTQUEUE_CHAIN) {
+        sent += transmit(con);
         virtqueue_push(queue, &con->chain, 0);
         budget--;
     }
     virtio_queue_done(&con->virtio, QUEUE_TRANSMIT);
-    if (budget == 0)
+    if (budget == 0 || sent >= TRANSMIT_MAX)
         virtio_again(&con->virtio, QUEUE_TRANSMIT);
 }
 

@@ -202,6 +202,26 @@ console_output_is_bounded(Fixture *f, gconstpointer data)
     g_assert_true(driver_used(&f->out, NULL, NULL));
 }
 
+/* Many such requests leave the main loop its turns, and are all done in the end. */
+static void
+console_output_takes_turns(Fixture *f, gconstpointer data)
+{
+    unsigned n = 0;
+
+    for (uint16_t i = 0; i < 8; i++) {
+        driver_describe(&f->out, i, 0, RAM, 0, 0);
+        driver_offer(&f->out, i);
+    }
+    fake_mmio_write(f->m, f->con.notify + 1 * f->con.notify_multiplier, 1, 2);
+    while (!driver_used(&f->out, NULL, NULL))
+        g_main_context_iteration(NULL, TRUE);
+    g_assert_false(driver_used(&f->out, NULL, NULL));
+    fake_pump();
+    while (driver_used(&f->out, NULL, NULL))
+        n++;
+    g_assert_cmpuint(n, ==, 7);
+}
+
 static void
 console_goes_on_elsewhere(Fixture *f, gconstpointer data)
 {
@@ -253,6 +273,7 @@ main(int argc, char **argv)
     ADD("/console/prints to the pty", console_prints);
     ADD("/console/input waits for buffers", console_reads);
     ADD("/console/overlapping output is bounded", console_output_is_bounded);
+    ADD("/console/much output takes turns with the rest", console_output_takes_turns);
     ADD("/console/goes on elsewhere", console_goes_on_elsewhere);
     ADD("/virtio/garbage is refused", garbage_is_refused);
     return g_test_run();
