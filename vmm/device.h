@@ -37,7 +37,7 @@ typedef struct DeviceOps {
     void (*dump)(Device *device, GByteArray *out);
     /* Take the state over. FALSE: refused, error says why; the machine is then not started. */
     gboolean (*restore)(Device *device, const uint8_t *data, size_t len, GError **error);
-    /* Go on. After a restore this also re-arms irqfds, ioeventfds and timers. */
+    /* Go on. After a restore this also tells interrupt lines and sets timers. */
     void (*start)(Device *device);
 } DeviceOps;
 

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Interrupt routes. The kernel holds one table from GSIs to PIC pins, IOAPIC pins and MSI messages
- * (KVM API §4.52) that can only be replaced as a whole; the copy here is the master.
- *
- * GSI 0-15 are the ISA interrupts, on both PICs and the IOAPIC, with the PIT's GSI 0 on IOAPIC pin
- * 2 as on every PC (the MADT has the override); 16-23 are IOAPIC only; from 24 on come MSIs.
+ * Interrupts. The kernel holds a table of routes from GSIs to pins of the PICs and the IOAPIC (KVM
+ * API §4.52): GSI 0-15 are the ISA interrupts, on both PICs and the IOAPIC, with the PIT's GSI 0 on
+ * IOAPIC pin 2 as on every PC (the MADT has the override); 16-23 are IOAPIC only. MSIs are sent
+ * without a route.
  */
 #include "vmm/machine_priv.h"
 
@@ -14,7 +13,7 @@
 
 typedef struct RouteTable {
     struct kvm_irq_routing head;
-    struct kvm_irq_routing_entry entries[MACHINE_ROUTES_MAX + 16];
+    struct kvm_irq_routing_entry entries[KVM_IOAPIC_NUM_PINS + 16]; /* its pins and the PICs' */
 } RouteTable;
 
 static void
@@ -40,33 +39,13 @@ route_add_chips(RouteTable *table)
     }
 }
 
-static gboolean
-route_table_load(Machine *m, GError **error)
-{
-    g_autofree RouteTable *table = g_new0(RouteTable, 1);
-
-    route_add_chips(table);
-    for (uint32_t i = 0; i < G_N_ELEMENTS(m->msi); i++) {
-        const MsiRoute *route = &m->msi[i];
-
-        if (!route->set)
-            continue;
-        table->entries[table->head.nr++] = (struct kvm_irq_routing_entry){
-            .gsi = GSI_MSI_BASE + i,
-            .type = KVM_IRQ_ROUTING_MSI,
-            .u.msi = {.address_lo = (uint32_t)route->address,
-                      .address_hi = (uint32_t)(route->address >> 32),
-                      .data = route->data,
-                      .devid = route->devid},
-        };
-    }
-    return machine_ioctl(m, KVM_SET_GSI_ROUTING, table, "set the interrupt routes", error);
-}
-
 gboolean
 machine_irq_init(Machine *m, GError **error)
 {
-    return route_table_load(m, error);
+    RouteTable table = {0};
+
+    route_add_chips(&table);
+    return machine_ioctl(m, KVM_SET_GSI_ROUTING, &table, "set the interrupt routes", error);
 }
 
 void
@@ -76,39 +55,6 @@ machine_irq_level(Machine *m, uint32_t gsi, bool level)
 
     if (ioctl(m->vm_fd, KVM_IRQ_LINE, &line) < 0)
         g_warning("interrupt line %u: %s", gsi, g_strerror(errno));
-}
-
-int
-machine_msi_alloc(Machine *m)
-{
-    for (uint32_t i = 0; i < G_N_ELEMENTS(m->msi); i++) {
-        if (!m->msi[i].used) {
-            m->msi[i].used = true;
-            return (int)(GSI_MSI_BASE + i);
-        }
-    }
-    return -1;
-}
-
-void
-machine_msi_set(Machine *m, int gsi, uint64_t address, uint32_t data, uint32_t devid)
-{
-    g_autoptr(GError) error = NULL;
-    MsiRoute *route;
-
-    g_return_if_fail(gsi >= GSI_MSI_BASE && gsi < MACHINE_ROUTES_MAX);
-    route = &m->msi[gsi - GSI_MSI_BASE];
-    if (route->set && route->address == address && route->data == data && route->devid == devid)
-        return;
-    route->set = true;
-    route->address = address;
-    route->data = data;
-    route->devid = devid;
-    /* The guest can write any address: one that KVM will not take simply raises no interrupt. */
-    if (!route_table_load(m, &error)) {
-        g_debug("MSI route %d to 0x%" PRIx64 ": %s", gsi, address, error->message);
-        route->set = false;
-    }
 }
 
 void
@@ -123,18 +69,6 @@ machine_msi_send(Machine *m, uint64_t address, uint32_t data)
     /* 0 means that the guest has blocked it; an error, that its address means nothing. */
     if (ioctl(m->vm_fd, KVM_SIGNAL_MSI, &msi) < 0)
         g_debug("MSI to 0x%" PRIx64 ": %s", address, g_strerror(errno));
-}
-
-bool
-machine_irqfd(Machine *m, int gsi, int eventfd, bool assign)
-{
-    struct kvm_irqfd irqfd = {
-        .fd = (uint32_t)eventfd,
-        .gsi = (uint32_t)gsi,
-        .flags = assign ? 0 : KVM_IRQFD_FLAG_DEASSIGN,
-    };
-
-    return ioctl(m->vm_fd, KVM_IRQFD, &irqfd) == 0;
 }
 
 bool

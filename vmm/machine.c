@@ -31,7 +31,6 @@ static const struct {
     {KVM_CAP_PIT2, "PIT"},
     {KVM_CAP_PIT_STATE2, "PIT state"},
     {KVM_CAP_IRQ_ROUTING, "interrupt routing"},
-    {KVM_CAP_IRQFD, "irqfd"},
     {KVM_CAP_IOEVENTFD, "ioeventfd"},
     {KVM_CAP_SIGNAL_MSI, "MSI injection"},
     {KVM_CAP_MP_STATE, "MP state"},

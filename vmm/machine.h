@@ -31,7 +31,6 @@ typedef struct Machine Machine;
 #define GSI_RTC 8
 #define GSI_SCI 9
 #define GSI_PCI_BASE 16 /* INTA#-INTD# of the root bus: 16-19, IOAPIC only */
-#define GSI_MSI_BASE 24 /* first GSI free for MSI routes */
 
 /* ---- Locking: see device.h ---- */
 void machine_lock(Machine *m);
@@ -72,17 +71,8 @@ void machine_io_remove(Machine *m, IoSpace space, uint64_t base);
 
 /* ---- Interrupts (KVM API §4.25, §4.52, §4.75) ---- */
 void machine_irq_level(Machine *m, uint32_t gsi, bool level);
-/*
- * MSI routes. alloc: a GSI for use with irqfd, -1 if none is left. set: program address and data
- * (what the guest wrote to its MSI-X table); takes effect at once. Routes are the device's to set
- * again after restore.
- */
-int machine_msi_alloc(Machine *m);
-void machine_msi_set(Machine *m, int gsi, uint64_t address, uint32_t data, uint32_t devid);
-/* Inject once, without a route. */
+/* Send an MSI: done when it returns, so nothing is under way at a cut (devices/msix.h). */
 void machine_msi_send(Machine *m, uint64_t address, uint32_t data);
-/* Bind or unbind an eventfd so that writing it raises gsi once. */
-bool machine_irqfd(Machine *m, int gsi, int eventfd, bool assign);
 /* Signal eventfd on a guest write of any value of size len (0: any length) at address. */
 bool machine_ioeventfd(Machine *m, IoSpace space, uint64_t address, unsigned len, int eventfd,
                        bool assign);

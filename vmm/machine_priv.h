@@ -3,7 +3,7 @@
  * Inside of Machine, for the files of vmm/ only; devices see machine.h.
  *
  * Who owns what: everything is written by the main thread, except what lies behind the machine lock
- * (buses, routes, devices' state, exit_wanted) and each vCPU's own part (vcpu.h).
+ * (buses, devices' state, exit_wanted) and each vCPU's own part (vcpu.h).
  */
 #ifndef DISTRICT_VMM_MACHINE_PRIV_H
 #define DISTRICT_VMM_MACHINE_PRIV_H
@@ -18,9 +18,6 @@
 #define MACHINE_RAM_MIN (2ULL << 20)
 #define MACHINE_RAM_SLOTS 2
 #define VMGENID_BYTES 16
-
-/* GSI routes: 24 IOAPIC pins, the rest for MSI. */
-#define MACHINE_ROUTES_MAX 1024
 
 #define MACHINE_ERROR (machine_error_quark())
 GQuark machine_error_quark(void);
@@ -37,14 +34,6 @@ typedef struct RamSlot {
     uint64_t size;
     uint64_t offset; /* in the memfd */
 } RamSlot;
-
-typedef struct MsiRoute {
-    bool used; /* allocated */
-    bool set;  /* programmed: in the kernel's table */
-    uint64_t address;
-    uint32_t data;
-    uint32_t devid;
-} MsiRoute;
 
 typedef enum {
     MACHINE_AWAITING_RESTORE,
@@ -74,7 +63,6 @@ struct Machine {
 
     Bus ports;
     Bus mmio;
-    MsiRoute msi[MACHINE_ROUTES_MAX - GSI_MSI_BASE];
     GPtrArray *devices; /* of Device, not owned */
 
     VcpuSet *vcpus;

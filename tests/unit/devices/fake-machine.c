@@ -153,28 +153,11 @@ machine_irq_level(Machine *m, uint32_t gsi, bool level)
     m->irq[gsi] = level;
 }
 
-int
-machine_msi_alloc(Machine *m)
-{
-    return -1;
-}
-
-void
-machine_msi_set(Machine *m, int gsi, uint64_t address, uint32_t data, uint32_t devid)
-{
-}
-
 void
 machine_msi_send(Machine *m, uint64_t address, uint32_t data)
 {
     if (m->msis->len < 4096)
         g_array_append_val(m->msis, data);
-}
-
-bool
-machine_irqfd(Machine *m, int gsi, int eventfd, bool assign)
-{
-    return false;
 }
 
 bool
