@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Two hosts on one machine, by the district command. */
+#include "pair.h"
+
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define COMMAND_LIMIT "30" /* seconds */
+#define POLL_US 20000
+
+static const char *const member_names[PAIR_MEMBERS] = {"db", "app"};
+static const char *const guest_options[PAIR_MEMBERS] = {
+    "base=0x400000 pages=128 dirty=8 report=8 verify=16 seed=1",
+    "base=0x400000 pages=128 dirty=4 report=8 verify=16 seed=2 pattern=random",
+};
+
+/* ---- The district command ---- */
+
+JsonNode *
+pair_command(Pair *pair, const Host *host, char **error_text, const char *const *args)
+{
+    const char *fixed[] = {"timeout", COMMAND_LIMIT, g_getenv("DISTRICT"),
+                           "-c",      host->conf,    "--json"};
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    g_autofree char *out = NULL, *err = NULL;
+    g_autoptr(GError) error = NULL;
+    int status = 0;
+
+    for (guint i = 0; i < G_N_ELEMENTS(fixed); i++)
+        g_ptr_array_add(argv, (gpointer)fixed[i]);
+    for (; *args; args++)
+        g_ptr_array_add(argv, (gpointer)*args);
+    g_ptr_array_add(argv, NULL);
+    g_spawn_sync(NULL, (char **)argv->pdata, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &out, &err,
+                 &status, &error);
+    g_assert_no_error(error);
+    if (status == 0)
+        return json_from_string(*out ? out : "{}", NULL);
+    if (error_text)
+        *error_text = g_strdup(g_strstrip(err));
+    return NULL;
+}
+
+void
+pair_must(Pair *pair, const Host *host, const char *const *args)
+{
+    g_autofree char *why = NULL;
+    JsonNode *answer = pair_command(pair, host, &why, args);
+
+    if (!answer)
+        rig_fail(pair->dir, "%s: district %s: %s", host->name, args[0], why ? why : "no JSON");
+    json_node_unref(answer);
+}
+
+/* Follow one word of a path; NULL if it leads nowhere. */
+static JsonNode *
+json_step(JsonNode *node, const char *word)
+{
+    if (JSON_NODE_HOLDS_OBJECT(node))
+        return json_object_get_member(json_node_get_object(node), word);
+    if (!JSON_NODE_HOLDS_ARRAY(node))
+        return NULL;
+    JsonArray *array = json_node_get_array(node);
+    guint index = (guint)strtoul(word, NULL, 10);
+    return index < json_array_get_length(array) ? json_array_get_element(array, index) : NULL;
+}
+
+char *
+pair_field(Pair *pair, const Host *host, const char *path)
+{
+    const char *args[] = {"show", "shop", NULL};
+    g_autoptr(JsonNode) answer = pair_command(pair, host, NULL, args);
+    g_auto(GStrv) words = g_strsplit(path, ".", -1);
+    JsonNode *at = answer;
+
+    for (char **word = words; at && *word; word++)
+        at = json_step(at, *word);
+    if (!at || !JSON_NODE_HOLDS_VALUE(at))
+        return NULL;
+    if (json_node_get_value_type(at) == G_TYPE_STRING)
+        return json_node_dup_string(at);
+    return g_strdup_printf("%" G_GINT64_FORMAT, json_node_get_int(at));
+}
+
+gint64
+pair_number(Pair *pair, const Host *host, const char *path)
+{
+    g_autofree char *value = pair_field(pair, host, path);
+
+    return value ? g_ascii_strtoll(value, NULL, 10) : 0;
+}
+
+static gint64
+deadline_new(void)
+{
+    return g_get_monotonic_time() + RIG_LIMIT_MS * 1000;
+}
+
+void
+pair_wait(Pair *pair, const Host *host, const char *path, const char *value)
+{
+    gint64 deadline = deadline_new();
+
+    for (;;) {
+        g_autofree char *now = pair_field(pair, host, path);
+        if (g_strcmp0(now, value) == 0)
+            return;
+        if (g_get_monotonic_time() > deadline)
+            rig_fail(pair->dir, "%s: %s of shop is %s, and not %s after %d ms", host->name, path,
+                     now ? now : "unknown", value, RIG_LIMIT_MS);
+        g_usleep(POLL_US);
+    }
+}
+
+void
+pair_wait_above(Pair *pair, const Host *host, const char *path, gint64 value)
+{
+    gint64 deadline = deadline_new(), now;
+
+    while ((now = pair_number(pair, host, path)) <= value) {
+        if (g_get_monotonic_time() > deadline)
+            rig_fail(pair->dir, "%s: %s of shop is %" G_GINT64_FORMAT " after %d ms", host->name,
+                     path, now, RIG_LIMIT_MS);
+        g_usleep(POLL_US);
+    }
+}
+
+void
+pair_wait_protected(Pair *pair)
+{
+    pair_wait(pair, pair_home(pair), "state", "running");
+    pair_wait(pair, pair_home(pair), "protection", "protected");
+}
+
+gboolean
+pair_had_event(Pair *pair, const Host *host, const char *kind)
+{
+    g_autofree char *command = g_strdup_printf("timeout %s %s -c %s --json events", COMMAND_LIMIT,
+                                               g_getenv("DISTRICT"), host->conf);
+    g_autofree char *out = NULL;
+    g_autofree char *wanted = g_strdup_printf("\"event\":\"%s\",\"subject\":\"shop\"", kind);
+
+    g_assert_true(g_spawn_command_line_sync(command, &out, NULL, NULL, NULL));
+    return strstr(out, wanted) != NULL;
+}
+
+/* ---- What the guests print ---- */
+
+static char *
+guest_output(const Host *host, int member)
+{
+    g_autofree char *path = g_strdup_printf("%s/%s", host->out, member_names[member]);
+    char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) ? text : g_strdup("");
+}
+
+static guint
+chain_lines(const Host *host, int member)
+{
+    g_autofree char *text = guest_output(host, member);
+    guint n = 0;
+
+    for (const char *p = text; (p = strstr(p, "chain cpu=")); p++)
+        n++;
+    return n;
+}
+
+void
+pair_wait_progress(Pair *pair)
+{
+    const Host *home = pair_home(pair);
+    gint64 deadline = deadline_new();
+
+    for (int i = 0; i < PAIR_MEMBERS; i++) {
+        guint before = chain_lines(home, i);
+        while (chain_lines(home, i) < before + 3) {
+            if (g_get_monotonic_time() > deadline)
+                rig_fail(pair->dir, "guest %s on %s stands still for %d ms", member_names[i],
+                         home->name, RIG_LIMIT_MS);
+            g_usleep(2000);
+        }
+    }
+}
+
+void
+pair_check_output(Pair *pair, const Host *host)
+{
+    for (int i = 0; i < PAIR_MEMBERS; i++) {
+        g_autoptr(GError) error = NULL;
+        g_autofree char *text = guest_output(host, i);
+        /* A guest that went on here may have begun its line elsewhere. */
+        const char *whole = g_str_has_prefix(text, "ready") ? text : strchr(text, '\n');
+        guint n = 0;
+        if (whole)
+            guest_checker_output(pair->checkers[i], whole, &n, &error);
+        if (error)
+            rig_fail(pair->dir, "%s on %s: %s", member_names[i], host->name, error->message);
+        g_assert_cmpuint(n, >, 0);
+    }
+}
+
+static void
+forget_output(const Host *host)
+{
+    for (int i = 0; i < PAIR_MEMBERS; i++) {
+        g_autofree char *path = g_strdup_printf("%s/%s", host->out, member_names[i]);
+        unlink(path);
+    }
+}
+
+/* ---- Hosts ---- */
+
+Host *
+pair_home(Pair *pair)
+{
+    return &pair->hosts[pair->home];
+}
+
+Host *
+pair_standby(Pair *pair)
+{
+    return &pair->hosts[1 - pair->home];
+}
+
+void
+pair_swap(Pair *pair)
+{
+    pair->home = 1 - pair->home;
+    forget_output(pair_standby(pair));
+}
+
+/* DIR/out is each host's own directory: the definition names the same files on both. */
+void
+pair_daemon_start(Pair *pair, Host *host)
+{
+    static const char script[] =
+        "mount --bind \"$0\" \"$1\" && exec \"$2\" --config \"$3\" --foreground";
+    g_autofree char *out = g_build_filename(pair->dir, "out", NULL);
+    const char *argv[] = {
+        "/usr/bin/env",        "unshare",  "-m", "sh", "-c", script, host->out, out,
+        g_getenv("DISTRICTD"), host->conf, NULL};
+    const char *list[] = {"list", NULL};
+    gint64 deadline = deadline_new();
+
+    proc_start(&host->daemon, pair->dir, host->name, argv);
+    for (;;) {
+        g_autofree char *why = NULL;
+        g_autoptr(JsonNode) answer = pair_command(pair, host, &why, list);
+        if (answer)
+            return;
+        if (g_get_monotonic_time() > deadline)
+            rig_fail(pair->dir, "districtd of %s does not answer: %s", host->name, why);
+        g_usleep(POLL_US);
+    }
+}
+
+/* A port that is free now. */
+static guint
+free_port(void)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(addr);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
+    g_assert_cmpint(getsockname(fd, (struct sockaddr *)&addr, &len), ==, 0);
+    close(fd);
+    return ntohs(addr.sin_port);
+}
+
+static void
+host_init(Pair *pair, Host *host, const char *name, guint port)
+{
+    host->name = g_strdup(name);
+    host->conf = g_strdup_printf("%s/%s.conf", pair->dir, name);
+    host->out = g_strdup_printf("%s/out.%s", pair->dir, name);
+    g_autofree char *text = g_strdup_printf("[Daemon]\nHostName=%s\nStateDir=%s/%s/state\n"
+                                            "RuntimeDir=%s/%s/run\nLogDir=%s/%s/log\n"
+                                            "PkiDir=%s/%s/pki\nListen=127.0.0.1\nPort=%u\n",
+                                            name, pair->dir, name, pair->dir, name, pair->dir, name,
+                                            pair->dir, name, port);
+    g_assert_true(g_file_set_contents(host->conf, text, -1, NULL));
+    g_assert_cmpint(g_mkdir_with_parents(host->out, 0700), ==, 0);
+    pair_daemon_start(pair, host);
+}
+
+/* The second host joins the first one with the token that the first one gives out. */
+static void
+pair_join(Pair *pair, const guint ports[2])
+{
+    g_autofree char *first = g_strdup_printf("127.0.0.1:%u", ports[0]);
+    g_autofree char *second = g_strdup_printf("127.0.0.1:%u", ports[1]);
+    const char *invite[] = {"host", "add", "h2", "--address", second, NULL};
+    g_autofree char *why = NULL;
+    g_autoptr(JsonNode) answer = pair_command(pair, &pair->hosts[0], &why, invite);
+
+    if (!answer)
+        rig_fail(pair->dir, "host add: %s", why);
+    const char *token = json_object_get_string_member(json_node_get_object(answer), "token");
+    const char *join[] = {"host", "add", "h1", "--address", first, "--token", token, NULL};
+    pair_must(pair, &pair->hosts[1], join);
+}
+
+static char *
+pair_definition(Pair *pair)
+{
+    g_autoptr(GString) text =
+        g_string_new("[District]\nName=shop\nInterval=5ms\nAutoFailover=yes\n");
+    char *path = g_build_filename(pair->dir, "shop.district", NULL);
+
+    for (int i = 0; i < PAIR_MEMBERS; i++)
+        g_string_append_printf(text,
+                               "[Member %s]\nKernel=%s\nCommandLine=%s\nMemory=32M\n"
+                               "Debugcon=%s/out/%s\n",
+                               member_names[i], g_getenv("TINY_GUEST"), guest_options[i], pair->dir,
+                               member_names[i]);
+    g_assert_true(g_file_set_contents(path, text->str, -1, NULL));
+    return path;
+}
+
+/* Where districtd looks for the others: one directory, as they are installed. */
+static void
+pair_libexec(Pair *pair)
+{
+    static const char *const variables[] = {"DISTRICT_VMM", "DISTRICT_CKPT", "DISTRICT_NET",
+                                            "DISTRICT_STANDBY"};
+    g_autofree char *dir = g_build_filename(pair->dir, "libexec", NULL);
+
+    g_assert_cmpint(g_mkdir_with_parents(dir, 0700), ==, 0);
+    for (guint i = 0; i < G_N_ELEMENTS(variables); i++) {
+        const char *program = g_getenv(variables[i]);
+        g_autofree char *name = g_path_get_basename(program);
+        g_autofree char *link = g_build_filename(dir, name, NULL);
+        g_assert_cmpint(symlink(program, link), ==, 0);
+    }
+    g_setenv("DISTRICT_LIBEXEC", dir, TRUE);
+}
+
+Pair *
+pair_new(void)
+{
+    Pair *pair = g_new0(Pair, 1);
+    g_autoptr(GError) error = NULL;
+    const guint ports[2] = {free_port(), free_port()};
+
+    pair->dir = g_dir_make_tmp("district-pair-XXXXXX", &error);
+    g_assert_no_error(error);
+    g_autofree char *out = g_build_filename(pair->dir, "out", NULL);
+    g_assert_cmpint(g_mkdir_with_parents(out, 0700), ==, 0);
+    for (int i = 0; i < PAIR_MEMBERS; i++) {
+        pair->checkers[i] = guest_checker_new(guest_options[i], &error);
+        g_assert_no_error(error);
+    }
+    pair_libexec(pair);
+    host_init(pair, &pair->hosts[0], "h1", ports[0]);
+    host_init(pair, &pair->hosts[1], "h2", ports[1]);
+    pair_join(pair, ports);
+    g_autofree char *definition = pair_definition(pair);
+    const char *create[] = {"create", definition, NULL}, *start[] = {"start", "shop", NULL};
+    const char *protect[] = {"protect", "shop", "--standby", "h2", "--wait", NULL};
+    pair_must(pair, pair_home(pair), create);
+    pair_must(pair, pair_home(pair), start);
+    pair_must(pair, pair_home(pair), protect);
+    pair_wait_progress(pair);
+    return pair;
+}
+
+void
+pair_free(Pair *pair)
+{
+    const char *stop[] = {"stop", "shop", "--force", NULL};
+    const char *destroy[] = {"destroy", "shop", NULL};
+    const char *rm[] = {"rm", "-rf", pair->dir, NULL};
+
+    pair_must(pair, pair_home(pair), stop);
+    for (int i = 0; i < 2; i++) {
+        /* What a standby keeps is ended with it; whatever is left dies with the test. */
+        g_clear_pointer(&(JsonNode *){pair_command(pair, &pair->hosts[i], NULL, destroy)},
+                        json_node_unref);
+        proc_kill(&pair->hosts[i].daemon);
+        g_free(pair->hosts[i].name);
+        g_free(pair->hosts[i].conf);
+        g_free(pair->hosts[i].out);
+        g_free(pair->hosts[i].daemon.name);
+    }
+    for (int i = 0; i < PAIR_MEMBERS; i++)
+        guest_checker_free(pair->checkers[i]);
+    g_spawn_sync(NULL, (char **)rm, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, NULL, NULL);
+    g_free(pair->dir);
+    g_free(pair);
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Two hosts on one machine: two districtd with directories, ports and mount namespaces of their
+ * own, and a district "shop" of two tiny guests that is at home on one and protected by the other.
+ * What a guest prints on a host is in that host's own file. Every wait has a time limit and fails
+ * the test.
+ */
+#ifndef DISTRICT_TESTS_VM_PIPELINE_PAIR_H
+#define DISTRICT_TESTS_VM_PIPELINE_PAIR_H
+
+#include "rig.h"
+#include "tests/guest/check.h"
+
+#include <json-glib/json-glib.h>
+
+#define PAIR_MEMBERS 2
+
+typedef struct Host {
+    char *name;
+    char *conf;
+    char *out; /* directory of what guests print on this host */
+    Proc daemon;
+} Host;
+
+typedef struct Pair {
+    char *dir;
+    Host hosts[2];
+    int home; /* index of the host that is home; the other one is standby */
+    GuestChecker *checkers[PAIR_MEMBERS];
+} Pair;
+
+/* Both districtd run and know each other; shop runs on the first host, protected by the second. */
+Pair *pair_new(void);
+/* Stops everything. */
+void pair_free(Pair *pair);
+
+Host *pair_home(Pair *pair);
+Host *pair_standby(Pair *pair);
+/* The standby has become the home. Forgets what was printed on the new standby. */
+void pair_swap(Pair *pair);
+
+/* Start a host's districtd and wait until it answers. */
+void pair_daemon_start(Pair *pair, Host *host);
+
+/*
+ * `district ARGS...` on a host; NULL-terminated. Its JSON answer, or NULL if the command failed, of
+ * which *error_text, if not NULL, then says why. Caller frees with json_node_unref, g_free.
+ */
+JsonNode *pair_command(Pair *pair, const Host *host, char **error_text, const char *const *args);
+/* The same for a command that must succeed; the answer is dropped. */
+void pair_must(Pair *pair, const Host *host, const char *const *args);
+
+/*
+ * One value of `district show shop --json` by its path ("state", "processes.ckpt",
+ * "members.0.pid"): a string or number as text, NULL if there is none or districtd does not answer.
+ */
+char *pair_field(Pair *pair, const Host *host, const char *path);
+gint64 pair_number(Pair *pair, const Host *host, const char *path);
+/* Wait until a field has this value. */
+void pair_wait(Pair *pair, const Host *host, const char *path, const char *value);
+/* Wait until a number is above what is given. */
+void pair_wait_above(Pair *pair, const Host *host, const char *path, gint64 value);
+/* Wait until the home protects the district and says so. */
+void pair_wait_protected(Pair *pair);
+/* TRUE if a host has had an event of this kind about shop. */
+gboolean pair_had_event(Pair *pair, const Host *host, const char *kind);
+
+/* Wait until both guests have printed more whole chain lines on the home host than by now. */
+void pair_wait_progress(Pair *pair);
+/* All that the guests have printed on a host is right. */
+void pair_check_output(Pair *pair, const Host *host);
+
+#endif

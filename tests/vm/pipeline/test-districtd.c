@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Any process of a protected district may be killed at any moment, districtd included: guests go
+ * on, and protection comes back by itself; and when the guests' own process is killed, the standby
+ * takes over by itself. Real districtd, on two hosts that are one machine (pair.h).
+ */
+#include "pair.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define ROUNDS 10
+#define SKIP 77
+
+static void
+sleep_at_random(int limit_ms)
+{
+    g_usleep((gulong)g_random_int_range(0, limit_ms * 1000));
+}
+
+/* A process of the district that must be there. */
+static GPid
+process_of(Pair *pair, const Host *host, const char *path)
+{
+    gint64 pid = pair_number(pair, host, path);
+
+    if (pid <= 1)
+        rig_fail(pair->dir, "%s: shop has no %s", host->name, path);
+    return (GPid)pid;
+}
+
+/* ---- districtd itself ---- */
+
+static const char *const home_paths[] = {"processes.ckpt", "processes.net", "members.0.pid",
+                                         "members.1.pid"};
+
+static void
+test_home_daemon(void)
+{
+    Pair *pair = pair_new();
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    GPid before[G_N_ELEMENTS(home_paths)];
+
+    for (guint i = 0; i < G_N_ELEMENTS(home_paths); i++)
+        before[i] = process_of(pair, home, home_paths[i]);
+    for (int round = 0; round < ROUNDS; round++) {
+        sleep_at_random(200);
+        proc_kill(&home->daemon);
+        gint64 epoch = pair_number(pair, standby, "standby.committed_epoch");
+        pair_wait_progress(pair);
+        pair_wait_above(pair, standby, "standby.committed_epoch", epoch);
+        pair_daemon_start(pair, home);
+        pair_wait_protected(pair);
+        for (guint i = 0; i < G_N_ELEMENTS(home_paths); i++)
+            g_assert_cmpint(process_of(pair, home, home_paths[i]), ==, before[i]);
+    }
+    pair_check_output(pair, home);
+    pair_free(pair);
+}
+
+static void
+test_standby_daemon(void)
+{
+    Pair *pair = pair_new();
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    GPid before = process_of(pair, standby, "processes.standby");
+
+    for (int round = 0; round < ROUNDS; round++) {
+        sleep_at_random(200);
+        proc_kill(&standby->daemon);
+        gint64 epoch = pair_number(pair, home, "checkpointing.committed_epoch");
+        pair_wait_progress(pair);
+        pair_wait_above(pair, home, "checkpointing.committed_epoch", epoch);
+        pair_daemon_start(pair, standby);
+        pair_wait(pair, standby, "state", "standby");
+        g_assert_cmpint(process_of(pair, standby, "processes.standby"), ==, before);
+        pair_wait_protected(pair);
+    }
+    pair_check_output(pair, home);
+    pair_free(pair);
+}
+
+/* ---- What districtd keeps running ---- */
+
+typedef struct Victim {
+    gboolean at_standby;
+    const char *path;
+} Victim;
+
+static const Victim victims[] = {
+    {FALSE, "processes.net"},
+    {FALSE, "processes.ckpt"},
+    {TRUE, "processes.standby"},
+};
+
+static void
+kill_and_wait(Pair *pair, const Victim *victim)
+{
+    const Host *host = victim->at_standby ? pair_standby(pair) : pair_home(pair);
+    GPid pid = process_of(pair, host, victim->path);
+    gint64 deadline = g_get_monotonic_time() + RIG_LIMIT_MS * 1000;
+
+    kill(pid, SIGKILL);
+    for (gint64 now = pid; now <= 1 || now == pid; now = pair_number(pair, host, victim->path)) {
+        if (g_get_monotonic_time() > deadline)
+            rig_fail(pair->dir, "%s: %s was killed and not started again", host->name,
+                     victim->path);
+        g_usleep(10000);
+    }
+    pair_wait_progress(pair);
+    pair_wait_protected(pair);
+    /* Protected is not only a word: a whole epoch from now on arrives. */
+    gint64 epoch = pair_number(pair, pair_home(pair), "checkpointing.epoch");
+    pair_wait_above(pair, pair_standby(pair), "standby.committed_epoch", epoch);
+}
+
+static void
+test_helpers(void)
+{
+    Pair *pair = pair_new();
+    GPid members[PAIR_MEMBERS] = {process_of(pair, pair_home(pair), "members.0.pid"),
+                                  process_of(pair, pair_home(pair), "members.1.pid")};
+
+    for (int round = 0; round < ROUNDS; round++) {
+        sleep_at_random(200);
+        kill_and_wait(pair, &victims[(guint)round % G_N_ELEMENTS(victims)]);
+    }
+    g_assert_cmpint(process_of(pair, pair_home(pair), "members.0.pid"), ==, members[0]);
+    g_assert_cmpint(process_of(pair, pair_home(pair), "members.1.pid"), ==, members[1]);
+    pair_check_output(pair, pair_home(pair));
+    pair_free(pair);
+}
+
+/* ---- A member ---- */
+
+/* Kill an engine at home: the other host takes over by itself, under the next incarnation. */
+static void
+lose_member(Pair *pair)
+{
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    gint64 incarnation = pair_number(pair, home, "incarnation");
+    g_autofree char *path = g_strdup_printf("members.%d.pid", g_random_int_range(0, PAIR_MEMBERS));
+
+    kill(process_of(pair, home, path), SIGKILL);
+    pair_wait(pair, standby, "state", "running");
+    g_assert_cmpint(pair_number(pair, standby, "incarnation"), >, incarnation);
+    g_assert_true(pair_had_event(pair, home, "failed"));
+    pair_check_output(pair, home);
+    pair_wait(pair, home, "state", "superseded");
+    g_assert_cmpint(pair_number(pair, home, "members.0.pid"), ==, 0);
+    g_assert_cmpint(pair_number(pair, home, "members.1.pid"), ==, 0);
+    pair_swap(pair);
+    pair_wait_progress(pair);
+    pair_check_output(pair, pair_home(pair));
+}
+
+static void
+test_members(void)
+{
+    Pair *pair = pair_new();
+
+    for (int round = 0; round < ROUNDS; round++) {
+        sleep_at_random(200);
+        lose_member(pair);
+        const char *protect[] = {"protect", "shop", "--standby", pair_standby(pair)->name,
+                                 "--wait",  NULL};
+        pair_must(pair, pair_home(pair), protect);
+    }
+    pair_free(pair);
+}
+
+/* ---- Main ---- */
+
+/* The children of this process now. */
+static guint
+kill_children(void)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/task/%d/children", getpid());
+    g_autofree char *text = NULL;
+    guint n = 0;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL))
+        return 0;
+    g_auto(GStrv) words = g_strsplit(g_strstrip(text), " ", -1);
+    for (char **word = words; *word && **word; word++, n++)
+        kill((GPid)g_ascii_strtoll(*word, NULL, 10), SIGKILL);
+    return n;
+}
+
+/*
+ * What districtd starts outlives it, and so would outlive a test that fails. So the tests run in a
+ * child, and what they leave behind comes to this process, which ends it.
+ */
+static int
+guard_tests(pid_t tests)
+{
+    int status = 0, result = 1;
+    pid_t pid;
+
+    while ((pid = waitpid(-1, &status, 0)) > 0 || errno == EINTR) {
+        if (pid != tests)
+            continue;
+        result = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        break;
+    }
+    while (kill_children() > 0) {
+        while (waitpid(-1, NULL, WNOHANG) > 0)
+            ;
+        g_usleep(1000);
+    }
+    return result;
+}
+
+int
+main(int argc, char **argv)
+{
+    if (geteuid() != 0) {
+        g_print("1..0 # SKIP mount namespaces are needed: run as root\n");
+        return SKIP;
+    }
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    pid_t tests = fork();
+    if (tests != 0)
+        return guard_tests(tests);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/districtd/guests and protection go on while the home's districtd is away",
+                    test_home_daemon);
+    g_test_add_func("/districtd/guests and protection go on while the standby's districtd is away",
+                    test_standby_daemon);
+    g_test_add_func("/districtd/whichever helper is killed, protection returns by itself",
+                    test_helpers);
+    g_test_add_func("/districtd/the standby takes over by itself from a killed member",
+                    test_members);
+    return g_test_run();
+}
