@@ -7,6 +7,9 @@
  * protobuf merges concatenated messages. Interrupt controllers are read before the vCPUs, so that a
  * timer that fires in between is found in the local APIC rather than lost.
  *
+ * Devices are loaded after the vCPUs: one that drives its interrupt line then finds local APICs
+ * that keep what they are sent.
+ *
  * Restore has two halves. The first only checks: version, unknown fields, sizes, this machine's RAM
  * size, vCPUs and devices, this host's processor. It refuses without having changed anything. The
  * second loads; it fails only if the kernel or a device refuses a value.
@@ -14,6 +17,7 @@
 #include "vmm/state.h"
 
 #include "common/memfd.h"
+#include "vmm/devices/state.h"
 #include "vmm/vcpu.h"
 #include "vmm/vcpu_state.h"
 #include "vmm/vmgenid.h"
@@ -105,11 +109,11 @@ state_save(Machine *m, uint8_t *out, size_t capacity, size_t *len, GError **erro
 
 /* ---- Checking ---- */
 
-static gboolean
-state_refuse(const Machine *m, GError **error, const char *format, ...) G_GNUC_PRINTF(3, 4);
+static gboolean vm_state_refuse(const Machine *m, GError **error, const char *format, ...)
+    G_GNUC_PRINTF(3, 4);
 
 static gboolean
-state_refuse(const Machine *m, GError **error, const char *format, ...)
+vm_state_refuse(const Machine *m, GError **error, const char *format, ...)
 {
     g_autofree char *what = NULL;
     va_list args;
@@ -120,36 +124,6 @@ state_refuse(const Machine *m, GError **error, const char *format, ...)
     g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE, "%s: saved state refused: %s", m->name,
                 what);
     return FALSE;
-}
-
-/* Name of a message in msg's tree that has fields this version does not know, or NULL. */
-static const char *
-message_unknown(const ProtobufCMessage *msg)
-{
-    const ProtobufCMessageDescriptor *type = msg->descriptor;
-
-    if (msg->n_unknown_fields > 0)
-        return type->short_name;
-    for (unsigned i = 0; i < type->n_fields; i++) {
-        const ProtobufCFieldDescriptor *field = &type->fields[i];
-        const uint8_t *at = (const uint8_t *)msg + field->offset;
-        ProtobufCMessage *const *list = (ProtobufCMessage *const *)at;
-        size_t n = 1;
-
-        if (field->type != PROTOBUF_C_TYPE_MESSAGE)
-            continue;
-        if (field->label == PROTOBUF_C_LABEL_REPEATED) {
-            n = *(const size_t *)((const uint8_t *)msg + field->quantifier_offset);
-            list = *(ProtobufCMessage *const *const *)at;
-        }
-        for (size_t j = 0; j < n; j++) {
-            const char *found = list[j] == NULL ? NULL : message_unknown(list[j]);
-
-            if (found != NULL)
-                return found;
-        }
-    }
-    return NULL;
 }
 
 static const District__DeviceState *
@@ -173,20 +147,21 @@ state_devices_check(Machine *m, const District__VmState *state, GError **error)
         const District__DeviceState *saved = state_device_find(state, device);
 
         if (saved == NULL)
-            return state_refuse(m, error,
-                                "it has no device %s %u; start the member with the options it was "
-                                "saved with",
-                                device->ops->kind, device->instance);
+            return vm_state_refuse(
+                m, error,
+                "it has no device %s %u; start the member with the options it was "
+                "saved with",
+                device->ops->kind, device->instance);
         if (saved->version != device->ops->version)
-            return state_refuse(m, error, "device %s %u has version %u, this program reads %u",
-                                device->ops->kind, device->instance, saved->version,
-                                device->ops->version);
+            return vm_state_refuse(m, error, "device %s %u has version %u, this program reads %u",
+                                   device->ops->kind, device->instance, saved->version,
+                                   device->ops->version);
     }
     if (state->n_devices != m->devices->len)
-        return state_refuse(m, error,
-                            "it has %zu devices, this member %u; start the member with the "
-                            "options it was saved with",
-                            state->n_devices, m->devices->len);
+        return vm_state_refuse(m, error,
+                               "it has %zu devices, this member %u; start the member with the "
+                               "options it was saved with",
+                               state->n_devices, m->devices->len);
     return TRUE;
 }
 
@@ -197,22 +172,22 @@ state_check(Machine *m, const District__VmState *state, GError **error)
     g_autoptr(GError) why = NULL;
 
     if (state->version != STATE_VERSION)
-        return state_refuse(m, error, "version %u, this program reads %u", state->version,
-                            STATE_VERSION);
-    unknown = message_unknown(&state->base);
+        return vm_state_refuse(m, error, "version %u, this program reads %u", state->version,
+                               STATE_VERSION);
+    unknown = state_unknown_in(&state->base);
     if (unknown != NULL)
-        return state_refuse(m, error, "%s has fields that this program does not know", unknown);
+        return vm_state_refuse(m, error, "%s has fields that this program does not know", unknown);
     if (state->ram_size != m->ram_size)
-        return state_refuse(
+        return vm_state_refuse(
             m, error, "its RAM is %" G_GUINT64_FORMAT " bytes, this member's %" G_GUINT64_FORMAT,
             (guint64)state->ram_size, (guint64)m->ram_size);
     if (state->vcpu_count != m->vcpus->n || state->n_vcpus != m->vcpus->n)
-        return state_refuse(m, error, "it has %u vCPUs, this member %u", state->vcpu_count,
-                            m->vcpus->n);
+        return vm_state_refuse(m, error, "it has %u vCPUs, this member %u", state->vcpu_count,
+                               m->vcpus->n);
     if (state->vmgenid.len != VMGENID_BYTES)
-        return state_refuse(m, error, "its VM generation id is missing");
+        return vm_state_refuse(m, error, "its VM generation id is missing");
     if (!chip_state_check(state, &why))
-        return state_refuse(m, error, "%s", why->message);
+        return vm_state_refuse(m, error, "%s", why->message);
     for (unsigned i = 0; i < m->vcpus->n; i++) {
         if (!vcpu_state_check(&m->vcpus->vcpu[i], state->vcpus[i], error))
             return FALSE;
@@ -250,10 +225,11 @@ state_load(Machine *m, const District__VmState *state, int ram_fd, const uint8_t
         return FALSE;
     memcpy(m->vmgenid, state->vmgenid.data, VMGENID_BYTES);
     vcpus_job_start(m->vcpus, vcpu_state_restore, &restore);
+    if (!vcpus_job_finish(m->vcpus, error))
+        return FALSE;
     machine_lock(m);
     loaded = state_devices_load(m, state, error);
     machine_unlock(m);
-    loaded = vcpus_job_finish(m->vcpus, loaded ? error : NULL) && loaded;
     if (loaded && vmgenid != NULL)
         vmgenid_change(m, vmgenid);
     return loaded;
@@ -269,13 +245,13 @@ state_restore(Machine *m, const uint8_t *data, size_t len, int ram_fd, const uin
 
     g_return_val_if_fail(m->state == MACHINE_AWAITING_RESTORE && m->ram == NULL, FALSE);
     if (!memfd_check(ram_fd, m->ram_size, "guest RAM", &why)) {
-        state_refuse(m, error, "%s", why->message);
+        vm_state_refuse(m, error, "%s", why->message);
         g_error_free(why);
         return FALSE;
     }
     state = district__vm_state__unpack(NULL, len, data);
     if (state == NULL)
-        return state_refuse(m, error, "it is damaged (not a VmState message)");
+        return vm_state_refuse(m, error, "it is damaged (not a VmState message)");
     if (!state_check(m, state, error)) {
         district__vm_state__free_unpacked(state, NULL);
         return FALSE;

@@ -14,32 +14,34 @@ state_append(GByteArray *out, const ProtobufCMessage *msg)
     protobuf_c_message_pack(msg, out->data + start);
 }
 
-/* Depth of the check is bounded by the schema: our messages do not nest recursively. */
-static gboolean
-has_unknown_fields(const ProtobufCMessage *msg)
+/* Depth is bounded by the schema: our messages do not nest recursively. */
+const char *
+state_unknown_in(const ProtobufCMessage *msg)
 {
+    const ProtobufCMessageDescriptor *type = msg->descriptor;
+
     if (msg->n_unknown_fields > 0)
-        return TRUE;
-    for (unsigned i = 0; i < msg->descriptor->n_fields; i++) {
-        const ProtobufCFieldDescriptor *field = &msg->descriptor->fields[i];
-        const uint8_t *member = (const uint8_t *)msg + field->offset;
+        return type->short_name;
+    for (unsigned i = 0; i < type->n_fields; i++) {
+        const ProtobufCFieldDescriptor *field = &type->fields[i];
+        const uint8_t *at = (const uint8_t *)msg + field->offset;
+        ProtobufCMessage *const *list = (ProtobufCMessage *const *)at;
+        size_t n = 1;
 
         if (field->type != PROTOBUF_C_TYPE_MESSAGE)
             continue;
         if (field->label == PROTOBUF_C_LABEL_REPEATED) {
-            size_t n = *(const size_t *)((const uint8_t *)msg + field->quantifier_offset);
-            ProtobufCMessage *const *items = *(ProtobufCMessage *const *const *)member;
-            for (size_t k = 0; k < n; k++) {
-                if (has_unknown_fields(items[k]))
-                    return TRUE;
-            }
-        } else {
-            const ProtobufCMessage *item = *(ProtobufCMessage *const *)member;
-            if (item && has_unknown_fields(item))
-                return TRUE;
+            n = *(const size_t *)((const uint8_t *)msg + field->quantifier_offset);
+            list = *(ProtobufCMessage *const *const *)at;
+        }
+        for (size_t j = 0; j < n; j++) {
+            const char *found = list[j] == NULL ? NULL : state_unknown_in(list[j]);
+
+            if (found != NULL)
+                return found;
         }
     }
-    return FALSE;
+    return NULL;
 }
 
 ProtobufCMessage *
@@ -52,7 +54,7 @@ state_parse(const char *kind, const ProtobufCMessageDescriptor *type, const uint
         state_refuse(error, kind, "%zu bytes are not a %s", len, type->name);
         return NULL;
     }
-    if (has_unknown_fields(msg)) {
+    if (state_unknown_in(msg) != NULL) {
         protobuf_c_message_free_unpacked(msg, NULL);
         state_refuse(error, kind,
                      "it has fields that this version does not know; load it with the version "

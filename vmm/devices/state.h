@@ -20,6 +20,9 @@ GQuark device_error_quark(void);
 /* Append msg, packed, to out. */
 void state_append(GByteArray *out, const ProtobufCMessage *msg);
 
+/* Name of a message in msg's tree that has fields this build does not know, or NULL. */
+const char *state_unknown_in(const ProtobufCMessage *msg);
+
 /*
  * Unpack the state of a device. A message that does not parse, or has fields this build does not
  * know, is refused; kind names the device in the error. Free with
