@@ -28,6 +28,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -35,8 +36,9 @@
 #define STATUS_ERROR 1
 #define STATUS_NO_RESET 3
 
-/* What a reset hands on: the numbers of MemberHandover, in its order. */
+/* What a reset hands on: the numbers of MemberHandover, in its order, and the VM generation id. */
 #define INHERIT_ENV "DISTRICT_VMM_INHERIT"
+#define INHERIT_VMGENID_ENV "DISTRICT_VMM_INHERIT_VMGENID"
 /* How long a client may take to learn that the guest has powered off. */
 #define SHUTDOWN_LINGER_MS 2000
 
@@ -60,6 +62,22 @@ vmm_quit(Vmm *vmm, int status)
 
 /* ---- Reset ---- */
 
+/* A reboot is no reason for another id, be it of the options or given at a restore. */
+static void
+vmgenid_inherit_read(Vmm *vmm)
+{
+    g_autofree guchar *id = NULL;
+    const char *text = g_getenv(INHERIT_VMGENID_ENV);
+    gsize len = 0;
+
+    if (text != NULL)
+        id = g_base64_decode(text, &len);
+    if (len != VMGENID_BYTES)
+        return;
+    memcpy(vmm->options.vmgenid, id, VMGENID_BYTES);
+    vmm->options.has_vmgenid = true;
+}
+
 static void
 inherit_read(Vmm *vmm)
 {
@@ -82,12 +100,15 @@ inherit_read(Vmm *vmm)
         for (size_t i = 0; i < G_N_ELEMENTS(fds); i++)
             fcntl(fds[i], F_SETFD, FD_CLOEXEC);
     }
+    vmgenid_inherit_read(vmm);
     g_unsetenv(INHERIT_ENV);
+    g_unsetenv(INHERIT_VMGENID_ENV);
 }
 
 static gboolean
-inherit_write(const MemberHandover *h)
+inherit_write(const MemberHandover *h, const uint8_t vmgenid[VMGENID_BYTES])
 {
+    g_autofree char *id = g_base64_encode(vmgenid, VMGENID_BYTES);
     const int fds[] = {h->ram, h->bitmap, h->state, h->listen, h->client};
     g_autofree char *text =
         g_strdup_printf("%d,%d,%d,%d,%d,%d,%d,%d,%" PRIu64, h->ram, h->bitmap, h->state, h->listen,
@@ -97,7 +118,7 @@ inherit_write(const MemberHandover *h)
         if (fds[i] >= 0 && fcntl(fds[i], F_SETFD, 0) < 0)
             return FALSE;
     }
-    return g_setenv(INHERIT_ENV, text, TRUE);
+    return g_setenv(INHERIT_VMGENID_ENV, id, TRUE) && g_setenv(INHERIT_ENV, text, TRUE);
 }
 
 /* Does not return if it works. */
@@ -119,7 +140,7 @@ vmm_reset(Vmm *vmm)
     /* Empty RAM: the kernel's own way of giving back all pages of a memfd. */
     if (fallocate(handover.ram, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
                   (off_t)vmm->machine->ram_size) == 0 &&
-        inherit_write(&handover))
+        inherit_write(&handover, vmm->machine->vmgenid))
         execv("/proc/self/exe", vmm->argv);
     g_warning("cannot start anew after a guest reset: %s", g_strerror(errno));
     vmm_quit(vmm, STATUS_NO_RESET);

@@ -282,6 +282,36 @@ test_reset_boots_anew(void)
 }
 
 static void
+guest_vmgenid(const Rig *rig, uint8_t id[16])
+{
+    g_assert_cmpint(pread(rig->ram_fd, id, 16, 0xF0000), ==, 16);
+}
+
+static void
+test_reset_keeps_generation_id(void)
+{
+    Rig *rig = rig_start_guest("pages=4 rounds=20 end=reset", "--paused");
+    gint64 limit = g_get_monotonic_time() + 10 * G_USEC_PER_SEC;
+    uint8_t before[16], after[16];
+
+    rig_connect(rig);
+    guest_vmgenid(rig, before);
+    rig_resume(rig);
+    for (;;) {
+        g_autofree char *text = rig_debugcon(rig);
+
+        if (count(text, "ready") >= 2)
+            break;
+        g_assert_cmpint(g_get_monotonic_time(), <, limit);
+        g_usleep(500);
+    }
+    rig_pause(rig, FALSE);
+    guest_vmgenid(rig, after);
+    g_assert_cmpmem(before, 16, after, 16);
+    rig_free(rig);
+}
+
+static void
 test_reset_of_restored_guest(void)
 {
     Rig *from = rig_start_guest("pages=4 rounds=20 end=reset", "--paused");
@@ -344,6 +374,7 @@ main(int argc, char **argv)
     g_test_add_func("/member/power-off is told to the client", test_power_off_is_told);
     g_test_add_func("/member/a reset boots the guest anew on the same connection",
                     test_reset_boots_anew);
+    g_test_add_func("/member/a reset keeps the VM generation id", test_reset_keeps_generation_id);
     g_test_add_func("/member/a restored guest without a kernel ends with status 3 on reset",
                     test_reset_of_restored_guest);
     g_test_add_func("/member/QUIT ends the process", test_quit);
