@@ -173,6 +173,9 @@ control_client_gone(Control *control, int client)
     if (control->cutter != client)
         return;
     control->cutter = -1;
-    if (switch_cut_epoch(control->sw))
-        switch_cut_abort(control->sw, switch_cut_epoch(control->sw), NULL);
+    guint64 epoch = switch_cut_epoch(control->sw);
+    if (epoch == 0)
+        return;
+    g_warning("cut of epoch %" G_GUINT64_FORMAT " abandoned: its client is gone", epoch);
+    switch_cut_abort(control->sw, epoch, NULL);
 }
