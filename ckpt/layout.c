@@ -2,6 +2,8 @@
 /* Unpacking and checking of the protobuf messages in a checkpoint stream or file. */
 #include "ckpt/layout.h"
 
+#include "common/pbmsg.h"
+
 #include <string.h>
 
 /* Memory an unpacked message may take: structs and pointers beside the bytes it carries. */
@@ -23,33 +25,13 @@ static gboolean G_GNUC_PRINTF(2, 3) damaged(GError **error, const char *format, 
 
 /* ---- Unpacking ---- */
 
-static void *
-budget_alloc(void *budget, size_t size)
-{
-    size_t *left = budget;
-
-    if (size > *left)
-        return NULL;
-    *left -= size;
-    return malloc(size);
-}
-
-static void
-budget_free(void *budget, void *block)
-{
-    (void)budget;
-    free(block);
-}
-
 ProtobufCMessage *
 layout_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len,
               const char *what, GError **error)
 {
     size_t budget = len + UNPACK_BASE + MIN(len * UNPACK_FACTOR, UNPACK_EXTRA_MAX);
-    ProtobufCAllocator allocator = {budget_alloc, budget_free, &budget};
-    ProtobufCMessage *message = protobuf_c_message_unpack(type, &allocator, len, data);
+    ProtobufCMessage *message = pbmsg_unpack(type, data, len, budget);
 
-    /* The default allocator is malloc and free too, so the message outlives this one. */
     if (message == NULL)
         damaged(error, "damaged %s: it does not parse", what);
     return message;

@@ -2,6 +2,8 @@
 /* protobuf-c messages over fdmsg sockets. */
 #include "common/pbmsg.h"
 
+#include <stdlib.h>
+
 gboolean
 pbmsg_send(int fd, const ProtobufCMessage *msg, const int *fds, guint n_fds, int timeout_ms,
            GError **error)
@@ -35,4 +37,33 @@ pbmsg_recv(int fd, const ProtobufCMessageDescriptor *type, int *fds, guint *n_fd
                     type->short_name);
     }
     return msg;
+}
+
+/* ---- Unpacking what strangers have packed ---- */
+
+static void *
+budget_alloc(void *budget, size_t size)
+{
+    size_t *left = budget;
+
+    if (size > *left)
+        return NULL;
+    *left -= size;
+    return malloc(size);
+}
+
+static void
+budget_free(void *budget, void *block)
+{
+    (void)budget;
+    free(block);
+}
+
+ProtobufCMessage *
+pbmsg_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len, size_t budget)
+{
+    ProtobufCAllocator allocator = {budget_alloc, budget_free, &budget};
+
+    /* The default allocator is malloc and free too, so the message outlives this one. */
+    return protobuf_c_message_unpack(type, &allocator, len, data);
 }

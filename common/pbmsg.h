@@ -19,4 +19,9 @@ gboolean pbmsg_send(int fd, const ProtobufCMessage *msg, const int *fds, guint n
 ProtobufCMessage *pbmsg_recv(int fd, const ProtobufCMessageDescriptor *type, int *fds, guint *n_fds,
                              int timeout_ms, GError **error);
 
+/* Unpack, taking budget bytes of memory at most: a few bytes of empty submessages can ask for a lot
+ * of it. NULL if it does not parse or takes more. Free with protobuf_c_message_free_unpacked. */
+ProtobufCMessage *pbmsg_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data,
+                               size_t len, size_t budget);
+
 #endif

@@ -5,13 +5,18 @@
  * Saving points into the switch's own memory and packs that. Loading checks everything before it
  * changes anything: a state is loaded whole or refused.
  */
+#include "common/pbmsg.h"
 #include "netproxy/switch-priv.h"
 #include "netstate.pb-c.h"
 
 #include <string.h>
 
 #define NETSTATE_VERSION 1
-#define NETSTATE_BYTES_MAX (256 * 1024 * 1024)
+/* What district-ckpt takes of a cut. */
+#define NETSTATE_BYTES_MAX (32 * 1024 * 1024)
+/* Memory that unpacking may take beside the bytes: a flow takes about ten times what it has. */
+#define NETSTATE_STRUCTS_BASE (64 * 1024)
+#define NETSTATE_STRUCTS_FACTOR 16
 
 /* --- Saving --- */
 
@@ -351,8 +356,12 @@ netstate_check_legal(const Switch *sw, guint64 incarnation, GError **error)
 static District__NetState *
 netstate_unpack(Switch *sw, const guint8 *data, gsize len, GError **error)
 {
-    District__NetState *state =
-        len > NETSTATE_BYTES_MAX ? NULL : district__net_state__unpack(NULL, len, data);
+    size_t budget = len + NETSTATE_STRUCTS_BASE + len * NETSTATE_STRUCTS_FACTOR;
+    District__NetState *state = NULL;
+
+    if (len <= NETSTATE_BYTES_MAX)
+        state =
+            (District__NetState *)pbmsg_unpack(&district__net_state__descriptor, data, len, budget);
 
     if (!state) {
         g_set_error(error, SWITCH_ERROR, SWITCH_ERROR_STATE,

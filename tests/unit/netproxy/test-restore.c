@@ -118,6 +118,28 @@ test_refused(void)
     g_assert_false(switch_restore(wire->sw, state, len, FALSE, 2, NULL)); /* twice */
 }
 
+static void
+test_second_port(void)
+{
+    g_autoptr(Wire) wire = wire_new(2, FALSE);
+    g_autoptr(GError) error = NULL;
+    gsize len;
+    g_autofree guint8 *state = saved_state(&len);
+    District__NetState *unpacked = district__net_state__unpack(NULL, len, state);
+    District__NetStatePort **ports = unpacked->ports;
+    District__NetStatePort *three[] = {ports[0], ports[1], ports[0]};
+
+    unpacked->ports = three;
+    unpacked->n_ports = G_N_ELEMENTS(three);
+    g_autofree guint8 *packed = g_malloc(district__net_state__get_packed_size(unpacked));
+    gsize packed_len = district__net_state__pack(unpacked, packed);
+    unpacked->ports = ports;
+    unpacked->n_ports = 2;
+    district__net_state__free_unpacked(unpacked, NULL);
+    g_assert_false(switch_restore(wire->sw, packed, packed_len, FALSE, 2, &error));
+    g_assert_nonnull(strstr(error->message, "member a"));
+}
+
 /* Whatever byte is damaged: refused or loaded, but nothing worse (run this with sanitizers). */
 static void
 test_damaged(void)
@@ -295,6 +317,7 @@ main(int argc, char **argv)
                     test_frames_again);
     g_test_add_func("/restore/a flow is saved as it was when its member was cut", test_flow_at_cut);
     g_test_add_func("/restore/a foreign, older, torn or second state is refused", test_refused);
+    g_test_add_func("/restore/a second port of a member is refused", test_second_port);
     g_test_add_func("/restore/a damaged state does no harm", test_damaged);
     g_test_add_func("/restore/the answer of a dead flow's end names the RST it gets",
                     test_exact_answer);
