@@ -44,7 +44,7 @@ checkpoint_request(Coordinator *c, ControlRequest *request)
                          .n_pages_of = c->n_pages_of,
                          .wire_index = wire_index,
                          .n_members = c->n_members};
-    c->file = target_new(c, sink_new(&config), false);
+    c->file = target_new(c, sink_new(&config));
     c->file->request = request;
 }
 

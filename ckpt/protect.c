@@ -115,7 +115,7 @@ protect_connect(Coordinator *c)
                          .n_pages_of = c->n_pages_of,
                          .wire_index = wire_index,
                          .n_members = c->n_members};
-    c->stream = target_new(c, sink_new(&config), true);
+    c->stream = target_new(c, sink_new(&config));
 }
 
 static const char *

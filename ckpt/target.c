@@ -8,12 +8,11 @@
 #include <unistd.h>
 
 Target *
-target_new(Coordinator *c, Sink *sink, bool is_stream)
+target_new(Coordinator *c, Sink *sink)
 {
     Target *target = g_new0(Target, 1);
 
     target->sink = sink;
-    target->is_stream = is_stream;
     target->n_members = c->n_members;
     target->words = g_new0(size_t, c->n_members);
     for (uint32_t i = 0; i < c->n_members; i++)

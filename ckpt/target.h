@@ -42,7 +42,6 @@ typedef enum {
 typedef struct Target {
     Sink *sink;
     TargetPhase phase;
-    bool is_stream;
     uint64_t number; /* of its full epoch */
     uint32_t n_members;
     size_t *words;
@@ -52,12 +51,11 @@ typedef struct Target {
     size_t at_word;
     unsigned passes;
     uint64_t left_before;    /* pending at the end of the pass before */
-    uint64_t cut_number;     /* of the cut that completed it */
     ControlRequest *request; /* file: to be answered; owned */
 } Target;
 
 /* Around sink (taken over). */
-Target *target_new(struct Coordinator *c, Sink *sink, bool is_stream);
+Target *target_new(struct Coordinator *c, Sink *sink);
 /* Release the sink too; flush as in sink_release. */
 void target_free(Target *target, bool flush);
 
