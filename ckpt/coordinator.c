@@ -314,6 +314,11 @@ coordinator_connect(Coordinator *c, const CoordinatorConfig *config, int connect
     for (uint32_t i = 0; i < c->n_members; i++)
         c->members[i] = member_new(config->member_names[i], config->member_paths[i]);
     for (uint32_t i = 0; i < c->n_members; i++) {
+        if (strcmp(config->member_paths[i], MEMBER_PATH_OFF) == 0) {
+            c->members[i]->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
+            c->n_pages_of[i] = 1;
+            continue;
+        }
         if (!member_connect(c->members[i], connect_ms, error))
             return FALSE;
         c->n_pages_of[i] = c->members[i]->n_pages;

@@ -77,15 +77,15 @@ life_layout_fits(const Member *m, const District__CutMember *saved, GError **err
     return FALSE;
 }
 
-/* Index of each member in image; the sets must be the same. */
+/* Not in the image: its guest had powered itself off. */
+#define IMAGE_WITHOUT UINT32_MAX
+
+/* Index of each member in image, or IMAGE_WITHOUT; all in the image must be members. */
 static gboolean
 life_match(Coordinator *c, const Image *image, uint32_t *index_of, GError **error)
 {
-    if (image->n_members != c->n_members) {
-        g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
-                    "the image has %u members, the district %u", image->n_members, c->n_members);
-        return FALSE;
-    }
+    uint32_t found = 0;
+
     if (strcmp(image->cut->district, c->district) != 0) {
         g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED, "the image is of district '%s'",
                     image->cut->district);
@@ -96,16 +96,20 @@ life_match(Coordinator *c, const Image *image, uint32_t *index_of, GError **erro
         while (k < image->n_members &&
                strcmp(image->cut->members[k]->name, c->members[i]->name) != 0)
             k++;
-        if (k == image->n_members) {
-            g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED, "the image has no member %s",
-                        c->members[i]->name);
-            return FALSE;
-        }
+        index_of[i] = k < image->n_members ? k : IMAGE_WITHOUT;
+        if (index_of[i] == IMAGE_WITHOUT)
+            continue;
         if (!life_layout_fits(c->members[i], image->cut->members[k], error))
             return FALSE;
-        index_of[i] = k;
+        found++;
     }
-    return TRUE;
+    if (found == image->n_members)
+        return TRUE;
+    g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
+                "the image has %u members, of which the district knows %u: use the definition it "
+                "was saved with",
+                image->n_members, found);
+    return FALSE;
 }
 
 static gboolean
@@ -129,8 +133,10 @@ life_restore_members(Coordinator *c, const Image *image, const uint32_t *index_o
     bool *asked = g_newa0(bool, c->n_members);
     GError *first = NULL;
 
-    for (uint32_t i = 0; i < c->n_members && !first; i++)
-        asked[i] = life_restore_send(c->members[i], image, index_of[i], &first);
+    for (uint32_t i = 0; i < c->n_members && !first; i++) {
+        if (index_of[i] != IMAGE_WITHOUT)
+            asked[i] = life_restore_send(c->members[i], image, index_of[i], &first);
+    }
     for (uint32_t i = 0; i < c->n_members; i++) {
         if (asked[i])
             member_collect_restore(c->members[i], first ? NULL : &first);
@@ -161,6 +167,10 @@ life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t i
         /* Some may have loaded it, others not: nothing may run from here. */
         members_fail_district(c, "the image could not be loaded into all members");
         return FALSE;
+    }
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (index_of[i] == IMAGE_WITHOUT)
+            members_leave_off(c, c->members[i]);
     }
     c->incarnation = incarnation;
     numbers_skip_to(c, MAX(image->cut->epoch, image->cut->cut));

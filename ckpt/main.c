@@ -22,7 +22,7 @@ static const GOptionEntry options[] = {
     {"net", 0, 0, G_OPTION_ARG_FILENAME, &opt_net,
      "Control socket of district-net, or 'none' for a district without network", "PATH"},
     {"member", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &opt_members,
-     "A member and the socket of its engine; once per member", "NAME=PATH"},
+     "A member and the socket of its engine, or \"off\"; once per member", "NAME=PATH"},
     {"pki", 0, 0, G_OPTION_ARG_FILENAME, &opt_pki, "Directory of this host's certificates", "DIR"},
     {"definition", 0, 0, G_OPTION_ARG_FILENAME, &opt_definition, "The .district file", "FILE"},
     {"incarnation", 0, 0, G_OPTION_ARG_INT64, &opt_incarnation,

@@ -52,6 +52,8 @@ typedef struct Member {
     int64_t sent_ns; /* when the outstanding request went out */
 } Member;
 
+/* In place of a socket path: the guest has powered itself off, there is no engine. */
+#define MEMBER_PATH_OFF "off"
 Member *member_new(const char *name, const char *path);
 void member_free(Member *member);
 

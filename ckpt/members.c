@@ -125,14 +125,29 @@ members_fail_district(Coordinator *c, const char *why)
     g_warning("the district has failed: %s", why);
 }
 
+static void
+members_mark_off(Coordinator *c, Member *member)
+{
+    member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
+    member_disconnect(member);
+    coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF, member->name, "", 0);
+}
+
+void
+members_leave_off(Coordinator *c, Member *member)
+{
+    g_message("member %s: was off at the checkpoint, and stays off", member->name);
+    if (member_send_quit(member, NULL))
+        member_collect_quit(member, QUIT_TIMEOUT_MS, NULL);
+    members_mark_off(c, member);
+}
+
 /* A guest powered itself off: the others go on without it. */
 static void
 members_off(Coordinator *c, Member *member)
 {
     g_message("member %s: the guest powered itself off", member->name);
-    member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
-    member_disconnect(member);
-    coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF, member->name, "", 0);
+    members_mark_off(c, member);
     checkpoint_fail(c, "a member powered itself off while the checkpoint was being taken");
     if (members_on(c, NULL) > 0) {
         protect_restart(c, "a member powered itself off");

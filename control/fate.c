@@ -295,6 +295,12 @@ member_exited(District *d, const char *member, int status)
 static void
 exited_while_busy(District *d, const RunProcess *p, int status)
 {
+    /* A guest that powers itself off at once, or was off in the image that is being run. */
+    if (d->job != NULL && strcmp(p->kind, "vmm") == 0 && status == 0) {
+        g_hash_table_add(d->members_off, g_strdup(p->member));
+        daemon_event(d->daemon, "member-off", d->name, "member %s is off", p->member);
+        return;
+    }
     if (d->job != NULL)
         job_fail_new(d->job, CONTROL_ERROR_FAILED,
                      "%s: district-%s%s%s ended (status %d)%s: look into %s.log", d->name, p->kind,

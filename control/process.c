@@ -206,7 +206,9 @@ spawn_ckpt(District *d, GError **error)
     add(argv, "--net", district_run_path(d, "net.sock"));
     for (guint i = 0; i < d->definition->members->len; i++) {
         const DefinitionMember *m = d->definition->members->pdata[i];
-        g_autofree char *socket = district_member_path(d, m->name, ".member.sock");
+        gboolean off = g_hash_table_contains(d->members_off, m->name);
+        g_autofree char *socket =
+            off ? g_strdup("off") : district_member_path(d, m->name, ".member.sock");
         add(argv, "--member", g_strdup_printf("%s=%s", m->name, socket));
     }
     add(argv, "--pki", g_strdup(config->pki_dir));

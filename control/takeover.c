@@ -119,7 +119,8 @@ on_activated(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
     District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
     District__CkptStartImageRequest start = DISTRICT__CKPT_START_IMAGE_REQUEST__INIT;
 
-    if (reply == NULL || n_fds != job->district->definition->members->len + 1) {
+    /* A member whose guest had powered itself off is not in it. */
+    if (reply == NULL || n_fds < 2 || n_fds > job->district->definition->members->len + 1) {
         job_fail_new(job, CONTROL_ERROR_FAILED,
                      "%s: district-standby gave an image of %u descriptors for %u members",
                      job->district->name, n_fds, job->district->definition->members->len);

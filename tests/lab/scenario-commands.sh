@@ -48,9 +48,23 @@ within 40 eval 'dst h1 show shop --json | has "\"off\":true"' || true
 claim "a member that powers itself off is shown as off; the other runs on" \
 	"$(dst h1 show shop | grep Member)" \
 	eval 'dst h1 show shop --json | has "\"off\":true" && test "$(redis h1 PING)" = +PONG'
+# The district goes on without it: district-ckpt killed, then the host lost.
+protect_shop h1 h2
+on h1 pkill -KILL -x district-ckpt
+within 10 eval '! is h1 shop protection protected' || true
+within 60 is h1 shop protection protected || true
+claim "a killed district-ckpt comes back beside a member that is off" "$(dst h1 show shop | grep Protection)" \
+	is h1 shop protection protected
 claim "events tell the story" "$(dst h1 events | tail -n 4)" eval 'dst h1 events | has shop'
-dst h1 stop shop || die "stop failed"
-claim "a district can be removed, and is gone" "$(dst h1 destroy shop)" eval '! dst h1 show shop'
+power-off h1
+FAILED_OVER=$(dst h2 failover shop 2>&1) || true
+claim "a district with a member that is off fails over without it" "$FAILED_OVER" \
+	eval 'is h2 shop state running && test "$(redis h2 PING)" = +PONG &&
+		dst h2 show shop --json | has "\"off\":true"'
+power-on h1
+start_daemon h1
+within 30 is h1 shop state superseded || true
+claim "a district can be removed, and is gone" "$(dst h1 destroy shop 2>&1 || true)" eval '! dst h1 show shop'
 out=$(dst h1 rollback shop 2>&1 || true)
 claim "a verb of a later version says so" "$out" eval '! dst h1 rollback shop && has "not available in this version" <<<"$out"'
 claims_end commands
