@@ -5,9 +5,11 @@
  * doing.
  *
  *   home     all members and district-ckpt there: what district-ckpt says decides; one of
- *            district-net and district-ckpt missing: started again; a member missing: failed as a
- * unit standby  district-standby there: connected to; else started again. Members that run already
- * mean that a take-over was done but not written down none     nothing may run
+ *            district-net and district-ckpt missing: started again; a member missing: failed as
+ *            a unit. A member that run.json does not list had powered itself off before
+ *   standby  district-standby there: connected to; else started again. Members that run already
+ *            mean that a take-over was done but not written down
+ *   none     nothing may run
  */
 #include "control/daemon.h"
 #include "ckpt.pb-c.h"
@@ -17,12 +19,28 @@
 #define CKPT_TIMEOUT_MS 30000
 
 typedef struct Found {
-    guint members;
+    guint members; /* that live */
+    guint listed;  /* in run.json */
     gboolean net;
     gboolean ckpt;
     gboolean standby;
-    gboolean listed; /* run.json had members */
 } Found;
+
+/* Which members does run.json not list? An engine is struck off it when its guest goes. */
+static void
+note_members_off(District *d, GPtrArray *processes)
+{
+    for (guint i = 0; i < d->definition->members->len; i++) {
+        const DefinitionMember *m = d->definition->members->pdata[i];
+        gboolean listed = FALSE;
+        for (guint k = 0; k < processes->len; k++) {
+            const RunProcess *p = processes->pdata[k];
+            listed |= strcmp(p->kind, "vmm") == 0 && g_strcmp0(p->member, m->name) == 0;
+        }
+        if (!listed)
+            g_hash_table_add(d->members_off, g_strdup(m->name));
+    }
+}
 
 static Found
 adopt_processes(District *d)
@@ -38,7 +56,7 @@ adopt_processes(District *d)
         const RunProcess *p = processes->pdata[i];
         Child *child = child_adopt(p, process_exited, d);
         gboolean member = strcmp(p->kind, "vmm") == 0;
-        found.listed |= member;
+        found.listed += member ? 1 : 0;
         if (child == NULL)
             continue;
         g_ptr_array_add(d->children, child);
@@ -47,6 +65,8 @@ adopt_processes(District *d)
         found.ckpt |= strcmp(p->kind, "ckpt") == 0;
         found.standby |= strcmp(p->kind, "standby") == 0;
     }
+    if (found.listed > 0)
+        note_members_off(d, processes);
     return found;
 }
 
@@ -164,14 +184,14 @@ ask_ckpt(District *d)
 static void
 adopt_home(District *d, const Found *found)
 {
-    if (found->members == 0 && !found->listed) {
+    if (found->listed == 0) {
         processes_end(d, TRUE, NULL);
         d->state = STATE_STOPPED;
         return;
     }
     /* So that a process which ends from now on is treated as one of a running district. */
     d->state = d->record.ended_incarnation != 0 ? STATE_HANDED_OVER : STATE_RUNNING;
-    if (found->members < d->definition->members->len) {
+    if (found->members < found->listed) {
         district_fail(d, "members ended while districtd was away");
         return;
     }
@@ -192,7 +212,8 @@ adopt_standby(District *d, const Found *found)
     g_autoptr(GError) error = NULL;
 
     /* They may run already: until that is known, nobody is told that they do not. */
-    gboolean complete = found->members == d->definition->members->len && found->ckpt && found->net;
+    gboolean complete =
+        found->listed > 0 && found->members == found->listed && found->ckpt && found->net;
     d->state = complete ? STATE_ACTIVATING : STATE_STANDBY;
     if (complete)
         ask_ckpt(d);

@@ -9,8 +9,8 @@
  * (colour N) and members that have not (a lower colour). Two rules make the cut consistent:
  *
  *  - From CutBegin until a member is cut, nothing is delivered to it. So whatever it has received
- * by then it has received from members that had not been cut when they sent it, and no frame lies
- * in its socket that its state does not account for. Frames for it wait in its queue.
+ *    by then it has received from members that had not been cut when they sent it, and no frame
+ *    lies in its socket that its state does not account for. Frames for it wait in its queue.
  *  - A frame of a lower colour than N that has not been delivered when its receiver is cut is in
  *    flight at the cut. It is recorded, and delivered too.
  *
