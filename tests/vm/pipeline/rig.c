@@ -303,12 +303,14 @@ rig_net_stop(Rig *rig)
 void
 rig_ckpt_start(Rig *rig, const char *const *members, uint64_t incarnation)
 {
-    g_autofree char *socket = g_strdup_printf("%s/ckpt.%u", rig->dir, ++rig->ckpt_generation);
+    g_autofree char *socket = g_build_filename(rig->dir, "ckpt.sock", NULL);
     g_autofree char *inc = g_strdup_printf("%" G_GUINT64_FORMAT, incarnation);
     g_autofree char *definition = g_build_filename(rig->dir, "shop.district", NULL);
     g_autoptr(GPtrArray) argv = g_ptr_array_new();
 
-    g_assert_true(g_file_set_contents(definition, "[District]\nName=shop\n", -1, NULL));
+    unlink(socket);
+    if (!g_file_test(definition, G_FILE_TEST_EXISTS))
+        g_assert_true(g_file_set_contents(definition, "[District]\nName=shop\n", -1, NULL));
     const char *fixed[] = {g_getenv("DISTRICT_CKPT"),
                            "--name",
                            DISTRICT,

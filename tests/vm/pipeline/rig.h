@@ -84,7 +84,6 @@ typedef struct Rig {
     GThread *acceptor;
     gint stopping;
     GMutex standby_lock; /* guards standby_ctl.fd against the acceptor */
-    guint ckpt_generation;
 } Rig;
 
 Rig *rig_new(void);
