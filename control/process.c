@@ -155,6 +155,13 @@ open_outside(const District *d, GError **error)
     return tap_open(name, d->definition->bridge, error);
 }
 
+/* In place of one that died: with output commit its successor lets nothing out before it is told. */
+static gboolean
+net_must_hold(const District *d)
+{
+    return d->state == STATE_RUNNING && d->record.protect && d->record.output_commit;
+}
+
 static gboolean
 spawn_net(District *d, GError **error)
 {
@@ -175,6 +182,11 @@ spawn_net(District *d, GError **error)
     if (tap >= 0)
         add(argv, "--tap-fd", g_strdup_printf("%d", tap));
     add(argv, "--incarnation", g_strdup_printf("%" G_GUINT64_FORMAT, d->incarnation));
+    /* In place of one that may have held output: district-ckpt will say whether to go on so. */
+    if (d->state == STATE_RUNNING && d->record.protect)
+        add(argv, "--hold", NULL);
+    if (net_must_hold(d))
+        add(argv, "--hold", NULL);
     gboolean good = spawn(d, "net", NULL, argv, tap, error) != NULL;
     if (tap >= 0)
         close(tap);

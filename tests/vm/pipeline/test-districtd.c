@@ -119,6 +119,22 @@ kill_and_wait(Pair *pair, const Victim *victim)
     pair_wait_above(pair, pair_standby(pair), "standby.committed_epoch", epoch);
 }
 
+/* Nothing may slip out of a switch that takes the place of one that held output. */
+static void
+test_net_holds(void)
+{
+    Pair *pair = pair_new();
+    g_autofree char *command = NULL;
+    gsize len;
+
+    kill_and_wait(pair, &victims[0]);
+    g_autofree char *path =
+        g_strdup_printf("/proc/%d/cmdline", process_of(pair, pair_home(pair), "processes.net"));
+    g_assert_true(g_file_get_contents(path, &command, &len, NULL));
+    g_assert_nonnull(memmem(command, len, "--hold", sizeof("--hold")));
+    pair_free(pair);
+}
+
 static void
 test_helpers(void)
 {
@@ -235,6 +251,8 @@ main(int argc, char **argv)
                     test_standby_daemon);
     g_test_add_func("/districtd/whichever helper is killed, protection returns by itself",
                     test_helpers);
+    g_test_add_func("/districtd/a switch started again holds output from the start",
+                    test_net_holds);
     g_test_add_func("/districtd/the standby takes over by itself from a killed member",
                     test_members);
     return g_test_run();
