@@ -87,14 +87,14 @@ lose_host()
 inside_claims()
 {
 	local from=$1 to=$2 first db final port
-	first=$(console "$to" app | sed -n 's/^app: acked \([0-9]*\)$/\1/p' | head -n 1)
+	first=$(console "$to" app | sed -n 's/.*app: acked \([0-9]*\)$/\1/p' | head -n 1)
 	claim "app went on counting where the checkpoint was" \
 		"$from printed up to $BEFORE_ACKED or a little more; the first value printed on $to is $first" \
 		test "$first" -gt $((BEFORE_ACKED - 2000)) -a "$first" -gt 1
 	redis "$to" "SET stop 1" >/dev/null
 	within 30 console_has "$to" app 'app: final' || die "app does not stop: $(console "$to" app | tail -n 3)"
-	final=$(console "$to" app | sed -n 's/^app: final \([0-9]*\) port.*/\1/p' | tail -n 1)
-	port=$(console "$to" app | sed -n 's/^app: final [0-9]* port \([0-9]*\)$/\1/p' | tail -n 1)
+	final=$(console "$to" app | sed -n 's/.*app: final \([0-9]*\) port.*/\1/p' | tail -n 1)
+	port=$(console "$to" app | sed -n 's/.*app: final [0-9]* port \([0-9]*\)$/\1/p' | tail -n 1)
 	db=$(redis "$to" "GET counter")
 	claim "the connection between app and db carried on, with the same ports and no reconnect" \
 		"local port $APP_PORT before, $port after; 'connection lost' printed on $to: $(console "$to" app | grep -c 'connection lost') times" \
@@ -117,7 +117,7 @@ note "starting district shop on h1: db and app"
 start_shop h1
 console h1 app | grep -E 'ready|connected' | sed 's/^/# console of app: /'
 # The one connection app makes in all of this: its console on later hosts does not announce another.
-APP_PORT=$(console h1 app | sed -n 's/^app: connected port \([0-9]*\)$/\1/p' | tail -n 1)
+APP_PORT=$(console h1 app | sed -n 's/.*app: connected port \([0-9]*\)$/\1/p' | tail -n 1)
 
 # ---- 1: failover without output commit ----
 

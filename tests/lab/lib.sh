@@ -173,4 +173,4 @@ protect_shop()
 }
 
 # last_acked HOST: the newest value app has printed there.
-last_acked() { console "$1" app | sed -n 's/^app: acked \([0-9]*\)$/\1/p' | tail -n 1; }
+last_acked() { console "$1" app | sed -n 's/.*app: acked \([0-9]*\)$/\1/p' | tail -n 1; }

@@ -34,7 +34,7 @@ claim "a stopped district runs nothing" "$(dst h1 list | grep shop)" \
 on h1 sh -c ': >/var/log/district/shop/app.console.log'
 RESTARTED=$(dst h1 restart shop) || die "restart failed: $RESTARTED"
 within 60 console_has h1 app 'app: acked' || true
-first=$(console h1 app | sed -n 's/^app: acked \([0-9]*\)$/\1/p' | head -n 1)
+first=$(console h1 app | sed -n 's/.*app: acked \([0-9]*\)$/\1/p' | head -n 1)
 claim "restart goes on at the checkpoint, not at the end and not at boot" \
 	"$at_checkpoint just before the checkpoint, $later at the stop, $first after the restart" \
 	test "${first:-0}" -ge "$at_checkpoint" -a "${first:-0}" -lt "$later"
