@@ -84,8 +84,8 @@ unsigned sink_sync_outstanding(Sink *sink);
 
 typedef struct SinkStats {
     EncodeStats pages;
-    uint64_t bytes; /* written, headers included */
-    int level;      /* of zstd, now */
+    uint64_t bytes;     /* written, headers included */
+    int level;          /* of zstd, now */
     int64_t emitted_ns; /* when the last item that was queued had been written */
 } SinkStats;
 SinkStats sink_stats(Sink *sink);

@@ -29,8 +29,7 @@ typedef struct HalfOpen {
     char preamble[TLS_PREAMBLE_BYTES];
 } HalfOpen;
 
-static gboolean
-on_connection(gint fd, GIOCondition condition, gpointer data);
+static gboolean on_connection(gint fd, GIOCondition condition, gpointer data);
 
 static void
 half_open_free(gpointer data)

@@ -72,8 +72,7 @@ step_protect(Job *job)
     unless_protected(job, protect_step_ckpt);
 }
 
-static gboolean
-ask_protection(gpointer data);
+static gboolean ask_protection(gpointer data);
 
 static void
 on_protection(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)

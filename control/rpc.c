@@ -83,8 +83,7 @@ const RpcProtocol rpc_ckpt_protocol = {&district__ckpt_message__descriptor, ckpt
 const RpcProtocol rpc_standby_protocol = {&district__standby_message__descriptor, standby_is_reply,
                                           standby_set_id};
 
-static void
-rpc_disconnect(Rpc *rpc);
+static void rpc_disconnect(Rpc *rpc);
 
 static void
 call_free(Call *call)

@@ -16,8 +16,7 @@
 
 /* ---- Waiting for district-ckpt ---- */
 
-static gboolean
-ask_ckpt_state(gpointer data);
+static gboolean ask_ckpt_state(gpointer data);
 
 static void
 on_ckpt_state(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)

@@ -82,8 +82,7 @@ last_heard(const Standby *standby)
     return standby->current != NULL ? stream_heard_ns(standby->current) : standby->heard_ns;
 }
 
-static void
-silence_arm(Standby *standby);
+static void silence_arm(Standby *standby);
 
 static gboolean
 on_silence_timer(gpointer data)

@@ -26,8 +26,7 @@ struct GuestChecker {
     CpuModel cpu[GUEST_CPUS_MAX];
 };
 
-static gboolean
-fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static gboolean fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
 static gboolean
 fail(GError **error, const char *format, ...)

@@ -11,8 +11,7 @@
 #define PORT_RESET 0x64
 #define RESET_PULSE 0xFE
 
-void
-guest_main(const StartInfo *info);
+void guest_main(const StartInfo *info);
 
 static void
 publish(GuestCpuState *state, const ChainPos *pos)

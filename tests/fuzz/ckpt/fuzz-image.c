@@ -7,8 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-int
-LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Give every record of the file, as far as one follows another, the checksum it should have. */
 static void

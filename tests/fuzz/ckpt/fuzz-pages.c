@@ -5,8 +5,7 @@
 #include <string.h>
 #include <zstd.h>
 
-int
-LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const uint64_t n_pages_of[] = {1, 64, (uint64_t)1 << 28};
 

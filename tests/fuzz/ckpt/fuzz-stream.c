@@ -11,8 +11,7 @@
 
 #include <string.h>
 
-int
-LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static gboolean
 take_hello(void *opaque, const District__StreamHello *hello, GError **error)

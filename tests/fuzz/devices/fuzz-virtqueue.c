@@ -40,10 +40,8 @@ static Driver drivers[SLOTS];
 static DriverQueue queues[QUEUES];
 static int listen_fd, switch_fd = -1;
 
-int
-LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
-int
-LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 /* ---- Input ---- */
 

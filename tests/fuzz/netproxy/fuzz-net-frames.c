@@ -11,8 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-int
-LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define PORTS 3
 

@@ -5,8 +5,7 @@
 #include "vmm/vcpu.h"
 #include "vmm/vcpu_state.h"
 
-int
-LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
 /* As much of a machine as the check looks at; no KVM behind it. */
 static Machine *

@@ -205,7 +205,8 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/guest/a true image passes at every step", test_true_images);
     g_test_add_func("/guest/one wrong bit in any page is noticed", test_stale_page);
-    g_test_add_func("/guest/a cut inside a step passes, a step done twice does not", test_torn_step);
+    g_test_add_func("/guest/a cut inside a step passes, a step done twice does not",
+                    test_torn_step);
     g_test_add_func("/guest/an earlier image can be checked after a later one", test_earlier_image);
     g_test_add_func("/guest/a wrong chain value in the output is noticed", test_output);
     g_test_add_func("/guest/a damaged header is refused", test_damaged_header);

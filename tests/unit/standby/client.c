@@ -54,8 +54,7 @@ rig_disconnect(Rig *rig)
     rig->control = -1;
 }
 
-static District__StandbyMessage *
-next_message(Rig *rig, int timeout_ms);
+static District__StandbyMessage *next_message(Rig *rig, int timeout_ms);
 
 void
 rig_kill(Rig *rig)
