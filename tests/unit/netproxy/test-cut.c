@@ -354,7 +354,9 @@ test_client_dies(void)
     control_client_gone(&control, 2);
     wire_pump(wire);
     g_assert_cmpuint(wire_receive_number(wire, 1), ==, 0);
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*cut of epoch 1 abandoned*");
     control_client_gone(&control, 3);
+    g_test_assert_expected_messages();
     wire_pump(wire);
     g_assert_cmpuint(wire_receive_number(wire, 1), ==, 7);
 }
