@@ -35,6 +35,11 @@ check_ram_fds(const District__CutState *cut, const Image *image, GError **error)
         g_autofree char *what = g_strdup_printf("RAM image of member %s", cut->members[i]->name);
         if (!memfd_check(image->ram_fds[i], cut->members[i]->ram_size, what, error))
             return FALSE;
+        if (memfd_is_spent(image->ram_fds[i])) {
+            g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
+                        "%s has been run already and is no checkpoint any more", what);
+            return FALSE;
+        }
     }
     return TRUE;
 }
@@ -64,6 +69,16 @@ cut_from_fd(int state_fd, uint64_t state_len, GError **error)
         cut = NULL;
     }
     return cut;
+}
+
+gboolean
+image_mark_spent(const Image *image, GError **error)
+{
+    for (uint32_t i = 0; i < image->n_members; i++) {
+        if (!memfd_mark_spent(image->ram_fds[i], error))
+            return FALSE;
+    }
+    return TRUE;
 }
 
 Image *

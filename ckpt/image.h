@@ -24,6 +24,9 @@ Image *image_from_fds(int state_fd, uint64_t state_len, int *ram_fds, uint32_t n
  * Refuses damaged, truncated and foreign files by name; never loads in part. */
 Image *image_load_file(int fd, const char *path, GError **error);
 
+/* Its members are about to run on its RAM: from here on it is no image (common/memfd.h). */
+gboolean image_mark_spent(const Image *image, GError **error);
+
 void image_free(Image *image);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Image, image_free)
 

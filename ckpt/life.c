@@ -163,7 +163,8 @@ life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t i
         return FALSE;
     if (!life_restore_members(c, image, index_of, error) ||
         !netctl_restore(c->net, image->cut->net.data, image->cut->net.len, reset_crossing,
-                        incarnation, error)) {
+                        incarnation, error) ||
+        !image_mark_spent(image, error)) {
         /* Some may have loaded it, others not: nothing may run from here. */
         members_fail_district(c, "the image could not be loaded into all members");
         return FALSE;

@@ -48,6 +48,11 @@ ram_set_adopt(const int *fds, const uint64_t *sizes, uint32_t n, GError **error)
     for (uint32_t i = 0; i < n; i++) {
         if (!memfd_check(fds[i], sizes[i], "RAM image", error))
             return NULL;
+        if (memfd_is_spent(fds[i])) {
+            g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
+                        "RAM image %u has been run already and is no checkpoint any more", i);
+            return NULL;
+        }
         set->maps[i] = memfd_map(fds[i], sizes[i], TRUE, error);
         if (set->maps[i] == NULL)
             return NULL;

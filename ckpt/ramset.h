@@ -15,7 +15,8 @@ typedef struct RamSet {
 /* n sparse, zero-filled memfds of the given sizes (bytes, already checked). NULL with error set. */
 RamSet *ram_set_new(const uint64_t *sizes, uint32_t n, GError **error);
 
-/* Take over descriptors from another process: each must be a sealed memfd of the given size.
+/* Take over descriptors from another process: each must be a sealed memfd of the given size
+ * that has not been run (memfd_is_spent).
  * Ownership of the descriptors passes on success only. */
 RamSet *ram_set_adopt(const int *fds, const uint64_t *sizes, uint32_t n, GError **error);
 

@@ -65,6 +65,24 @@ memfd_check(int fd, uint64_t size, const char *what, GError **error)
     return TRUE;
 }
 
+gboolean
+memfd_mark_spent(int fd, GError **error)
+{
+    if (fchmod(fd, S_IRUSR) < 0) {
+        memfd_fail(error, "fchmod");
+        return FALSE;
+    }
+    return TRUE;
+}
+
+gboolean
+memfd_is_spent(int fd)
+{
+    struct stat st;
+
+    return fstat(fd, &st) < 0 || (st.st_mode & S_IWUSR) == 0;
+}
+
 void *
 memfd_map(int fd, uint64_t size, gboolean write, GError **error)
 {

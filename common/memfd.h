@@ -27,6 +27,14 @@ uint64_t memfd_size(int fd);
  */
 void *memfd_map(int fd, uint64_t size, gboolean write, GError **error);
 
+/*
+ * Guest RAM that is about to run stops being a checkpoint. That is noted on the memory itself (the
+ * write bits of its mode are taken away), so that every process with a descriptor of it can tell,
+ * whoever was killed in between. Descriptors that are open go on writing.
+ */
+gboolean memfd_mark_spent(int fd, GError **error);
+gboolean memfd_is_spent(int fd);
+
 /* A sealed memfd holding a copy of data (size 0 gives one zero page). */
 int memfd_from_data(const char *name, const void *data, uint64_t size, GError **error);
 

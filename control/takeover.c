@@ -5,9 +5,9 @@
  *
  * The order makes it safe to be killed between any two steps. The new incarnation is on disk before
  * anyone is told of it. The home, if it can be reached, ends its members before ours run. Our
- * processes are up and waiting before district-standby is asked for the image, so that the image is
- * without an owner only for as long as one message takes. The role on disk changes last; an
- * adopting districtd finds out from district-ckpt whether the members already run.
+ * processes are up and waiting before district-standby is asked for the image, and that keeps it until
+ * the members run. The role on disk changes last; an adopting districtd finds out from district-ckpt
+ * whether the members already run.
  */
 #include "control/daemon.h"
 #include "common/clock.h"
@@ -180,15 +180,12 @@ static void
 undo_takeover(Job *job)
 {
     District *d = job->district;
-    Child *standby = processes_find(d, "standby", NULL);
 
     if (d->state != STATE_ACTIVATING)
         return;
+    /* district-standby keeps the image until it is ended, and refuses it once members have run. */
     processes_end(d, TRUE, NULL);
     district_set_state(d, STATE_STANDBY, job->error->message);
-    /* It may have given the image away: its successor gets it back from what we hold. */
-    if (standby != NULL)
-        child_signal(standby, SIGKILL);
 }
 
 static const JobStep takeover_steps[] = {

@@ -300,6 +300,19 @@ shadow_adopt(const int *fds, guint n_fds, GError **error)
     return g_steal_pointer(&shadow);
 }
 
+gboolean
+shadow_unspent(const Shadow *shadow, GError **error)
+{
+    for (uint32_t i = 0; i < shadow->ram->n; i++) {
+        if (!memfd_is_spent(shadow->ram->fds[i]))
+            continue;
+        g_set_error(error, STANDBY_ERROR, STANDBY_REFUSED,
+                    "its members have run from this copy already: protect it anew");
+        return FALSE;
+    }
+    return TRUE;
+}
+
 /* ---- An epoch ---- */
 
 static bool

@@ -37,6 +37,9 @@ Shadow *shadow_new(const char *district, uint64_t incarnation,
  * are duplicated and stay the caller's. */
 Shadow *shadow_adopt(const int *fds, guint n_fds, GError **error);
 
+/* FALSE with error set if the committed RAM has been run (memfd_is_spent): no checkpoint any more. */
+gboolean shadow_unspent(const Shadow *shadow, GError **error);
+
 void shadow_free(Shadow *shadow);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Shadow, shadow_free)
 

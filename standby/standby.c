@@ -346,9 +346,8 @@ do_activate(Standby *standby, uint64_t id, const District__StandbyActivateReques
     g_autoptr(GError) error = NULL;
     KeeperStatus held = keeper_status(standby->keeper);
     Shadow *shadow;
+    gboolean good;
 
-    if (standby->phase == STANDBY_HANDED)
-        return g_strdup_printf("district %s has been handed over already", standby->name);
     if (held.committed_epoch == 0)
         return g_strdup_printf("nothing of district %s is committed here yet: it cannot be "
                                "activated before its first epoch is complete",
@@ -361,8 +360,13 @@ do_activate(Standby *standby, uint64_t id, const District__StandbyActivateReques
     standby_move(standby, STANDBY_HOLDING); /* the news of the first commit may be on its way */
     standby_move(standby, STANDBY_HANDING);
     shadow = keeper_take(standby->keeper);
-    if (!hand_over(standby, id, shadow, decided_ns, &error)) {
-        keeper_put(standby->keeper, shadow);
+    good = shadow_unspent(shadow, &error) && hand_over(standby, id, shadow, decided_ns, &error);
+    /*
+     * Kept until districtd ends us: whoever is killed before the members run, the image can be asked
+     * for again. Once they run it is marked as spent, and refused.
+     */
+    keeper_put(standby->keeper, shadow);
+    if (!good) {
         standby_move(standby, STANDBY_HOLDING);
         return g_strdup_printf("district %s cannot be activated: %s", standby->name,
                                error->message);
@@ -372,7 +376,6 @@ do_activate(Standby *standby, uint64_t id, const District__StandbyActivateReques
     keeper_require(standby->keeper, request->incarnation + 1, request->incarnation);
     standby_move(standby, STANDBY_HANDED);
     standby->heard_ns = 0;
-    shadow_free(shadow);
     return NULL;
 }
 

@@ -15,7 +15,8 @@ typedef enum {
     STANDBY_EMPTY,   /* nothing is committed */
     STANDBY_HOLDING, /* something can be failed over to */
     STANDBY_HANDING, /* activation is under way */
-    STANDBY_HANDED,  /* activated: nothing is kept, older incarnations are turned away */
+    STANDBY_HANDED,  /* activated: older incarnations are turned away; can be activated again until
+                        its members have run */
     STANDBY_N_PHASES,
 } StandbyPhase;
 

@@ -306,8 +306,6 @@ static void
 test_superseded_after_activation(Rig *rig, gconstpointer data)
 {
     g_autoptr(Image) image = NULL;
-    g_autofree char *again = NULL;
-    District__StandbyActivateReply reply;
     District__StreamError *error;
     Primary primary;
 
@@ -322,8 +320,26 @@ test_superseded_after_activation(Rig *rig, gconstpointer data)
     g_assert_cmpuint(error->incarnation, ==, 7);
     district__stream_error__free_unpacked(error, NULL);
     primary_close(&primary);
-    again = rig_activate(rig, 8, &reply);
-    g_assert_nonnull(strstr(again, "already"));
+}
+
+/* Whoever is killed before the members run, the image can be had again; afterwards never. */
+static void
+test_activated_again_until_run(Rig *rig, gconstpointer data)
+{
+    g_autoptr(Image) image = NULL;
+    g_autoptr(Image) again = NULL;
+    g_autoptr(GError) error = NULL;
+    g_autofree char *why = NULL;
+    District__StandbyActivateReply reply;
+    Primary primary;
+
+    protect(&primary, rig, 1, 0x11);
+    image = activate(rig, 7, 1);
+    again = activate(rig, 8, 1);
+    g_assert_true(image_mark_spent(image, &error));
+    why = rig_activate(rig, 9, &reply);
+    g_assert_nonnull(strstr(why, "have run from this copy"));
+    primary_close(&primary);
 }
 
 static void
@@ -566,6 +582,8 @@ main(int argc, char **argv)
     ADD("/standby/an epoch superseded while it arrives is not committed",
         test_superseded_in_an_epoch);
     ADD("/standby/after activation the old primary is told", test_superseded_after_activation);
+    ADD("/standby/can be activated again until its members have run, never after",
+        test_activated_again_until_run);
     ADD("/standby/another version is refused by its number", test_other_version);
     ADD("/standby/another district is refused by name", test_other_district);
     ADD("/standby/too much RAM is refused with the numbers", test_full);

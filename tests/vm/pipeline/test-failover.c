@@ -274,6 +274,32 @@ test_standby_restart_is_resynced(void)
     district_free(d);
 }
 
+/* districtd or district-ckpt may be killed between the hand-over and the first instruction. */
+static void
+test_image_is_kept_until_it_runs(void)
+{
+    District *d = district_new();
+    RigImage image;
+
+    district_protect(d, TRUE);
+    g_usleep(20000);
+    district_stop_engines(d);
+    g_assert_true(rig_activate(d->rig, ++d->incarnation, &image));
+    uint64_t epoch = image.epoch;
+    rig_image_clear(&image);
+    g_assert_true(rig_activate(d->rig, ++d->incarnation, &image));
+    g_assert_cmpuint(image.epoch, ==, epoch);
+    district_check_image(d, &image);
+    district_start_engines(d, TRUE);
+    rig_start_image(d->rig, &image, d->incarnation);
+    rig_image_clear(&image);
+    for (int j = 0; j < MEMBERS; j++)
+        vmm_wait_lines(&d->vmms[j], 2);
+    district_check_reports(d);
+    g_assert_false(rig_activate(d->rig, d->incarnation + 1, &image));
+    district_free(d);
+}
+
 static void
 test_checkpoint_file(void)
 {
@@ -348,6 +374,8 @@ main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/failover/epochs go on committing", test_sustained);
+    g_test_add_func("/failover/an image is kept until its members run, and never run twice",
+                    test_image_is_kept_until_it_runs);
     g_test_add_func("/failover/a checkpoint file restarts the district", test_checkpoint_file);
     g_test_add_func("/failover/a checkpoint file beside protection is a consistent cut",
                     test_checkpoint_beside_protection);
