@@ -126,6 +126,14 @@ district_check_image(District *d, const RigImage *image)
     }
 }
 
+/* Every guest goes on: wait for n reports of each under this incarnation. */
+static void
+district_wait_lines(const District *d, guint n)
+{
+    for (int i = 0; i < MEMBERS; i++)
+        vmm_wait_lines(&d->vmms[i], n);
+}
+
 /* What the engines of this incarnation have reported is right. */
 static void
 district_check_reports(District *d)
@@ -170,11 +178,9 @@ test_failovers_in_a_row(void)
         district_protect(d, TRUE);
         g_usleep((gulong)g_random_int_range(0, 60000));
         district_fail_over(d);
-        for (int j = 0; j < MEMBERS; j++)
-            vmm_wait_lines(&d->vmms[j], 1);
+        district_wait_lines(d, 1);
     }
-    for (int j = 0; j < MEMBERS; j++)
-        vmm_wait_lines(&d->vmms[j], 5);
+    district_wait_lines(d, 5);
     district_check_reports(d);
     district_free(d);
 }
@@ -224,8 +230,7 @@ test_kills(void)
         district_protect(d, TRUE);
         g_usleep((gulong)g_random_int_range(0, 30000));
         kill_one(d, (Victim)(i % VICTIMS));
-        for (int j = 0; j < MEMBERS; j++)
-            vmm_wait_lines(&d->vmms[j], 1);
+        district_wait_lines(d, 1);
     }
     district_check_reports(d);
     district_free(d);
@@ -249,8 +254,7 @@ test_guests_outlive_ckpt(void)
         district_protect(d, FALSE);
     }
     district_fail_over(d);
-    for (int j = 0; j < MEMBERS; j++)
-        vmm_wait_lines(&d->vmms[j], 2);
+    district_wait_lines(d, 2);
     district_check_reports(d);
     district_free(d);
 }
@@ -268,8 +272,7 @@ test_standby_restart_is_resynced(void)
         g_usleep((gulong)g_random_int_range(0, 50000));
     }
     district_fail_over(d);
-    for (int j = 0; j < MEMBERS; j++)
-        vmm_wait_lines(&d->vmms[j], 2);
+    district_wait_lines(d, 2);
     district_check_reports(d);
     district_free(d);
 }
@@ -293,8 +296,7 @@ test_image_is_kept_until_it_runs(void)
     district_start_engines(d, TRUE);
     rig_start_image(d->rig, &image, d->incarnation);
     rig_image_clear(&image);
-    for (int j = 0; j < MEMBERS; j++)
-        vmm_wait_lines(&d->vmms[j], 2);
+    district_wait_lines(d, 2);
     district_check_reports(d);
     g_assert_false(rig_activate(d->rig, d->incarnation + 1, &image));
     district_free(d);
@@ -306,16 +308,14 @@ test_checkpoint_file(void)
     District *d = district_new();
     g_autofree char *path = g_build_filename(d->rig->dir, "a.dckpt", NULL);
 
-    for (int i = 0; i < MEMBERS; i++)
-        vmm_wait_lines(&d->vmms[i], 3);
+    district_wait_lines(d, 3);
     g_assert_cmpuint(rig_checkpoint(d->rig, path), >, 0);
     g_usleep(30000);
     district_stop_engines(d);
     d->incarnation++;
     district_start_engines(d, TRUE);
     rig_start_file(d->rig, path, d->incarnation);
-    for (int i = 0; i < MEMBERS; i++)
-        vmm_wait_lines(&d->vmms[i], 3);
+    district_wait_lines(d, 3);
     district_check_reports(d);
     district_free(d);
 }
