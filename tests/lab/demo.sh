@@ -90,7 +90,7 @@ inside_claims()
 	first=$(console "$to" app | sed -n 's/.*app: acked \([0-9]*\)$/\1/p' | head -n 1)
 	claim "app went on counting where the checkpoint was" \
 		"$from printed up to $BEFORE_ACKED or a little more; the first value printed on $to is $first" \
-		test "$first" -gt $((BEFORE_ACKED - 2000)) -a "$first" -gt 1
+		test "$first" -gt $((BEFORE_ACKED - 50)) -a "$first" -gt 1
 	redis "$to" "SET stop 1" >/dev/null
 	within 30 console_has "$to" app 'app: final' || die "app does not stop: $(console "$to" app | tail -n 3)"
 	final=$(console "$to" app | sed -n 's/.*app: final \([0-9]*\) port.*/\1/p' | tail -n 1)
@@ -115,7 +115,7 @@ join_hosts h1 h2
 write_shop h1 OutputCommit=no
 note "starting district shop on h1: db and app"
 start_shop h1
-console h1 app | grep -E 'ready|connected' | sed 's/^/# console of app: /'
+console h1 app | grep -oE 'guest app ready|app: connected.*' | sed 's/^/# console of app: /'
 # The one connection app makes in all of this: its console on later hosts does not announce another.
 APP_PORT=$(console h1 app | sed -n 's/.*app: connected port \([0-9]*\)$/\1/p' | tail -n 1)
 
