@@ -341,6 +341,7 @@ cli_doctor(Cli *cli, int argc, char **argv, GError **error)
     cli_print_json(cli, result);
     if (failed > 0)
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED,
-                    "this machine: %u checks failed: follow the remedies above", failed);
+                    "this machine: %u check%s failed: follow the remedies above", failed,
+                    failed == 1 ? "" : "s");
     return failed == 0;
 }
