@@ -249,7 +249,7 @@ main(int argc, char **argv)
                     test_home_daemon);
     g_test_add_func("/districtd/guests and protection go on while the standby's districtd is away",
                     test_standby_daemon);
-    g_test_add_func("/districtd/whichever helper is killed, protection returns by itself",
+    g_test_add_func("/districtd/whichever process is killed, protection returns by itself",
                     test_helpers);
     g_test_add_func("/districtd/a switch started again holds output from the start",
                     test_net_holds);
