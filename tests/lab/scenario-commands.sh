@@ -32,7 +32,7 @@ dst h1 stop shop || die "stop failed"
 claim "a stopped district runs nothing" "$(dst h1 list | grep shop)" \
 	eval 'is h1 shop state stopped && ! on h1 pgrep -x district-vmm'
 on h1 sh -c ': >/var/log/district/shop/app.console.log'
-RESTARTED=$(dst h1 restart shop) || die "restart failed: $RESTARTED"
+RESTARTED=$(dst h1 restart shop --from 1) || die "restart failed: $RESTARTED"
 within 60 console_has h1 app 'app: acked' || true
 first=$(console h1 app | sed -n 's/.*app: acked \([0-9]*\)$/\1/p' | head -n 1)
 claim "restart goes on at the checkpoint, not at the end and not at boot" \
