@@ -5,8 +5,8 @@
  * Theory of operation. A checkpoint file is a stream: HELLO, one full epoch, then any number of
  * epochs that build on it. It goes through the same Receiver as a stream from the wire, so every
  * byte is verified. Pages are written to fresh memfds as they come; these become an Image only when
- * the file ends exactly after an EPOCH_END. On any other end they are dropped: an image is whole or
- * it is not there.
+ * the file ends exactly after an EPOCH_END. On any other end they are dropped, also when a BYE says
+ * that it was wanted: an image is whole or it is not there.
  */
 #include "ckpt/image.h"
 
@@ -229,14 +229,18 @@ feed_file(int fd, Receiver *receiver, GError **error)
     uint8_t raw[RECORD_HEADER_BYTES];
 
     for (uint64_t records = 0;; records++) {
+        bool in_epoch = receiver_in_epoch(receiver);
         gboolean more = FALSE;
 
         if (!read_record(fd, records, raw, payload, &more, error))
             return FALSE;
         if (!more)
-            return !receiver_in_epoch(receiver) || truncated(error, records);
+            return !in_epoch || truncated(error, records);
         if (!receiver_record(receiver, raw, payload->data, error))
             return FALSE;
+        /* On a stream a BYE drops the open epoch; its pages are in the image already. */
+        if (in_epoch && receiver_over(receiver))
+            return truncated(error, records);
     }
 }
 

@@ -106,6 +106,43 @@ test_truncated(void)
     writer_clear(&writer);
 }
 
+/* Epoch 1, then epoch 2 as far as a page or its STATE, then BYE. */
+static void
+test_bye_in_an_epoch(void)
+{
+    for (int with_state = 0; with_state < 2; with_state++) {
+        g_autoptr(GError) error = NULL;
+        Writer writer;
+
+        writer_init(&writer, 2, RAM_PAGES);
+        writer_hello(&writer);
+        writer_epoch(&writer, 1, 0, 0, RAM_PAGES, 0x11);
+        writer_begin(&writer, 2, 1);
+        writer_page(&writer, 0, 4, 0x22);
+        if (with_state)
+            writer_state(&writer);
+        writer_record(&writer, RECORD_BYE, 0, NULL, 0, 0);
+        g_assert_null(load(writer.out->data, writer.out->len, &error));
+        g_assert_error(error, FORMAT_ERROR, FORMAT_ERROR_TRUNCATED);
+        writer_clear(&writer);
+    }
+}
+
+static void
+test_bye_after_an_epoch(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Image) image = NULL;
+    Writer writer;
+
+    write_two_epochs(&writer);
+    writer_record(&writer, RECORD_BYE, 0, NULL, 0, 0);
+    image = load(writer.out->data, writer.out->len, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(image->cut->epoch, ==, 2);
+    writer_clear(&writer);
+}
+
 static void
 test_flipped(void)
 {
@@ -252,6 +289,9 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/image/a file gives its last epoch", test_load);
     g_test_add_func("/image/a file cut off anywhere is refused as truncated", test_truncated);
+    g_test_add_func("/image/a file that says goodbye inside an epoch is truncated",
+                    test_bye_in_an_epoch);
+    g_test_add_func("/image/a goodbye after an epoch does no harm", test_bye_after_an_epoch);
     g_test_add_func("/image/a file with any byte changed is refused", test_flipped);
     g_test_add_func("/image/another kind of file is foreign", test_foreign);
     g_test_add_func("/image/another version is refused by its number", test_version);
