@@ -24,6 +24,7 @@
 
 typedef struct Loader {
     RamSet *ram;
+    char **names; /* of the members whose RAM that is */
     District__CutState *cut;
     uint64_t epoch;
     uint64_t pages; /* stored since memory was last looked at */
@@ -39,15 +40,23 @@ load_hello(void *opaque, const District__StreamHello *hello, GError **error)
 }
 
 static bool
-same_sizes(const RamSet *ram, const District__StreamEpochBegin *begin)
+same_members(const Loader *loader, const District__StreamEpochBegin *begin)
 {
-    if (ram->n != begin->n_members)
+    if (loader->ram == NULL || loader->ram->n != begin->n_members)
         return false;
-    for (uint32_t i = 0; i < ram->n; i++) {
-        if (ram->sizes[i] != begin->members[i]->ram_size)
+    for (uint32_t i = 0; i < loader->ram->n; i++) {
+        if (strcmp(loader->names[i], begin->members[i]->name) != 0 ||
+            loader->ram->sizes[i] != begin->members[i]->ram_size)
             return false;
     }
     return true;
+}
+
+static void
+drop_ram(Loader *loader)
+{
+    g_clear_pointer(&loader->ram, ram_set_free);
+    g_clear_pointer(&loader->names, g_strfreev);
 }
 
 static gboolean
@@ -57,19 +66,21 @@ load_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error
     g_autofree uint64_t *sizes = NULL;
 
     if (!begin->full) {
-        if (loader->ram != NULL && begin->base_epoch == loader->epoch &&
-            same_sizes(loader->ram, begin))
+        if (begin->base_epoch == loader->epoch && same_members(loader, begin))
             return TRUE;
         g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
                     "epoch %" G_GUINT64_FORMAT " builds on epoch %" G_GUINT64_FORMAT
-                    ", which the file does not have",
+                    " of these members, which the file does not have",
                     begin->epoch, begin->base_epoch);
         return FALSE;
     }
-    g_clear_pointer(&loader->ram, ram_set_free);
+    drop_ram(loader);
     sizes = g_new(uint64_t, begin->n_members);
-    for (size_t i = 0; i < begin->n_members; i++)
+    loader->names = g_new0(char *, begin->n_members + 1);
+    for (size_t i = 0; i < begin->n_members; i++) {
         sizes[i] = begin->members[i]->ram_size;
+        loader->names[i] = g_strdup(begin->members[i]->name);
+    }
     loader->ram = ram_set_new(sizes, (uint32_t)begin->n_members, error);
     return loader->ram != NULL;
 }
@@ -275,7 +286,7 @@ image_load_file(int fd, const char *path, GError **error)
     if (feed_file(fd, receiver, error))
         image = image_from_loader(&loader, error);
     receiver_free(receiver);
-    g_clear_pointer(&loader.ram, ram_set_free);
+    drop_ram(&loader);
     drop_cut(&loader);
     if (image == NULL)
         g_prefix_error(error, "checkpoint file %s: ", path);

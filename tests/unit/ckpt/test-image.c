@@ -216,6 +216,24 @@ test_increment_without_base(void)
     writer_clear(&writer);
 }
 
+/* Of the same number and sizes, but not the members whose RAM the file has. */
+static void
+test_increment_of_others(void)
+{
+    g_autoptr(GError) error = NULL;
+    Writer writer;
+
+    writer_init(&writer, 2, RAM_PAGES);
+    writer_hello(&writer);
+    writer_epoch(&writer, 1, 0, 0, RAM_PAGES, 0x11);
+    writer.first_member = 1;
+    writer_epoch(&writer, 2, 1, 0, 1, 0x22);
+    g_assert_null(load(writer.out->data, writer.out->len, &error));
+    g_assert_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED);
+    g_assert_nonnull(strstr(error->message, "members"));
+    writer_clear(&writer);
+}
+
 static void
 test_directory(void)
 {
@@ -297,6 +315,7 @@ main(int argc, char **argv)
     g_test_add_func("/image/another version is refused by its number", test_version);
     g_test_add_func("/image/a file that goes on with garbage is damaged", test_trailing_garbage);
     g_test_add_func("/image/an increment without its base is refused", test_increment_without_base);
+    g_test_add_func("/image/an increment of other members is refused", test_increment_of_others);
     g_test_add_func("/image/a directory is refused", test_directory);
     g_test_add_func("/image/descriptors are taken over when they fit", test_from_fds);
     return g_test_run();

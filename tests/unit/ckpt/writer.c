@@ -95,7 +95,7 @@ writer_begin(Writer *writer, uint64_t epoch, uint64_t base)
     region.size = writer->ram_pages * PAGE_BYTES;
     for (uint32_t i = 0; i < writer->n_members; i++) {
         members[i] = (District__StreamMember)DISTRICT__STREAM_MEMBER__INIT;
-        members[i].name = member_names[i];
+        members[i].name = member_names[writer->first_member + i];
         members[i].ram_size = region.size;
         members[i].n_regions = 1;
         members[i].regions = &regions;
@@ -147,13 +147,13 @@ writer_state(Writer *writer)
     region.size = writer->ram_pages * PAGE_BYTES;
     for (uint32_t i = 0; i < writer->n_members; i++) {
         members[i] = (District__CutMember)DISTRICT__CUT_MEMBER__INIT;
-        members[i].name = member_names[i];
+        members[i].name = member_names[writer->first_member + i];
         members[i].ram_size = region.size;
         members[i].n_regions = 1;
         members[i].regions = &regions;
         members[i].engine = (char *)"kvm";
-        members[i].state.data = (uint8_t *)member_names[i];
-        members[i].state.len = strlen(member_names[i]);
+        members[i].state.data = (uint8_t *)members[i].name;
+        members[i].state.len = strlen(members[i].name);
         list[i] = &members[i];
     }
     cut.version = CUT_STATE_VERSION;

@@ -12,8 +12,9 @@ typedef struct Writer {
     const char *district;
     uint64_t incarnation;
     uint32_t n_members;
-    uint64_t ram_pages; /* of each member */
-    uint32_t version;   /* said in HELLO */
+    uint32_t first_member; /* which of the names the first one has */
+    uint64_t ram_pages;    /* of each member */
+    uint32_t version;      /* said in HELLO */
 
     GByteArray *out;
     GArray *starts; /* offset (size_t) of each record in out */
