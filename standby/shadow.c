@@ -13,6 +13,9 @@
 
 /* Longest wait for a log to be applied. */
 #define APPLY_TIMEOUT_MS 30000
+/* Memory that a full epoch leaves to the rest of the host, and how often that is looked at. */
+#define MEMORY_RESERVE ((uint64_t)64 * 1024 * 1024)
+#define MEMORY_CHECK_PAGES 8192
 
 typedef enum {
     EPOCH_NONE,
@@ -30,6 +33,7 @@ struct Shadow {
     EpochKind open;
     unsigned open_log;
     LedgerSlot slot;
+    uint64_t unchecked; /* pages of a full epoch since memory was last looked at */
 
     /* lock guards stop and goes with the condition; progress itself is in the ledger. */
     GThread *applier;
@@ -354,12 +358,35 @@ shadow_begin(Shadow *shadow, const District__StreamEpochBegin *begin, GError **e
     return TRUE;
 }
 
+/* Others take memory as well while a full epoch arrives, which may take minutes. */
+static gboolean
+check_memory(Shadow *shadow, uint32_t count, GError **error)
+{
+    uint64_t available;
+
+    shadow->unchecked += count;
+    if (shadow->unchecked < MEMORY_CHECK_PAGES)
+        return TRUE;
+    shadow->unchecked = 0;
+    available = memory_available();
+    if (available >= MEMORY_RESERVE)
+        return TRUE;
+    g_set_error(error, STANDBY_ERROR, STANDBY_FULL,
+                "not enough memory on the standby host: %" G_GUINT64_FORMAT
+                " MiB of RAM arrive, and only %" G_GUINT64_FORMAT
+                " MiB are left available: free some or use another host",
+                shadow_ram_bytes(shadow) >> 20, available >> 20);
+    return FALSE;
+}
+
 gboolean
 shadow_pages(Shadow *shadow, uint32_t member, const DecodedPage *pages, uint32_t count,
              GError **error)
 {
     if (shadow->open == EPOCH_LOG)
         return redolog_append_pages(shadow->log[shadow->open_log], member, pages, count, error);
+    if (!check_memory(shadow, count, error))
+        return FALSE;
     for (uint32_t i = 0; i < count; i++)
         ram_set_put(shadow->ram, member, pages[i].index, pages[i].data);
     return TRUE;

@@ -46,6 +46,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Shadow, shadow_free)
 /* Open an epoch that builds on the committed one: members must be the same. Waits, bounded, for the
  * log of the last but one epoch to be applied. An epoch left open earlier is forgotten. */
 gboolean shadow_begin(Shadow *shadow, const District__StreamEpochBegin *begin, GError **error);
+/* STANDBY_ERROR FULL if memory runs out: the epoch can only be dropped then. */
 gboolean shadow_pages(Shadow *shadow, uint32_t member, const DecodedPage *pages, uint32_t count,
                       GError **error);
 gboolean shadow_state(Shadow *shadow, const uint8_t *packed, size_t len, int64_t realtime_ns,

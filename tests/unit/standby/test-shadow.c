@@ -16,6 +16,17 @@
 
 #define RAM_PAGES 64
 
+/* What the host seems to have (the linker puts this in place of it). 0: what it has. */
+static uint64_t pretended;
+uint64_t __real_memory_available(void);
+uint64_t __wrap_memory_available(void);
+
+uint64_t
+__wrap_memory_available(void)
+{
+    return pretended != 0 ? pretended : __real_memory_available();
+}
+
 typedef struct Fixture {
     Keeper *keeper;
     Intake *intake;
@@ -274,6 +285,25 @@ test_log_limit(Fixture *f, gconstpointer data)
     g_assert_cmpuint(shadow_committed(keeper_shadow(f->keeper)), ==, 2);
 }
 
+/* Memory runs out in the middle of a full epoch. */
+static void
+test_full_epoch_out_of_memory(Fixture *f, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    Shadow *before = keeper_shadow(f->keeper);
+
+    writer_begin(&f->writer, 3, 0);
+    feed_good(f);
+    pretended = (uint64_t)32 << 20;
+    for (unsigned i = 0; feed(f, &error) && i < 8192; i++)
+        writer_page(&f->writer, 0, i % RAM_PAGES, 0x33);
+    pretended = 0;
+    g_assert_error(error, STANDBY_ERROR, STANDBY_FULL);
+    g_assert_true(keeper_shadow(f->keeper) == before);
+    g_assert_cmpuint(shadow_committed(before), ==, 2);
+    g_assert_cmpuint(page_fill(before, 0, 8), ==, 0x22);
+}
+
 #define ADD(path, function)                                                                        \
     g_test_add(path, Fixture, NULL, fixture_set_up, function, fixture_tear_down)
 
@@ -289,5 +319,7 @@ main(int argc, char **argv)
     ADD("/shadow/a damaged log is refused", test_damaged_log);
     ADD("/shadow/missing and swapped descriptors are refused", test_wrong_descriptors);
     ADD("/shadow/an epoch that outgrows the RAM is refused", test_log_limit);
+    ADD("/shadow/a full epoch for which memory runs out is refused and the old state kept",
+        test_full_epoch_out_of_memory);
     return g_test_run();
 }
