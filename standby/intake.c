@@ -75,6 +75,24 @@ begin_increment(Intake *intake, const District__StreamEpochBegin *begin, GError 
     return shadow_begin(shadow, begin, error);
 }
 
+/* A full epoch takes the place of what is committed: it must be newer. */
+static gboolean
+begin_full(Intake *intake, const District__StreamEpochBegin *begin, GError **error)
+{
+    const Shadow *shadow = keeper_shadow(intake->keeper);
+
+    if (shadow != NULL && shadow_incarnation(shadow) == intake->incarnation &&
+        begin->epoch <= shadow_committed(shadow)) {
+        g_set_error(error, STANDBY_ERROR, STANDBY_DAMAGED,
+                    "full epoch %" G_GUINT64_FORMAT " of incarnation %" G_GUINT64_FORMAT
+                    " is not newer than epoch %" G_GUINT64_FORMAT ", which is committed here",
+                    begin->epoch, intake->incarnation, shadow_committed(shadow));
+        return FALSE;
+    }
+    intake->fresh = shadow_new(keeper_district(intake->keeper), intake->incarnation, begin, error);
+    return intake->fresh != NULL;
+}
+
 static gboolean
 intake_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error)
 {
@@ -82,10 +100,7 @@ intake_begin(void *opaque, const District__StreamEpochBegin *begin, GError **err
 
     if (!keeper_admit(intake->keeper, intake->incarnation, error))
         return FALSE;
-    if (!begin->full)
-        return begin_increment(intake, begin, error);
-    intake->fresh = shadow_new(keeper_district(intake->keeper), intake->incarnation, begin, error);
-    return intake->fresh != NULL;
+    return begin->full ? begin_full(intake, begin, error) : begin_increment(intake, begin, error);
 }
 
 static gboolean

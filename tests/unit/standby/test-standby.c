@@ -170,6 +170,27 @@ test_resync_replaces(Rig *rig, gconstpointer data)
     primary_close(&second);
 }
 
+/* A primary that counts from an old number again must not take newer state away. */
+static void
+test_old_full_epoch(Rig *rig, gconstpointer data)
+{
+    g_autoptr(Image) image = NULL;
+    Primary primary;
+
+    protect(&primary, rig, 8, 0x88);
+    primary_close(&primary);
+    for (uint64_t old = 7; old <= 8; old++) {
+        primary_open(&primary, rig, "home", N_MEMBERS, RAM_PAGES);
+        primary_greet(&primary, NULL);
+        writer_epoch(&primary.writer, old, 0, 0, RAM_PAGES, 0x11);
+        g_assert_true(primary_flush(&primary));
+        expect_error(&primary, CODE(DAMAGED), "not newer than epoch 8");
+        primary_close(&primary);
+    }
+    image = activate(rig, 4, 8);
+    g_assert_cmpuint(page_fill(image, 0, 0), ==, 0x88);
+}
+
 static void
 test_reconnect_goes_on(Rig *rig, gconstpointer data)
 {
@@ -573,6 +594,7 @@ main(int argc, char **argv)
     ADD("/standby/a broken resynchronisation keeps the old state",
         test_unfinished_resync_keeps_the_old);
     ADD("/standby/a full epoch on a new connection replaces the old state", test_resync_replaces);
+    ADD("/standby/a full epoch that is not newer is refused", test_old_full_epoch);
     ADD("/standby/a primary that reconnects goes on where it was", test_reconnect_goes_on);
     ADD("/standby/an increment on another base is refused", test_wrong_base);
     ADD("/standby/a flipped bit is refused and the state kept", test_bit_flip);
