@@ -5,12 +5,21 @@
 #include "common/fdmsg.h"
 #include "standby/error.h"
 
+/* An epoch that has committed and waits for its shadow to be held. */
+typedef struct Waiting {
+    KeeperAcknowledge acknowledge; /* NULL: none */
+    uint64_t epoch;
+    gpointer opaque;
+} Waiting;
+
 struct Keeper {
     char *district;
     KeeperHold hold;
     gpointer opaque;
     GMutex lock; /* guards all below */
     Shadow *shadow;
+    bool held; /* districtd has been given the shadow's descriptors */
+    Waiting waiting;
     uint64_t least;
     uint64_t newest;
 };
@@ -93,13 +102,45 @@ keeper_shadow(Keeper *keeper)
 }
 
 static void
+acknowledge_locked(Keeper *keeper)
+{
+    Waiting waiting = keeper->waiting;
+
+    if (!keeper->held || waiting.acknowledge == NULL)
+        return;
+    keeper->waiting = (Waiting){0};
+    waiting.acknowledge(waiting.epoch, waiting.opaque);
+}
+
+/* What was held once stays so: a districtd that is away for a while stops no commits. */
+static void
 hold_locked(Keeper *keeper)
 {
     int fds[FDMSG_FDS_MAX];
     guint n_fds = shadow_fds(keeper->shadow, fds);
 
-    keeper->hold(fds, n_fds, shadow_committed(keeper->shadow), shadow_incarnation(keeper->shadow),
-                 keeper->opaque);
+    if (keeper->hold(fds, n_fds, shadow_committed(keeper->shadow),
+                     shadow_incarnation(keeper->shadow), keeper->opaque))
+        keeper->held = true;
+    acknowledge_locked(keeper);
+}
+
+void
+keeper_acknowledge(Keeper *keeper, uint64_t epoch, KeeperAcknowledge acknowledge, gpointer opaque)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+
+    keeper->waiting = (Waiting){acknowledge, epoch, opaque};
+    acknowledge_locked(keeper);
+}
+
+void
+keeper_forget(Keeper *keeper, gpointer opaque)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+
+    if (keeper->waiting.opaque == opaque)
+        keeper->waiting = (Waiting){0};
 }
 
 void
@@ -110,6 +151,7 @@ keeper_publish(Keeper *keeper, Shadow *fresh)
     g_mutex_lock(&keeper->lock);
     old = keeper->shadow;
     keeper->shadow = fresh;
+    keeper->held = false;
     hold_locked(keeper);
     g_mutex_unlock(&keeper->lock);
     shadow_free(old);
@@ -122,6 +164,7 @@ keeper_put(Keeper *keeper, Shadow *shadow)
 
     g_return_if_fail(keeper->shadow == NULL);
     keeper->shadow = shadow;
+    keeper->held = true;
 }
 
 Shadow *

@@ -13,9 +13,9 @@
 typedef struct Keeper Keeper;
 
 /* Called with the keeper's lock held, on any thread: give these to districtd before the first
- * commit of a shadow is acknowledged. */
-typedef void (*KeeperHold)(const int *fds, guint n_fds, uint64_t epoch, uint64_t incarnation,
-                           gpointer opaque);
+ * commit of a shadow is acknowledged. FALSE if it did not take them. */
+typedef gboolean (*KeeperHold)(const int *fds, guint n_fds, uint64_t epoch, uint64_t incarnation,
+                               gpointer opaque);
 
 Keeper *keeper_new(const char *district, KeeperHold hold, gpointer opaque);
 void keeper_free(Keeper *keeper);
@@ -41,6 +41,15 @@ void keeper_put(Keeper *keeper, Shadow *shadow);
 Shadow *keeper_take(Keeper *keeper);
 /* Send what is to be held again, to a new client. */
 void keeper_hold_again(Keeper *keeper);
+
+/* Tells the primary that epoch is safe; must not block. Called with the keeper's lock held. */
+typedef void (*KeeperAcknowledge)(uint64_t epoch, gpointer opaque);
+/* Acknowledge epoch, which has committed, as soon as the shadow is held: now, or in a later
+ * keeper_hold_again. One waits at a time: epoch takes the place of an earlier one. */
+void keeper_acknowledge(Keeper *keeper, uint64_t epoch, KeeperAcknowledge acknowledge,
+                        gpointer opaque);
+/* opaque goes: whatever is to be acknowledged to it is not any more. */
+void keeper_forget(Keeper *keeper, gpointer opaque);
 
 typedef struct KeeperStatus {
     uint64_t committed_epoch;

@@ -430,14 +430,16 @@ on_client(void *opaque)
     keeper_hold_again(standby->keeper);
 }
 
-static void
+static gboolean
 on_hold(const int *fds, guint n_fds, uint64_t epoch, uint64_t incarnation, gpointer opaque)
 {
     Standby *standby = opaque;
 
-    if (!control_send_event(standby->control, DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_HOLD,
-                            NULL, epoch, incarnation, fds, n_fds))
-        g_message("nobody to hold epoch %" G_GUINT64_FORMAT " for us yet", epoch);
+    if (control_send_event(standby->control, DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_HOLD, NULL,
+                           epoch, incarnation, fds, n_fds))
+        return TRUE;
+    g_message("nobody to hold epoch %" G_GUINT64_FORMAT " for us yet", epoch);
+    return FALSE;
 }
 
 static const ControlOps control_ops = {

@@ -167,16 +167,25 @@ receive_epochs(Stream *stream, GByteArray *payload, GError **error)
     return TRUE;
 }
 
+/* On this thread or, when districtd was away, on the main one. */
 static void
-on_committed(uint64_t epoch, gpointer opaque)
+acknowledge(uint64_t epoch, gpointer opaque)
 {
     Stream *stream = opaque;
     District__StreamAck ack = DISTRICT__STREAM_ACK__INIT;
 
-    if (atomic_fetch_add(&stream->epochs, 1) == 0)
-        stream_post(stream, STREAM_NEWS_COMMITTED_FIRST);
     ack.committed_epoch = epoch;
     outbox_push(stream->outbox, RECORD_ACK, epoch, &ack.base);
+}
+
+static void
+on_committed(uint64_t epoch, gpointer opaque)
+{
+    Stream *stream = opaque;
+
+    if (atomic_fetch_add(&stream->epochs, 1) == 0)
+        stream_post(stream, STREAM_NEWS_COMMITTED_FIRST);
+    keeper_acknowledge(stream->config.keeper, epoch, acknowledge, stream);
 }
 
 /* ---- Coming up ---- */
@@ -287,8 +296,10 @@ stream_run(gpointer data)
 {
     Stream *stream = data;
     g_autoptr(GError) error = NULL;
+    gboolean goodbye = serve(stream, &error);
 
-    if (serve(stream, &error)) {
+    keeper_forget(stream->config.keeper, stream);
+    if (goodbye) {
         stream->goodbye = true;
         stream->outcome = g_strdup("the primary ended protection");
     } else if (atomic_load(&stream->stop)) {

@@ -42,7 +42,7 @@ rig_message_free(District__StandbyMessage *message)
     protobuf_c_message_free_unpacked(&message->base, NULL);
 }
 
-static void
+void
 rig_disconnect(Rig *rig)
 {
     District__StandbyMessage *event;

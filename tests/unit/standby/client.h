@@ -43,6 +43,8 @@ void rig_start(Rig *rig);
 void rig_kill(Rig *rig);
 /* districtd comes (again). */
 void rig_connect(Rig *rig);
+/* districtd goes; what it was given to hold is kept. */
+void rig_disconnect(Rig *rig);
 
 /* Send request (its id is set) with fds, wait for the reply; free with standby_message free. */
 District__StandbyMessage *rig_call(Rig *rig, District__StandbyRequest *request, const int *fds,

@@ -560,6 +560,48 @@ test_new_districtd_gets_the_hold(Rig *rig, gconstpointer data)
     primary_close(&primary);
 }
 
+/* With nobody to hold it, an epoch would be lost with this process: it must not be acknowledged. */
+static void
+test_acknowledged_when_held(Rig *rig, gconstpointer data)
+{
+    Primary primary;
+
+    primary_open(&primary, rig, "home", N_MEMBERS, RAM_PAGES);
+    primary_greet(&primary, NULL);
+    rig_disconnect(rig);
+    writer_epoch(&primary.writer, 1, 0, 0, RAM_PAGES, 0x11);
+    writer_epoch(&primary.writer, 2, 1, 3, 1, 0x22);
+    g_assert_true(primary_flush(&primary));
+    g_assert_false(primary_wait_ack(&primary, 1, 500));
+    g_assert_cmpuint(primary.acked, ==, 0);
+    rig_connect(rig);
+    g_assert_true(primary_wait_ack(&primary, 2, LIMIT_MS));
+    rig_message_free(rig_status(rig));
+    g_assert_cmpuint(rig->held.n, ==, 3 + N_MEMBERS);
+    primary_close(&primary);
+}
+
+/* A stream that ends while an epoch of it waits to be held. */
+static void
+test_never_acknowledged(Rig *rig, gconstpointer data)
+{
+    District__StandbyMessage *message;
+    Primary primary;
+
+    primary_open(&primary, rig, "home", N_MEMBERS, RAM_PAGES);
+    primary_greet(&primary, NULL);
+    rig_disconnect(rig);
+    writer_epoch(&primary.writer, 1, 0, 0, RAM_PAGES, 0x11);
+    g_assert_true(primary_flush(&primary));
+    g_assert_false(primary_wait_ack(&primary, 1, 200));
+    primary_close(&primary);
+    rig_connect(rig);
+    message = rig_status(rig);
+    g_assert_cmpuint(message->reply->status->committed_epoch, ==, 1);
+    rig_message_free(message);
+    g_assert_cmpuint(rig->held.n, ==, 3 + N_MEMBERS);
+}
+
 static void
 test_quit(Rig *rig, gconstpointer data)
 {
@@ -617,6 +659,8 @@ main(int argc, char **argv)
     ADD("/standby/after a goodbye there is no silence", test_goodbye);
     ADD("/standby/it sends heartbeats", test_heartbeats);
     ADD("/standby/a new districtd is given what to hold", test_new_districtd_gets_the_hold);
+    ADD("/standby/nothing is acknowledged before districtd holds it", test_acknowledged_when_held);
+    ADD("/standby/a stream may end before what it brought is held", test_never_acknowledged);
     ADD("/standby/quits cleanly in the middle of an epoch", test_quit);
     return g_test_run();
 }
