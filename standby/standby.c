@@ -35,7 +35,7 @@ struct Standby {
     Keeper *keeper;
     StandbyPhase phase;
 
-    GPtrArray *streams; /* of Stream; each holds a reference */
+    GPtrArray *streams; /* of Stream, oldest first; each holds a reference */
     Stream *current;    /* the one that has its turn, NULL if there is none */
     char *last_peer;
     char *last_error;
@@ -154,7 +154,7 @@ close_stream(Standby *standby, Stream *stream)
                             : DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_REFUSED,
                        stream_outcome(stream), keeper_status(standby->keeper).committed_epoch,
                        stream_incarnation(stream), NULL, 0);
-    g_ptr_array_remove_fast(standby->streams, stream);
+    g_ptr_array_remove(standby->streams, stream);
 }
 
 static void
@@ -210,6 +210,25 @@ on_stream_news(Stream *stream, StreamNews news, gpointer opaque)
     }
 }
 
+/*
+ * Room for one more stream, at the expense of the one that has been in its handshake for longest:
+ * who never shows a certificate must not keep out the primary. FALSE if there is none.
+ */
+static gboolean
+make_room(Standby *standby)
+{
+    if (standby->streams->len < STREAMS_MAX)
+        return TRUE;
+    for (guint i = 0; i < standby->streams->len; i++) {
+        Stream *stream = g_ptr_array_index(standby->streams, i);
+        if (stream_state(stream) == STREAM_HANDSHAKE) {
+            close_stream(standby, stream);
+            return TRUE;
+        }
+    }
+    return FALSE;
+}
+
 static char *
 do_stream(Standby *standby, const District__StandbyStreamRequest *request, int *fds, guint n_fds)
 {
@@ -226,7 +245,7 @@ do_stream(Standby *standby, const District__StandbyStreamRequest *request, int *
         return g_strdup_printf("stream of district %s: pass exactly one connection", standby->name);
     if (*request->peer_name == '\0')
         return g_strdup_printf("stream of district %s: name the peer", standby->name);
-    if (standby->streams->len >= STREAMS_MAX)
+    if (!make_room(standby))
         return g_strdup_printf("stream of district %s: %d connections are open already: try again",
                                standby->name, STREAMS_MAX);
     g_ptr_array_add(standby->streams, stream_new(&config, g_steal_fd(&fds[0])));

@@ -602,6 +602,28 @@ test_never_acknowledged(Rig *rig, gconstpointer data)
     g_assert_cmpuint(rig->held.n, ==, 3 + N_MEMBERS);
 }
 
+/* Connections that never show a certificate, as many as there may be. */
+static void
+test_strangers(Rig *rig, gconstpointer data)
+{
+    int strangers[8], more;
+    Primary primary;
+    char end;
+
+    protect(&primary, rig, 1, 0x11);
+    for (guint i = 0; i < G_N_ELEMENTS(strangers); i++)
+        strangers[i] = rig_tcp(rig, "home");
+    primary_close(&primary);
+    more = rig_tcp(rig, "home");
+    protect(&primary, rig, 2, 0x22);
+    /* The oldest ones had to go. */
+    g_assert_cmpint(recv(strangers[0], &end, 1, 0), <=, 0);
+    for (guint i = 0; i < G_N_ELEMENTS(strangers); i++)
+        close(strangers[i]);
+    close(more);
+    primary_close(&primary);
+}
+
 static void
 test_quit(Rig *rig, gconstpointer data)
 {
@@ -661,6 +683,7 @@ main(int argc, char **argv)
     ADD("/standby/a new districtd is given what to hold", test_new_districtd_gets_the_hold);
     ADD("/standby/nothing is acknowledged before districtd holds it", test_acknowledged_when_held);
     ADD("/standby/a stream may end before what it brought is held", test_never_acknowledged);
+    ADD("/standby/strangers do not keep the primary out", test_strangers);
     ADD("/standby/quits cleanly in the middle of an epoch", test_quit);
     return g_test_run();
 }
