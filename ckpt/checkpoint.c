@@ -65,7 +65,7 @@ checkpoint_end(Coordinator *c)
     target_free(c->file, false);
     c->file = NULL;
     if (!c->stream || c->stream->phase < TARGET_COMPLETING) {
-        staging_clear(c->staging, STAGING_SOFT_PAGES);
+        staging_pool_clear(c->stagings, c->staging);
         c->staging_active = false;
     }
     return request;

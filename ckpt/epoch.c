@@ -54,9 +54,15 @@ staging_pool_take(StagingPool *pool)
 }
 
 void
-staging_pool_give(StagingPool *pool, Staging *staging)
+staging_pool_clear(StagingPool *pool, Staging *staging)
 {
     staging_clear(staging, pool->keep_pages);
+}
+
+void
+staging_pool_give(StagingPool *pool, Staging *staging)
+{
+    staging_pool_clear(pool, staging);
     g_mutex_lock(&pool->lock);
     g_ptr_array_add(pool->idle, staging);
     g_mutex_unlock(&pool->lock);

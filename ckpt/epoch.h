@@ -26,6 +26,8 @@ void staging_pool_free(StagingPool *pool);
 bool staging_pool_ready(StagingPool *pool);
 /* An empty staging; staging_pool_ready must have said so. */
 Staging *staging_pool_take(StagingPool *pool);
+/* Empty the staging being filled. */
+void staging_pool_clear(StagingPool *pool, Staging *staging);
 /* Give back, from any thread; wakes the coordinator. */
 void staging_pool_give(StagingPool *pool, Staging *staging);
 

@@ -176,7 +176,7 @@ protect_drop_stream(Coordinator *c, bool bye)
         epoch_unref(g_queue_pop_head(&c->in_flight));
     /* What is staged was for the stream; a file about to complete needs it still. */
     if (!c->file || c->file->phase != TARGET_COMPLETING) {
-        staging_clear(c->staging, STAGING_SOFT_PAGES);
+        staging_pool_clear(c->stagings, c->staging);
         c->staging_active = false;
     }
 }
