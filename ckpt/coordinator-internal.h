@@ -169,13 +169,14 @@ void members_fail_district(Coordinator *c, const char *why);
 void members_check_idle(Coordinator *c);
 /* Ask each for its state now and then, or a power-off would look like a crash. */
 void members_describe_tick(Coordinator *c, int64_t now);
-/* Fill in a list for EPOCH_BEGIN or the like: indices of the members that are on. */
+/* How many members are on; wire_index, if not NULL: of each in the list of those,
+ * WIRE_INDEX_NONE for one that is off. */
 uint32_t members_on(const Coordinator *c, uint32_t *wire_index);
 
 /* ---- harvest.c ---- */
 /* HARVEST on all members, then copy what they found. FALSE: trouble, dealt with. */
 bool harvest_all(Coordinator *c, uint64_t *pages);
-/* Take the dirty bits of member to where they belong; pages taken. */
+/* Take the dirty bits of member, which is on, to where they belong; pages taken. */
 uint64_t harvest_take(Coordinator *c, uint32_t member);
 int64_t harvest_interval_ns(const Coordinator *c);
 

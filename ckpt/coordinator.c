@@ -193,8 +193,10 @@ coordinator_throttle(Coordinator *c, int64_t now)
         members_pause(c);
         if (c->run != RUN_RUNNING)
             return;
-        for (uint32_t i = 0; i < c->n_members; i++)
-            harvest_take(c, i);
+        for (uint32_t i = 0; i < c->n_members; i++) {
+            if (member_is_on(c->members[i]))
+                harvest_take(c, i);
+        }
         coordinator_move(c, RUN_THROTTLED);
         c->throttle_ns = now + THROTTLE_HOLD_NS;
     } else if (c->run == RUN_THROTTLED && (!pressed || now >= c->throttle_ns)) {

@@ -5,6 +5,7 @@
 
 #include "common/clock.h"
 #include "common/memfd.h"
+#include "common/pagebits.h"
 #include "common/pbmsg.h"
 
 #include <fcntl.h>
@@ -34,6 +35,15 @@ member_disconnect(Member *member)
     if (member->fd >= 0)
         close(member->fd);
     member->fd = -1;
+}
+
+void
+member_retire(Member *member)
+{
+    member_disconnect(member);
+    if (member->bitmap)
+        munmap(member->bitmap, pagebits_bytes(member->n_pages));
+    member->bitmap = NULL;
 }
 
 void

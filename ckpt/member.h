@@ -60,6 +60,8 @@ void member_free(Member *member);
 /* Connect (retrying for timeout_ms) and say HELLO. */
 gboolean member_connect(Member *member, int timeout_ms, GError **error);
 void member_disconnect(Member *member);
+/* The guest is off: disconnect, and look at its dirty pages no more. */
+void member_retire(Member *member);
 
 gboolean member_send_harvest(Member *member, GError **error);
 gboolean member_send_pause(Member *member, bool save_state, bool hold, GError **error);

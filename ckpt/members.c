@@ -19,7 +19,7 @@ members_on(const Coordinator *c, uint32_t *wire_index)
 
     for (uint32_t i = 0; i < c->n_members; i++) {
         if (wire_index)
-            wire_index[i] = n;
+            wire_index[i] = member_is_on(c->members[i]) ? n : WIRE_INDEX_NONE;
         n += member_is_on(c->members[i]);
     }
     return n;
@@ -129,7 +129,7 @@ static void
 members_mark_off(Coordinator *c, Member *member)
 {
     member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
-    member_disconnect(member);
+    member_retire(member);
     coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF, member->name, "", 0);
 }
 

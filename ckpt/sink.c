@@ -163,8 +163,10 @@ sink_member_pages(Sink *sink, Epoch *epoch, uint64_t number, uint32_t member, bo
 void
 sink_epoch_pages(Sink *sink, Epoch *epoch, uint64_t number, bool full)
 {
-    for (uint32_t member = 0; member < sink->n_members; member++)
-        sink_member_pages(sink, epoch, number, member, full);
+    for (uint32_t member = 0; member < sink->n_members; member++) {
+        if (sink->wire_index[member] != WIRE_INDEX_NONE)
+            sink_member_pages(sink, epoch, number, member, full);
+    }
 }
 
 void

@@ -28,6 +28,9 @@ typedef struct Sink Sink;
 typedef struct SinkItem SinkItem;
 typedef struct EncodePool EncodePool;
 
+/* Of a member that is off: EPOCH_BEGIN does not list it. */
+#define WIRE_INDEX_NONE UINT32_MAX
+
 /* Where records go. All but interrupt are called on the sink's thread; all waits are bounded. */
 typedef struct SinkTransport {
     /* Make it ready for the first record. */
@@ -51,7 +54,7 @@ typedef struct SinkConfig {
     EncodePool *pool;
     const District__StreamHello *hello; /* copied */
     const uint64_t *n_pages_of;         /* RAM pages of each member; copied */
-    const uint32_t *wire_index;         /* member -> index in EPOCH_BEGIN's list; copied */
+    const uint32_t *wire_index;         /* member -> index in EPOCH_BEGIN's list, or none; copied */
     uint32_t n_members;
 } SinkConfig;
 
@@ -69,7 +72,7 @@ void sink_fail(Sink *sink, GError *error);
 
 /* ---- Queueing; coordinator only ---- */
 void sink_begin(Sink *sink, const District__StreamEpochBegin *begin);
-/* All pages of a frozen epoch. full: the epoch starts from nothing. */
+/* All pages of a frozen epoch, save of members that are off. full: the epoch starts from nothing. */
 void sink_epoch_pages(Sink *sink, Epoch *epoch, uint64_t number, bool full);
 /* A batch for a full sync: count pages of member, copied here. */
 void sink_sync_pages(Sink *sink, uint64_t number, uint32_t member, const uint64_t *pages,

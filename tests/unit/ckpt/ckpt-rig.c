@@ -23,6 +23,16 @@ rig_path(Rig *rig, const char *name)
 Rig *
 rig_new(guint n_members, const FakeMemberConfig *like)
 {
+    FakeMemberConfig each[RIG_MEMBERS_MAX];
+
+    for (guint i = 0; i < n_members; i++)
+        each[i] = *like;
+    return rig_new_mixed(n_members, each);
+}
+
+Rig *
+rig_new_mixed(guint n_members, const FakeMemberConfig *each)
+{
     Rig *rig = g_new0(Rig, 1);
     g_autoptr(GError) error = NULL;
 
@@ -37,7 +47,7 @@ rig_new(guint n_members, const FakeMemberConfig *like)
     for (guint i = 0; i < n_members; i++) {
         g_autofree char *name = g_strdup_printf("m%u", i);
         g_autofree char *path = rig_path(rig, name);
-        FakeMemberConfig config = *like;
+        FakeMemberConfig config = each[i];
         config.name = name;
         config.path = path;
         rig->members[i] = fake_member_new(&config);

@@ -23,8 +23,9 @@ typedef struct Rig {
     GArray *events; /* of District__CkptEventKind, in order of arrival */
 } Rig;
 
-/* Fake members of ram_size bytes and a fake standby. */
+/* Fake members, all alike or each by its own configuration, and a fake standby. */
 Rig *rig_new(guint n_members, const FakeMemberConfig *like);
+Rig *rig_new_mixed(guint n_members, const FakeMemberConfig *each);
 /* Start district-ckpt (path in the environment, DISTRICT_CKPT) and connect to it. */
 void rig_run(Rig *rig);
 void rig_connect(Rig *rig);

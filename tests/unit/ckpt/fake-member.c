@@ -393,6 +393,8 @@ fake_member_power_off(FakeMember *m)
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
 
     m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
+    pagebits_set_range(m->log, 0, page_count(m->config.ram_size));
+    engine_harvest(m);
 }
 
 void

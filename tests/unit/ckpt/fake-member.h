@@ -27,7 +27,8 @@ void fake_member_free(FakeMember *member);
 
 /* Close all its sockets, as if the process had died. */
 void fake_member_die(FakeMember *member);
-/* The guest powers itself off: requests but DESCRIBE and HELLO are refused. */
+/* The guest powers itself off: requests but DESCRIBE and HELLO are refused. What it has written
+ * last is in the shared bitmap, where nobody has asked for it. */
 void fake_member_power_off(FakeMember *member);
 /* Refuse the next PAUSE; whether that has happened. */
 void fake_member_refuse_pause(FakeMember *member);
