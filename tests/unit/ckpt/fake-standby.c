@@ -26,7 +26,7 @@ struct FakeStandby {
     uint16_t port;
     GThread *thread;
     gint stop, drop, hang, hold_acks, delay_acks, refuse; /* atomic, set by the test */
-    gint good, wrong, full, goodbye, n_members;           /* atomic, set by the thread */
+    gint good, wrong, full, goodbye, n_members, unacked;  /* atomic, set by the thread */
     uint64_t committed;                                   /* atomic */
     GMutex lock;
     char *error; /* under lock */
@@ -115,6 +115,7 @@ on_end(void *opaque, uint64_t epoch, GError **error)
         g_atomic_int_inc(&s->full);
     __atomic_store_n(&s->committed, epoch, __ATOMIC_SEQ_CST);
     s->to_ack = epoch;
+    g_atomic_int_inc(&s->unacked);
     return TRUE;
 }
 
@@ -169,6 +170,7 @@ say_ack(FakeStandby *s, GError **error)
     g_usleep((gulong)g_atomic_int_get(&s->delay_acks) * 1000);
     ack.committed_epoch = s->to_ack;
     s->to_ack = 0;
+    g_atomic_int_set(&s->unacked, 0);
     return say(s, RECORD_ACK, &ack.base, error);
 }
 
@@ -221,6 +223,7 @@ serve(FakeStandby *s, int fd)
     s->receiver = receiver_new(&receiver_ops, s);
     s->sequence = 0;
     s->to_ack = 0;
+    g_atomic_int_set(&s->unacked, 0);
     while (s->channel && hear_one(s, &error))
         ;
     receiver_free(s->receiver);
@@ -309,6 +312,12 @@ uint64_t
 fake_standby_committed(FakeStandby *s)
 {
     return __atomic_load_n(&s->committed, __ATOMIC_SEQ_CST);
+}
+
+unsigned
+fake_standby_unacknowledged(FakeStandby *s)
+{
+    return (unsigned)g_atomic_int_get(&s->unacked);
 }
 
 unsigned

@@ -24,6 +24,8 @@ unsigned fake_standby_good(FakeStandby *standby);
 unsigned fake_standby_wrong(FakeStandby *standby);
 unsigned fake_standby_full(FakeStandby *standby); /* of the good ones, full */
 uint64_t fake_standby_committed(FakeStandby *standby);
+/* Epochs of this connection that were complete and have not been acknowledged. */
+unsigned fake_standby_unacknowledged(FakeStandby *standby);
 unsigned fake_standby_members(FakeStandby *standby); /* in the last epoch */
 bool fake_standby_goodbye(FakeStandby *standby);
 /* Why the last connection ended, newly allocated; NULL if by end of stream. */
