@@ -57,6 +57,14 @@ rig_new_mixed(guint n_members, const FakeMemberConfig *each)
 }
 
 void
+rig_add_net(Rig *rig)
+{
+    g_autofree char *path = rig_path(rig, "net");
+
+    rig->net = fake_net_new(path);
+}
+
+void
 rig_connect(Rig *rig)
 {
     g_autofree char *path = rig_path(rig, "control");
@@ -85,7 +93,8 @@ rig_run(Rig *rig)
     g_ptr_array_add(argv, g_strdup(g_getenv("DISTRICT_CKPT")));
     g_ptr_array_add(argv, g_strdup("--name=shop"));
     g_ptr_array_add(argv, g_strdup("--host=a"));
-    g_ptr_array_add(argv, g_strdup("--net=none"));
+    g_ptr_array_add(argv,
+                    rig->net ? g_strdup_printf("--net=%s/net", rig->dir) : g_strdup("--net=none"));
     g_ptr_array_add(argv, g_strdup_printf("--control=%s/control", rig->dir));
     g_ptr_array_add(argv, g_strdup_printf("--pki=%s", rig->pki));
     for (guint i = 0; i < rig->n_members; i++)
@@ -212,15 +221,23 @@ rig_unprotect(Rig *rig)
     rig_call_ok(rig, &request);
 }
 
+int
+rig_create(const char *path)
+{
+    int fd = open(path, O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0600);
+
+    g_assert_cmpint(fd, >=, 0);
+    return fd;
+}
+
 char *
 rig_checkpoint(Rig *rig, const char *path)
 {
     District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
     District__CkptCheckpointRequest checkpoint = DISTRICT__CKPT_CHECKPOINT_REQUEST__INIT;
-    int fd = open(path, O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0600);
+    int fd = rig_create(path);
     char *error = NULL;
 
-    g_assert_cmpint(fd, >=, 0);
     checkpoint.path = (char *)path;
     request.op_case = DISTRICT__CKPT_REQUEST__OP_CHECKPOINT;
     request.checkpoint = &checkpoint;
@@ -316,6 +333,7 @@ rig_free(Rig *rig)
     for (guint i = 0; i < rig->n_members; i++)
         fake_member_free(rig->members[i]);
     fake_standby_free(rig->standby);
+    fake_net_free(rig->net);
     g_array_unref(rig->events);
     g_spawn_sync(NULL, (char **)rm, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, NULL, NULL);
     g_free(rig->pki);

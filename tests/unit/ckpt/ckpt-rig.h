@@ -5,6 +5,7 @@
 
 #include "ckpt.pb-c.h"
 #include "fake-member.h"
+#include "fake-net.h"
 #include "fake-standby.h"
 
 #include <gio/gio.h>
@@ -17,6 +18,7 @@ typedef struct Rig {
     guint n_members;
     FakeMember *members[RIG_MEMBERS_MAX];
     FakeStandby *standby;
+    FakeNet *net; /* NULL: a district without network */
     GSubprocess *process;
     int control;
     uint64_t last_id;
@@ -26,6 +28,8 @@ typedef struct Rig {
 /* Fake members, all alike or each by its own configuration, and a fake standby. */
 Rig *rig_new(guint n_members, const FakeMemberConfig *like);
 Rig *rig_new_mixed(guint n_members, const FakeMemberConfig *each);
+/* Give it a network, before it runs. */
+void rig_add_net(Rig *rig);
 /* Start district-ckpt (path in the environment, DISTRICT_CKPT) and connect to it. */
 void rig_run(Rig *rig);
 void rig_connect(Rig *rig);
@@ -45,6 +49,8 @@ District__CkptReply *rig_receive(Rig *rig, int timeout_ms);
 void rig_start(Rig *rig);
 void rig_protect(Rig *rig, unsigned interval_us, unsigned detach_after_ms);
 void rig_unprotect(Rig *rig);
+/* A new file for a checkpoint, open for writing. */
+int rig_create(const char *path);
 /* A checkpoint to path; the error of the reply, NULL if none. */
 char *rig_checkpoint(Rig *rig, const char *path);
 District__CkptStatusReply *rig_status(Rig *rig, District__CkptReply **hold);
