@@ -47,9 +47,9 @@ typedef enum {
 
 /* What district-net was told about holding output. */
 typedef enum {
-    NET_TOLD_FREE,    /* nothing is held; what it does from the start */
+    NET_TOLD_FREE,    /* nothing is held */
     NET_TOLD_HOLD,    /* it holds output for us */
-    NET_TOLD_UNKNOWN, /* a predecessor told it something */
+    NET_TOLD_UNKNOWN, /* nothing by us yet; a predecessor may have told it something */
 } NetTold;
 
 typedef struct Protection {

@@ -341,6 +341,7 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     c->incarnation = config->incarnation;
     c->inbox = inbox;
     c->stats = g_new0(CoordinatorStats, 1);
+    c->protect.net_told = NET_TOLD_UNKNOWN;
     g_queue_init(&c->in_flight);
     numbers_open(c, config->numbers_path);
     /* On failure the process ends: nothing is freed here. */

@@ -238,6 +238,33 @@ test_superseded_never_released(void)
     rig_free(rig);
 }
 
+/* Killed between the end of a hand-over and what it was to tell district-net. */
+static void
+test_told_again_after_a_kill(void)
+{
+    Rig *rig = rig_protected(DETACH_MS);
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptHandOverRequest hand_over = DISTRICT__CKPT_HAND_OVER_REQUEST__INIT;
+    unsigned told = fake_net_count(rig->net, OP(MODE));
+
+    fake_net_answer(rig->net, OP(MODE), FAKE_NET_HANG);
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_HAND_OVER;
+    request.hand_over = &hand_over;
+    District__CkptReply *reply = rig_call(rig, &request, NULL, 0);
+    g_assert_cmpstr(reply->error, ==, "");
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    wait_count_above(rig, OP(MODE), told);
+    rig_kill(rig);
+    fake_net_answer(rig->net, OP(MODE), FAKE_NET_DO);
+    g_assert_true(fake_net_holds(rig->net));
+    rig_run(rig);
+    g_assert_false(fake_member_running(rig->members[0]));
+    rig_start(rig);
+    wait_holds(rig, false);
+    assert_goes_on(rig);
+    rig_free(rig);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -255,5 +282,7 @@ main(int argc, char **argv)
     g_test_add_func("/netctl/output is released when there is nobody to commit to", test_released);
     g_test_add_func("/netctl/what a superseded district holds is never released",
                     test_superseded_never_released);
+    g_test_add_func("/netctl/output held for a killed predecessor is released in the end",
+                    test_told_again_after_a_kill);
     return g_test_run();
 }
