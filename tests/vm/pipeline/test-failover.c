@@ -25,6 +25,7 @@
 #define MEMBERS 2
 
 static const char *const member_names[MEMBERS] = {"db", "app"};
+static const char *const member_macs[MEMBERS] = {"52:54:00:00:00:01", "52:54:00:00:00:02"};
 static const char *const guest_options[MEMBERS] = {
     "base=0x400000 pages=128 dirty=8 report=8 verify=16 seed=1",
     "base=0x400000 pages=128 dirty=4 report=8 verify=16 seed=2 pattern=random",
@@ -33,6 +34,7 @@ static const char *const guest_options[MEMBERS] = {
 /* A district of two tiny guests on a rig, in some incarnation. */
 typedef struct District {
     Rig *rig;
+    gboolean network; /* with a district-net; the guests leave it alone, the cuts do not */
     Vmm vmms[MEMBERS];
     GuestChecker *checkers[MEMBERS];
     uint64_t incarnation;
@@ -41,14 +43,39 @@ typedef struct District {
 } District;
 
 static void
+district_start_net(District *d)
+{
+    char *ports[MEMBERS + 1] = {NULL};
+
+    for (int i = 0; i < MEMBERS; i++)
+        ports[i] = g_strdup_printf("%s=%s/%s.net", member_names[i], d->rig->dir, member_names[i]);
+    rig_net_start(d->rig, (const char *const *)ports, d->incarnation);
+    for (int i = 0; i < MEMBERS; i++)
+        g_free(ports[i]);
+}
+
+static void
+district_start_vmm(District *d, int i, gboolean incoming)
+{
+    g_autofree char *options = d->network
+                                   ? g_strdup_printf(VMM_OPTIONS " --net %s/%s.net --mac %s",
+                                                     d->rig->dir, member_names[i], member_macs[i])
+                                   : g_strdup(VMM_OPTIONS);
+
+    vmm_start(&d->vmms[i], d->rig->dir, member_names[i], d->generation, incoming, guest_options[i],
+              options);
+}
+
+static void
 district_start_engines(District *d, gboolean incoming)
 {
     char *args[MEMBERS + 1] = {NULL};
 
     d->generation++;
+    if (d->network)
+        district_start_net(d);
     for (int i = 0; i < MEMBERS; i++) {
-        vmm_start(&d->vmms[i], d->rig->dir, member_names[i], d->generation, incoming,
-                  guest_options[i], VMM_OPTIONS);
+        district_start_vmm(d, i, incoming);
         args[i] = g_strdup_printf("%s=%s", member_names[i], d->vmms[i].socket);
     }
     rig_ckpt_start(d->rig, (const char *const *)args, d->incarnation);
@@ -62,15 +89,17 @@ district_stop_engines(District *d)
     rig_ckpt_stop(d->rig);
     for (int i = 0; i < MEMBERS; i++)
         vmm_stop(&d->vmms[i]);
+    rig_net_stop(d->rig);
 }
 
 static District *
-district_new(void)
+district_new(gboolean network)
 {
     District *d = g_new0(District, 1);
     g_autoptr(GError) error = NULL;
 
     d->rig = rig_new();
+    d->network = network;
     d->incarnation = 1;
     for (int i = 0; i < MEMBERS; i++) {
         d->checkers[i] = guest_checker_new(guest_options[i], &error);
@@ -148,7 +177,38 @@ district_check_reports(District *d)
     }
 }
 
-/* Lose the home host: all engines and district-ckpt are killed; then run the standby's image. */
+/* What the standby says it has committed; *connected: more may come. */
+static uint64_t
+standby_epoch(District *d, gboolean *connected)
+{
+    District__StandbyMessage *m = rig_standby_status(d->rig);
+    uint64_t epoch = m->reply->status->committed_epoch;
+
+    *connected = m->reply->status->connected;
+    district__standby_message__free_unpacked(m, NULL);
+    return epoch;
+}
+
+/* The last epoch that the standby has committed, once all that was sent has been received. */
+static uint64_t
+standby_last_epoch(District *d)
+{
+    gint64 deadline = g_get_monotonic_time() + RIG_LIMIT_MS * 1000;
+    gboolean connected;
+    uint64_t epoch;
+
+    while ((epoch = standby_epoch(d, &connected)), connected) {
+        if (g_get_monotonic_time() > deadline)
+            rig_fail(d->rig->dir, "the standby does not notice that its primary is dead");
+        g_usleep(1000);
+    }
+    return epoch;
+}
+
+/*
+ * Lose the home host: all engines and district-ckpt are killed; then run the standby's image, which
+ * is that of the last epoch committed.
+ */
 static uint64_t
 district_fail_over(District *d)
 {
@@ -158,13 +218,14 @@ district_fail_over(District *d)
     district_stop_engines(d);
     district_check_reports(d);
     d->incarnation++;
+    epoch = standby_last_epoch(d);
     if (!rig_activate(d->rig, d->incarnation, &image))
         rig_fail(d->rig->dir, "the standby has nothing to activate");
+    g_assert_cmpuint(image.epoch, ==, epoch);
     district_check_image(d, &image);
     rig_standby_stop(d->rig);
     district_start_engines(d, TRUE);
     rig_start_image(d->rig, &image, d->incarnation);
-    epoch = image.epoch;
     rig_image_clear(&image);
     return epoch;
 }
@@ -172,7 +233,7 @@ district_fail_over(District *d)
 static void
 test_failovers_in_a_row(void)
 {
-    District *d = district_new();
+    District *d = district_new(FALSE);
 
     for (int i = 0; i < FAILOVERS; i++) {
         district_protect(d, TRUE);
@@ -196,7 +257,24 @@ acked_epoch(District *d)
     return epoch;
 }
 
-typedef enum Victim { VICTIM_CKPT, VICTIM_STANDBY, VICTIM_VMM, VICTIMS } Victim;
+typedef enum Victim { VICTIM_CKPT, VICTIM_STANDBY, VICTIM_VMM, VICTIM_NET, VICTIMS } Victim;
+
+/* Kill the standby: its successor has all that it has acknowledged until then. */
+static uint64_t
+kill_standby(District *d)
+{
+    gboolean connected;
+    uint64_t acked;
+
+    rig_standby_stop(d->rig);
+    if (!rig_wait_ckpt_event(d->rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_STREAM_LOST,
+                             RIG_LIMIT_MS))
+        rig_fail(d->rig->dir, "district-ckpt does not notice that its standby is dead");
+    acked = acked_epoch(d);
+    rig_standby_start(d->rig, TRUE);
+    g_assert_cmpuint(standby_epoch(d, &connected), >=, acked);
+    return acked;
+}
 
 /* Kill one process; whichever it is, what was committed can still be activated. */
 static void
@@ -211,10 +289,14 @@ kill_one(District *d, Victim victim)
         break;
     case VICTIM_VMM:
         vmm_stop(&d->vmms[g_random_int_range(0, MEMBERS)]);
+        acked = acked_epoch(d);
+        break;
+    case VICTIM_NET:
+        rig_net_stop(d->rig);
+        acked = acked_epoch(d);
         break;
     default:
-        rig_standby_stop(d->rig);
-        rig_standby_start(d->rig, TRUE);
+        acked = kill_standby(d);
         break;
     }
     g_usleep((gulong)g_random_int_range(0, 5000));
@@ -224,7 +306,7 @@ kill_one(District *d, Victim victim)
 static void
 test_kills(void)
 {
-    District *d = district_new();
+    District *d = district_new(TRUE);
 
     for (int i = 0; i < KILLS; i++) {
         district_protect(d, TRUE);
@@ -239,7 +321,7 @@ test_kills(void)
 static void
 test_guests_outlive_ckpt(void)
 {
-    District *d = district_new();
+    District *d = district_new(FALSE);
     char *args[MEMBERS + 1] = {NULL};
 
     district_protect(d, TRUE);
@@ -262,7 +344,7 @@ test_guests_outlive_ckpt(void)
 static void
 test_standby_restart_is_resynced(void)
 {
-    District *d = district_new();
+    District *d = district_new(FALSE);
 
     district_protect(d, TRUE);
     for (int i = 0; i < 5; i++) {
@@ -281,7 +363,7 @@ test_standby_restart_is_resynced(void)
 static void
 test_image_is_kept_until_it_runs(void)
 {
-    District *d = district_new();
+    District *d = district_new(FALSE);
     RigImage image;
 
     district_protect(d, TRUE);
@@ -305,7 +387,7 @@ test_image_is_kept_until_it_runs(void)
 static void
 test_checkpoint_file(void)
 {
-    District *d = district_new();
+    District *d = district_new(FALSE);
     g_autofree char *path = g_build_filename(d->rig->dir, "a.dckpt", NULL);
 
     district_wait_lines(d, 3);
@@ -323,7 +405,7 @@ test_checkpoint_file(void)
 static void
 test_checkpoint_beside_protection(void)
 {
-    District *d = district_new();
+    District *d = district_new(FALSE);
     g_autofree char *path = g_build_filename(d->rig->dir, "b.dckpt", NULL);
 
     district_protect(d, TRUE);
@@ -350,7 +432,7 @@ test_checkpoint_beside_protection(void)
 static void
 test_sustained(void)
 {
-    District *d = district_new();
+    District *d = district_new(FALSE);
 
     district_protect(d, TRUE);
     g_usleep(3000000);
