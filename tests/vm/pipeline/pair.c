@@ -134,6 +134,47 @@ pair_wait_protected(Pair *pair)
     pair_wait(pair, pair_home(pair), "protection", "protected");
 }
 
+/* TRUE if `district host list` on a host says that the other one can be reached. */
+static gboolean
+link_is_up(Pair *pair, const Host *host)
+{
+    const char *args[] = {"host", "list", NULL};
+    g_autoptr(JsonNode) answer = pair_command(pair, host, NULL, args);
+    JsonNode *at = answer;
+
+    for (const char *const *word = (const char *const[]){"hosts", "0", "reachable", NULL};
+         at && *word; word++)
+        at = json_step(at, *word);
+    return at && JSON_NODE_HOLDS_VALUE(at) && json_node_get_boolean(at);
+}
+
+void
+pair_wait_link(Pair *pair, const Host *host)
+{
+    gint64 deadline = deadline_new();
+
+    while (!link_is_up(pair, host)) {
+        if (g_get_monotonic_time() > deadline)
+            rig_fail(pair->dir, "%s: the other host cannot be reached after %d ms", host->name,
+                     RIG_LIMIT_MS);
+        g_usleep(POLL_US);
+    }
+}
+
+gint64
+pair_started_epoch(Pair *pair, const Host *host)
+{
+    static const char said[] = "running from epoch ";
+    g_autofree char *path = g_strdup_printf("%s/%s/log/shop/ckpt.log", pair->dir, host->name);
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    const char *at = g_strrstr(text, said);
+    if (!at)
+        rig_fail(pair->dir, "%s: district-ckpt has not run the district from an image", host->name);
+    return g_ascii_strtoll(at + strlen(said), NULL, 10);
+}
+
 gboolean
 pair_had_event(Pair *pair, const Host *host, const char *kind)
 {

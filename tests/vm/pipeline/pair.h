@@ -60,6 +60,10 @@ gint64 pair_number(Pair *pair, const Host *host, const char *path);
 void pair_wait(Pair *pair, const Host *host, const char *path, const char *value);
 /* Wait until a number is above what is given. */
 void pair_wait_above(Pair *pair, const Host *host, const char *path, gint64 value);
+/* Wait until a host knows that the other one is there. */
+void pair_wait_link(Pair *pair, const Host *host);
+/* The epoch that the district has been run from on a host; it has taken over or restarted. */
+gint64 pair_started_epoch(Pair *pair, const Host *host);
 /* Wait until the home protects the district and says so. */
 void pair_wait_protected(Pair *pair);
 /* TRUE if a host has had an event of this kind about shop. */

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define ROUNDS 10
+#define TAKEOVERS 5
 #define SKIP 77
 
 static void
@@ -190,6 +191,70 @@ test_members(void)
     pair_free(pair);
 }
 
+/* ---- A host ---- */
+
+/* Whatever happened to the districtd of home before: all of home dies, and the other host runs. */
+static void
+lose_home(Pair *pair)
+{
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    gint64 incarnation = pair_number(pair, standby, "incarnation");
+    gint64 committed = pair_number(pair, standby, "standby.committed_epoch");
+    GPid pids[G_N_ELEMENTS(home_paths)];
+
+    for (guint i = 0; i < G_N_ELEMENTS(home_paths); i++)
+        pids[i] = process_of(pair, home, home_paths[i]);
+    sleep_at_random(50);
+    proc_kill(&home->daemon);
+    sleep_at_random(50);
+    for (guint i = 0; i < G_N_ELEMENTS(home_paths); i++)
+        kill(pids[i], SIGKILL);
+    pair_check_output(pair, home);
+    pair_wait(pair, standby, "state", "running");
+    g_assert_cmpint(pair_number(pair, standby, "incarnation"), >, incarnation);
+    g_assert_cmpint(pair_started_epoch(pair, standby), >=, committed);
+    pair_daemon_start(pair, home);
+    pair_wait(pair, home, "state", "superseded");
+    pair_swap(pair);
+    pair_wait_progress(pair);
+    pair_check_output(pair, pair_home(pair));
+}
+
+static void
+test_takeover(gboolean at_standby)
+{
+    Pair *pair = pair_new();
+
+    for (int round = 0; round < TAKEOVERS; round++) {
+        Host *standby = pair_standby(pair);
+        sleep_at_random(200);
+        if (at_standby) {
+            proc_kill(&standby->daemon);
+            pair_wait_progress(pair);
+            pair_daemon_start(pair, standby);
+            pair_wait(pair, standby, "state", "standby");
+            pair_wait_link(pair, standby);
+        }
+        lose_home(pair);
+        const char *protect[] = {"protect", "shop", "--standby", pair_standby(pair)->name,
+                                 "--wait",  NULL};
+        pair_must(pair, pair_home(pair), protect);
+    }
+    pair_free(pair);
+}
+
+static void
+test_takeover_home_daemon(void)
+{
+    test_takeover(FALSE);
+}
+
+static void
+test_takeover_standby_daemon(void)
+{
+    test_takeover(TRUE);
+}
+
 /* ---- Main ---- */
 
 /* The children of this process now. */
@@ -255,5 +320,9 @@ main(int argc, char **argv)
                     test_net_holds);
     g_test_add_func("/districtd/the standby takes over by itself from a killed member",
                     test_members);
+    g_test_add_func("/districtd/the standby takes over when home and its districtd are killed",
+                    test_takeover_home_daemon);
+    g_test_add_func("/districtd/a standby whose districtd was killed takes over",
+                    test_takeover_standby_daemon);
     return g_test_run();
 }
