@@ -383,6 +383,14 @@ frame_link_free(FrameLink *link)
     g_free(link);
 }
 
+/* Hand to the device what it may keep while it is stopped. */
+static void
+keep_frames(FrameLink *link)
+{
+    if (!deliver_frames(link, true))
+        refuse_stream(link);
+}
+
 void
 frame_link_stop(FrameLink *link)
 {
@@ -393,11 +401,12 @@ frame_link_stop(FrameLink *link)
     remove_source(&link->out_source);
     remove_source(&link->retry_source);
     send_some(link);
+    /* First what the running device did not take: it may fill rx, and then nothing can be read. */
+    keep_frames(link);
     do {
         n = receive_some(link);
         total += n;
-        if (!deliver_frames(link, true))
-            refuse_stream(link);
+        keep_frames(link);
     } while (n > 0 && total < STOP_READ_MAX && link->ops->can_keep(link->opaque));
 }
 

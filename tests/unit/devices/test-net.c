@@ -378,30 +378,53 @@ full_socket_holds_requests(Fixture *f, gconstpointer data)
         switch_expect(f, 1500, i);
 }
 
-static void
-no_buffers_hold_the_switch(Fixture *f, gconstpointer data)
+/*
+ * Frames of 1500 bytes, numbered from first, until neither the device nor the socket takes any
+ * more. Returns the number after the last one.
+ */
+static unsigned
+switch_fill(Fixture *f, unsigned first)
 {
-    unsigned sent = 0, got = 0;
+    unsigned next = first;
     uint8_t frame[1504] = {0, 0, 0x05, 0xDC};
 
     for (int idle = 0; idle < 3;) {
-        fill_frame(frame + 4, 1500, sent);
+        fill_frame(frame + 4, 1500, next);
         if (send(f->fd, frame, sizeof frame, 0) == (gssize)sizeof frame) {
-            sent++;
+            next++;
             idle = 0;
         } else {
             fake_pump();
             idle++;
         }
-        g_assert_cmpuint(sent, <, 10000);
+        g_assert_cmpuint(next, <, 20000);
     }
-    g_assert_cmpuint(sent, >=, 1024);
-    while (got < sent) {
+    return next;
+}
+
+/* The guest puts up buffers and gets frames first to end - 1 of switch_fill, or a few more. */
+static unsigned
+guest_take(Fixture *f, unsigned first, unsigned end)
+{
+    unsigned next = first;
+
+    while (next < end) {
         guest_put_buffers(f, QUEUE / 2);
         driver_kick(&f->rx);
+        g_assert_true(frame_arrived(f));
         while (frame_arrived(f))
-            guest_expect(f, 1500, got++);
+            guest_expect(f, 1500, next++);
     }
+    return next;
+}
+
+static void
+no_buffers_hold_the_switch(Fixture *f, gconstpointer data)
+{
+    unsigned sent = switch_fill(f, 0);
+
+    g_assert_cmpuint(sent, >=, 1024);
+    guest_take(f, 0, sent);
 }
 
 static void
@@ -550,6 +573,26 @@ backlog_moves_with_the_guest(Fixture *f, gconstpointer data)
     driver_kick(&f->rx);
     for (unsigned i = 0; i < 30; i++)
         guest_expect(f, 100 + i, i);
+}
+
+/* What waits is in three places, which here are all full: the backlog, the link, the socket. */
+static void
+all_that_waits_moves_with_the_guest(Fixture *f, gconstpointer data)
+{
+    unsigned sent = 0, before, got;
+
+    /* Stops let the backlog grow to what may be saved, and then the link's buffer. */
+    do {
+        before = sent;
+        sent = switch_fill(f, sent);
+        fake_stop(f->m);
+        fake_start(f->m);
+    } while (sent > before);
+    /* Room in the backlog for a stop, but not for the running device. */
+    got = guest_take(f, 0, 3000);
+    sent = switch_fill(f, sent);
+    move_guest(f);
+    guest_take(f, got, sent);
 }
 
 static unsigned
@@ -796,6 +839,7 @@ main(int argc, char **argv)
     ADD("nothing moves while stopped", nothing_moves_while_stopped);
     ADD("the guest goes on elsewhere", guest_goes_on_elsewhere);
     ADD("the backlog moves with the guest", backlog_moves_with_the_guest);
+    ADD("all that waits moves with the guest", all_that_waits_moves_with_the_guest);
     ADD("a half-sent frame is sent whole elsewhere", half_sent_frame_is_sent_whole_elsewhere);
     ADD("a half-sent frame goes on here", half_sent_frame_goes_on_here);
     ADD("a half-sent frame is sent whole after reconnecting",
