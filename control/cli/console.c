@@ -86,9 +86,14 @@ attach(const char *name, const char *path, GError **error)
 static gboolean
 print_log(const char *path, GError **error)
 {
+    g_autofree char *aside = g_strconcat(path, ".1", NULL);
+    g_autofree char *older = NULL;
     g_autofree char *text = NULL;
     gsize len = 0;
 
+    /* The engine puts a full log aside. */
+    if (g_file_get_contents(aside, &older, &len, NULL))
+        write_all(STDOUT_FILENO, older, (ssize_t)len);
     if (!g_file_get_contents(path, &text, &len, error))
         return FALSE;
     write_all(STDOUT_FILENO, text, (ssize_t)len);

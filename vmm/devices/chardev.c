@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Console back ends: file, pty, none, and the log beside them. chardev.h has the promises. */
 #include "vmm/devices/chardev.h"
+#include "vmm/devices/outfile.h"
 #include "vmm/devices/state.h"
 
 #include <errno.h>
@@ -20,9 +21,10 @@ struct Chardev {
     Machine *machine;
     const ChardevOps *ops;
     void *opaque;
-    int fd;       /* file or pty master, -1 for none */
-    int slave_fd; /* held open so that the pty lives without a reader; -1 if no pty */
-    int log_fd;   /* -1 for none */
+    OutFile *file; /* "file:PATH", or NULL */
+    OutFile *log;  /* or NULL */
+    int fd;        /* pty master, -1 if no pty */
+    int slave_fd;  /* held open so that the pty lives without a reader; -1 if no pty */
     char *pty_path;
     char *link_path; /* removed by chardev_free */
     bool started;
@@ -41,14 +43,14 @@ set_system_error(GError **error, const char *what, const char *path)
     return FALSE;
 }
 
-static int
-open_append(const char *path, GError **error)
+static OutFile *
+open_file(const char *path, GError **error)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+    OutFile *file = outfile_open(path, error);
 
-    if (fd < 0)
-        set_system_error(error, "open for writing", path);
-    return fd;
+    if (!file)
+        g_prefix_error(error, "console: ");
+    return file;
 }
 
 /* Put a symbolic link to the pty at path in one step. */
@@ -110,8 +112,8 @@ open_spec(Chardev *chardev, const char *spec, GError **error)
         return open_pty(chardev, spec + 4, error);
     argument = g_str_has_prefix(spec, "file:") ? spec + 5 : "";
     if (*argument) {
-        chardev->fd = open_append(argument, error);
-        return chardev->fd >= 0;
+        chardev->file = open_file(argument, error);
+        return chardev->file != NULL;
     }
     g_set_error(error, DEVICE_ERROR, DEVICE_ERROR_CONFIG,
                 "console: \"%s\" is not \"none\", \"file:PATH\", \"pty\" or \"pty:LINK\"", spec);
@@ -127,13 +129,13 @@ chardev_open(Machine *m, const char *spec, const char *log_path, const ChardevOp
     chardev->machine = m;
     chardev->ops = ops;
     chardev->opaque = opaque;
-    chardev->fd = chardev->slave_fd = chardev->log_fd = -1;
+    chardev->fd = chardev->slave_fd = -1;
     chardev->pending = g_byte_array_new();
     if (!open_spec(chardev, spec, error))
         return NULL;
     if (log_path) {
-        chardev->log_fd = open_append(log_path, error);
-        if (chardev->log_fd < 0)
+        chardev->log = open_file(log_path, error);
+        if (!chardev->log)
             return NULL;
     }
     return g_steal_pointer(&chardev);
@@ -165,14 +167,15 @@ chardev_free(Chardev *chardev)
         (void)unlink(chardev->link_path);
     close_fd(chardev->fd);
     close_fd(chardev->slave_fd);
-    close_fd(chardev->log_fd);
+    outfile_free(chardev->file);
+    outfile_free(chardev->log);
     g_byte_array_unref(chardev->pending);
     g_free(chardev->pty_path);
     g_free(chardev->link_path);
     g_free(chardev);
 }
 
-/* Bytes written, 0 if the fd takes none now or never will again. */
+/* Bytes written, 0 if the pty takes none now. */
 static size_t
 write_some(int fd, const uint8_t *data, size_t len)
 {
@@ -182,18 +185,6 @@ write_some(int fd, const uint8_t *data, size_t len)
         n = write(fd, data, len);
     while (n < 0 && errno == EINTR);
     return n > 0 ? (size_t)n : 0;
-}
-
-static void
-write_file(int fd, const uint8_t *data, size_t len)
-{
-    while (len > 0) {
-        size_t n = write_some(fd, data, len);
-        if (n == 0)
-            return; /* disk full, or a pipe nobody reads: the rest is lost, the guest goes on */
-        data += n;
-        len -= n;
-    }
 }
 
 static void
@@ -217,12 +208,12 @@ chardev_flush(Chardev *chardev)
     remove_source(&chardev->flush_source);
     if (pending->len == 0)
         return;
-    if (chardev->log_fd >= 0)
-        write_file(chardev->log_fd, pending->data, pending->len);
+    if (chardev->log)
+        outfile_write(chardev->log, pending->data, pending->len);
     if (chardev->pty_path)
         write_pty(chardev, pending->data, pending->len);
-    else if (chardev->fd >= 0)
-        write_file(chardev->fd, pending->data, pending->len);
+    else if (chardev->file)
+        outfile_write(chardev->file, pending->data, pending->len);
     g_byte_array_set_size(pending, 0);
 }
 
@@ -244,7 +235,7 @@ flush_due(gpointer opaque)
 void
 chardev_write(Chardev *chardev, const uint8_t *data, size_t len)
 {
-    if (chardev->fd < 0 && chardev->log_fd < 0)
+    if (!chardev->pty_path && !chardev->file && !chardev->log)
         return;
     while (len > 0) {
         size_t n = MIN(len, PENDING_MAX - chardev->pending->len);

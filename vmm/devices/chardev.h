@@ -3,7 +3,7 @@
  * The host's end of a guest console: a file, a pty or nothing, and beside it a log file.
  *
  * Promises: writing never blocks and never fails as far as the guest can tell. The log and "file:"
- * take everything in order. A pty keeps what its reader has not read yet, as much as the kernel
+ * take everything in order, within the bounds of outfile.h. A pty keeps what its reader has not read yet, as much as the kernel
  * holds; beyond that the oldest output is dropped, so that who attaches late sees the latest. The
  * pty outlives its readers. Input is only read when the device has room, so a fast typist waits.
  *

@@ -1,20 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Debug console: port 0xE9 writes a byte to a file and reads as 0xE9, as QEMU's isa-debugcon. */
 #include "vmm/devices/devices.h"
+#include "vmm/devices/outfile.h"
 #include "vmm/devices/state.h"
 
 #include "devices.pb-c.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <glib/gstdio.h>
-#include <unistd.h>
 
 #define DEBUGCON_PORT 0xE9
 
 typedef struct Debugcon {
     Device device;
-    int fd;
+    OutFile *file;
 } Debugcon;
 
 static void
@@ -26,9 +22,7 @@ debugcon_access(void *opaque, uint64_t offset, uint8_t *data, unsigned len, bool
         data[0] = DEBUGCON_PORT;
         return;
     }
-    /* A full disk must not stop the guest: what does not fit is lost. */
-    if (write(con->fd, data, len) < 0 && errno != EAGAIN && errno != EINTR)
-        g_debug("debugcon: %s", g_strerror(errno));
+    outfile_write(con->file, data, len);
 }
 
 static void
@@ -71,17 +65,16 @@ debugcon_init(Machine *m, const char *path, GError **error)
 
     con->device.ops = &debugcon_ops;
     con->device.opaque = con;
-    con->fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0600);
-    if (con->fd < 0) {
-        g_set_error(error, DEVICE_ERROR, DEVICE_ERROR_SYSTEM,
-                    "debug console: cannot open %s for writing: %s", path, g_strerror(errno));
+    con->file = outfile_open(path, error);
+    if (!con->file) {
+        g_prefix_error(error, "debug console: ");
         g_free(con);
         return FALSE;
     }
     if (!machine_io_add(m, IO_PORT, DEBUGCON_PORT, 1, debugcon_access, con)) {
         g_set_error(error, DEVICE_ERROR, DEVICE_ERROR_CONFIG,
                     "debug console: port 0x%x is taken by another device", DEBUGCON_PORT);
-        g_close(con->fd, NULL);
+        outfile_free(con->file);
         g_free(con);
         return FALSE;
     }

@@ -3,6 +3,7 @@
 #include "driver.h"
 
 #include "vmm/devices/devices.h"
+#include "vmm/devices/outfile.h"
 
 #include <fcntl.h>
 #include <glib/gstdio.h>
@@ -19,6 +20,7 @@ typedef struct Fixture {
     char *dir;
     char *out;
     char *log;
+    char *aside; /* where a full log goes */
     char *link;
     Machine *m;
     int fd; /* the reader of the pty */
@@ -41,6 +43,7 @@ set_up_paths(Fixture *f)
     f->dir = g_dir_make_tmp("district-test-XXXXXX", NULL);
     f->out = g_build_filename(f->dir, "out", NULL);
     f->log = g_build_filename(f->dir, "log", NULL);
+    f->aside = g_build_filename(f->dir, "log.1", NULL);
     f->link = g_build_filename(f->dir, "link", NULL);
     f->fd = -1;
 }
@@ -77,10 +80,12 @@ tear_down(Fixture *f, gconstpointer data)
         close(f->fd);
     g_unlink(f->out);
     g_unlink(f->log);
+    g_unlink(f->aside);
     g_unlink(f->link);
     g_rmdir(f->dir);
     g_free(f->out);
     g_free(f->log);
+    g_free(f->aside);
     g_free(f->link);
     g_free(f->dir);
 }
@@ -269,6 +274,80 @@ pty_readable(void *opaque)
     return poll(&p, 1, 0) == 1;
 }
 
+static uint64_t
+file_bytes(const char *path)
+{
+    struct stat st;
+
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    return (uint64_t)st.st_size;
+}
+
+/* What was there before this process counts too. */
+static void
+full_log_is_put_aside(Fixture *f, gconstpointer data)
+{
+    g_assert_cmpint(truncate(f->log, OUTFILE_BYTES_MAX - 3), ==, 0);
+    f->m = make_machine("none", f->log);
+    print(f, "\n\n\n");
+    g_assert_cmpuint(file_bytes(f->log), ==, OUTFILE_BYTES_MAX);
+    print(f, "more\n");
+    assert_contents(f->log, "more\n");
+    g_assert_cmpuint(file_bytes(f->aside), ==, OUTFILE_BYTES_MAX);
+}
+
+/* However much a guest prints: two files, neither above the limit. */
+static void
+output_is_bounded(Fixture *f, gconstpointer data)
+{
+    g_autofree uint8_t *chunk = g_malloc0(1 << 20);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(OutFile) file = outfile_open(f->log, &error);
+
+    g_assert_no_error(error);
+    for (size_t at = 0; at < OUTFILE_BYTES_MAX; at += 1 << 20)
+        outfile_write(file, chunk, 1 << 20);
+    g_assert_false(g_file_test(f->aside, G_FILE_TEST_EXISTS));
+    outfile_write(file, (const uint8_t *)"1", 1);
+    assert_contents(f->log, "1");
+    g_assert_cmpuint(file_bytes(f->aside), ==, OUTFILE_BYTES_MAX);
+    for (size_t at = 0; at < 2 * OUTFILE_BYTES_MAX; at += 1 << 20)
+        outfile_write(file, chunk, 1 << 20);
+    g_assert_cmpuint(file_bytes(f->log), <=, OUTFILE_BYTES_MAX);
+    g_assert_cmpuint(file_bytes(f->aside), <=, OUTFILE_BYTES_MAX);
+}
+
+static void
+emptied_log_goes_on(Fixture *f, gconstpointer data)
+{
+    g_autoptr(OutFile) file = NULL;
+
+    g_assert_cmpint(truncate(f->log, OUTFILE_BYTES_MAX), ==, 0);
+    file = outfile_open(f->log, NULL);
+    g_assert_cmpint(truncate(f->log, 0), ==, 0);
+    outfile_write(file, (const uint8_t *)"on", 2);
+    assert_contents(f->log, "on");
+    g_assert_false(g_file_test(f->aside, G_FILE_TEST_EXISTS));
+}
+
+static void
+log_that_cannot_be_put_aside_ends(Fixture *f, gconstpointer data)
+{
+    g_autofree char *in_the_way = g_build_filename(f->aside, "x", NULL);
+    g_autoptr(OutFile) file = NULL;
+
+    g_assert_cmpint(truncate(f->log, OUTFILE_BYTES_MAX), ==, 0);
+    g_assert_cmpint(g_mkdir_with_parents(in_the_way, 0700), ==, 0);
+    file = outfile_open(f->log, NULL);
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*cannot be begun anew*");
+    outfile_write(file, (const uint8_t *)"lost", 4);
+    outfile_write(file, (const uint8_t *)"lost", 4);
+    g_test_assert_expected_messages();
+    g_assert_cmpuint(file_bytes(f->log), ==, OUTFILE_BYTES_MAX);
+    g_rmdir(in_the_way);
+    g_rmdir(f->aside);
+}
+
 static void
 pty_goes_both_ways(Fixture *f, gconstpointer data)
 {
@@ -429,6 +508,10 @@ main(int argc, char **argv)
     ADD("file and log get everything", set_up_file, file_and_log_get_everything);
     ADD("a prompt comes without a newline", set_up_file, prompt_comes_without_newline);
     ADD("files are appended to", set_up_file, files_are_appended_to);
+    ADD("a full log is put aside", set_up_file, full_log_is_put_aside);
+    ADD("output is bounded", set_up_file, output_is_bounded);
+    ADD("a log emptied by hand goes on", set_up_file, emptied_log_goes_on);
+    ADD("a full log that cannot be put aside ends", set_up_file, log_that_cannot_be_put_aside_ends);
     ADD("the pty goes both ways, raw", set_up_pty, pty_goes_both_ways);
     ADD("the pty outlives its reader", set_up_pty, pty_outlives_its_reader);
     ADD("a pty nobody reads keeps the latest", set_up_pty, unread_pty_drops_the_oldest);
