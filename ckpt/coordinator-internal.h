@@ -220,6 +220,8 @@ void checkpoint_fail(Coordinator *c, const char *why);
 void life_start(Coordinator *c, ControlRequest *request);
 void life_start_image(Coordinator *c, ControlRequest *request);
 void life_start_file(Coordinator *c, ControlRequest *request);
+/* Could the members here load that image? */
+void life_check(Coordinator *c, ControlRequest *request);
 void life_hand_over(Coordinator *c, ControlRequest *request);
 void life_hand_over_tick(Coordinator *c, int64_t now);
 void life_hand_over_acked(Coordinator *c, uint64_t number);

@@ -98,6 +98,9 @@ coordinator_control(Coordinator *c, ControlRequest *request)
     case DISTRICT__CKPT_REQUEST__OP_START_FILE:
         life_start_file(c, request);
         break;
+    case DISTRICT__CKPT_REQUEST__OP_CHECK:
+        life_check(c, request);
+        break;
     case DISTRICT__CKPT_REQUEST__OP_PROTECT:
         protect_request(c, request);
         break;

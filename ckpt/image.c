@@ -44,8 +44,8 @@ check_ram_fds(const District__CutState *cut, const Image *image, GError **error)
     return TRUE;
 }
 
-static District__CutState *
-cut_from_fd(int state_fd, uint64_t state_len, GError **error)
+District__CutState *
+image_cut_from_fd(int state_fd, uint64_t state_len, GError **error)
 {
     District__CutState *cut;
     void *packed;
@@ -88,7 +88,7 @@ image_from_fds(int state_fd, uint64_t state_len, int *ram_fds, uint32_t n_fds, G
 
     image->n_members = n_fds;
     image->ram_fds = g_memdup2(ram_fds, n_fds * sizeof *ram_fds);
-    image->cut = cut_from_fd(state_fd, state_len, error);
+    image->cut = image_cut_from_fd(state_fd, state_len, error);
     if (image->cut == NULL || !check_ram_fds(image->cut, image, error))
         return NULL;
     return g_steal_pointer(&image);

@@ -20,6 +20,9 @@ typedef struct Image {
 Image *image_from_fds(int state_fd, uint64_t state_len, int *ram_fds, uint32_t n_fds,
                       GError **error);
 
+/* Only the CutState: everything but the RAM. Free with free_unpacked. */
+District__CutState *image_cut_from_fd(int state_fd, uint64_t state_len, GError **error);
+
 /* Read a whole checkpoint file, verifying every byte, into memfds. path is for messages only.
  * Refuses damaged, truncated and foreign files by name; never loads in part. */
 Image *image_load_file(int fd, const char *path, GError **error);

@@ -80,35 +80,34 @@ life_layout_fits(const Member *m, const District__CutMember *saved, GError **err
 /* Not in the image: its guest had powered itself off. */
 #define IMAGE_WITHOUT UINT32_MAX
 
-/* Index of each member in image, or IMAGE_WITHOUT; all in the image must be members. */
+/* Index of each member in cut, or IMAGE_WITHOUT; all in it must be members. */
 static gboolean
-life_match(Coordinator *c, const Image *image, uint32_t *index_of, GError **error)
+life_match(Coordinator *c, const District__CutState *cut, uint32_t *index_of, GError **error)
 {
     uint32_t found = 0;
 
-    if (strcmp(image->cut->district, c->district) != 0) {
+    if (strcmp(cut->district, c->district) != 0) {
         g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED, "the image is of district '%s'",
-                    image->cut->district);
+                    cut->district);
         return FALSE;
     }
     for (uint32_t i = 0; i < c->n_members; i++) {
         uint32_t k = 0;
-        while (k < image->n_members &&
-               strcmp(image->cut->members[k]->name, c->members[i]->name) != 0)
+        while (k < cut->n_members && strcmp(cut->members[k]->name, c->members[i]->name) != 0)
             k++;
-        index_of[i] = k < image->n_members ? k : IMAGE_WITHOUT;
+        index_of[i] = k < cut->n_members ? k : IMAGE_WITHOUT;
         if (index_of[i] == IMAGE_WITHOUT)
             continue;
-        if (!life_layout_fits(c->members[i], image->cut->members[k], error))
+        if (!life_layout_fits(c->members[i], cut->members[k], error))
             return FALSE;
         found++;
     }
-    if (found == image->n_members)
+    if (found == cut->n_members)
         return TRUE;
     g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
-                "the image has %u members, of which the district knows %u: use the definition it "
+                "the image has %zu members, of which the district knows %u: use the definition it "
                 "was saved with",
-                image->n_members, found);
+                cut->n_members, found);
     return FALSE;
 }
 
@@ -159,7 +158,7 @@ life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t i
                     image->cut->incarnation);
         return FALSE;
     }
-    if (!life_match(c, image, index_of, error))
+    if (!life_match(c, image->cut, index_of, error))
         return FALSE;
     if (!life_restore_members(c, image, index_of, error) ||
         !netctl_restore(c->net, image->cut->net.data, image->cut->net.len, reset_crossing,
@@ -189,6 +188,54 @@ life_refuse_restore(Coordinator *c, ControlRequest *request)
                           "start the members with --incoming",
                           c->district, run_state_name(c->run));
     return true;
+}
+
+/* Can all members load the cut here? They go on awaiting it. */
+static gboolean
+life_check_members(Coordinator *c, const District__CutState *cut, GError **error)
+{
+    g_autofree uint32_t *index_of = g_new0(uint32_t, c->n_members);
+    bool *asked = g_newa0(bool, c->n_members);
+    GError *first = NULL;
+
+    if (!life_match(c, cut, index_of, error))
+        return FALSE;
+    for (uint32_t i = 0; i < c->n_members && !first; i++) {
+        if (index_of[i] != IMAGE_WITHOUT) {
+            const District__CutMember *saved = cut->members[index_of[i]];
+            asked[i] = member_send_restore_check(c->members[i], saved->state.data, saved->state.len,
+                                                 &first);
+        }
+    }
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (asked[i])
+            member_collect_restore_check(c->members[i], first ? NULL : &first);
+    }
+    if (first)
+        g_propagate_error(error, first);
+    return first == NULL;
+}
+
+void
+life_check(Coordinator *c, ControlRequest *request)
+{
+    g_autoptr(GError) error = NULL;
+    District__CutState *cut;
+
+    if (life_refuse_restore(c, request))
+        return;
+    if (request->n_fds != 1) {
+        control_request_error(request, "district %s: pass one descriptor, the state of the cut",
+                              c->district);
+        return;
+    }
+    cut = image_cut_from_fd(request->fds[0], request->message->check->state_len, &error);
+    if (cut && life_check_members(c, cut, &error))
+        control_request_ok(request);
+    else
+        control_request_error(request, "district %s: %s", c->district, error->message);
+    if (cut)
+        district__cut_state__free_unpacked(cut, NULL);
 }
 
 /* Takes image. */

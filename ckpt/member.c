@@ -237,13 +237,10 @@ member_collect_quit(Member *member, int timeout_ms, GError **error)
     return member_collect_done(member, DISTRICT__MEMBER_REPLY__OP_QUIT, "QUIT", timeout_ms, error);
 }
 
-gboolean
-member_send_restore(Member *member, int ram_fd, const uint8_t *state, uint64_t state_len,
-                    const uint8_t vmgenid[MEMBER_VMGENID_BYTES], GError **error)
+/* Put the state where the engine reads it. */
+static gboolean
+member_pass_state(Member *member, const uint8_t *state, uint64_t state_len, GError **error)
 {
-    District__MemberRestoreRequest restore = DISTRICT__MEMBER_RESTORE_REQUEST__INIT;
-    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
-
     if (state_len > member->state_capacity) {
         g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
                     "member %s: the saved state has %" G_GUINT64_FORMAT
@@ -252,9 +249,20 @@ member_send_restore(Member *member, int ram_fd, const uint8_t *state, uint64_t s
                     member->name, state_len, member->state_capacity);
         return FALSE;
     }
-    if (!member_map_ram(member, ram_fd, error))
-        return FALSE;
     memcpy(member->state, state, state_len);
+    return TRUE;
+}
+
+gboolean
+member_send_restore(Member *member, int ram_fd, const uint8_t *state, uint64_t state_len,
+                    const uint8_t vmgenid[MEMBER_VMGENID_BYTES], GError **error)
+{
+    District__MemberRestoreRequest restore = DISTRICT__MEMBER_RESTORE_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    if (!member_pass_state(member, state, state_len, error) ||
+        !member_map_ram(member, ram_fd, error))
+        return FALSE;
     restore.state_len = state_len;
     restore.vmgenid.len = MEMBER_VMGENID_BYTES;
     restore.vmgenid.data = (uint8_t *)vmgenid;
@@ -271,6 +279,28 @@ member_collect_restore(Member *member, GError **error)
         return FALSE;
     member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED;
     return TRUE;
+}
+
+gboolean
+member_send_restore_check(Member *member, const uint8_t *state, uint64_t state_len, GError **error)
+{
+    District__MemberRestoreRequest restore = DISTRICT__MEMBER_RESTORE_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    if (!member_pass_state(member, state, state_len, error))
+        return FALSE;
+    restore.state_len = state_len;
+    restore.check_only = TRUE;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_RESTORE;
+    request.restore = &restore;
+    return member_send(member, &request, "RESTORE (check)", NULL, 0, error);
+}
+
+gboolean
+member_collect_restore_check(Member *member, GError **error)
+{
+    return member_collect_done(member, DISTRICT__MEMBER_REPLY__OP_RESTORE, "RESTORE (check)",
+                               MEMBER_RESTORE_TIMEOUT_MS, error);
 }
 
 gboolean

@@ -71,11 +71,16 @@ gboolean member_send_quit(Member *member, GError **error);
 gboolean member_send_restore(Member *member, int ram_fd, const uint8_t *state, uint64_t state_len,
                              const uint8_t vmgenid[MEMBER_VMGENID_BYTES], GError **error);
 
+/* Whether the member could load state[0..state_len) here, were it to be restored now. */
+gboolean member_send_restore_check(Member *member, const uint8_t *state, uint64_t state_len,
+                                   GError **error);
+
 /* Collect the reply to the request sent last. *pause: filled with plain values, checked. */
 gboolean member_collect_harvest(Member *member, GError **error);
 gboolean member_collect_pause(Member *member, District__MemberPauseReply *pause, GError **error);
 gboolean member_collect_resume(Member *member, int64_t *resumed_ns, GError **error);
 gboolean member_collect_restore(Member *member, GError **error);
+gboolean member_collect_restore_check(Member *member, GError **error);
 gboolean member_collect_quit(Member *member, int timeout_ms, GError **error);
 
 /* Ask for the run state. */

@@ -14,7 +14,8 @@
  * them. Topology: one socket, one core per vCPU, no threads; APIC id = vCPU number.
  *
  * A saved guest keeps the CPUID it was started with. It may be restored where every feature bit it
- * has is offered too (cpuid_check).
+ * has is offered too, on a processor of the same vendor (the two differ in instructions and MSRs
+ * that no bit tells of) whose physical addresses are as wide or wider (cpuid_check).
  */
 #include "vmm/cpuid.h"
 
@@ -287,11 +288,70 @@ cpuid_dynamic_bits(const FeatureWord *word)
     return 0;
 }
 
+static const struct kvm_cpuid_entry2 *
+cpuid_leaf(const struct kvm_cpuid2 *cpuid, uint32_t function)
+{
+    return cpuid_find((struct kvm_cpuid2 *)cpuid, function, 0);
+}
+
+/* Leaf 0: its name in EBX, EDX, ECX. */
+static void
+cpuid_vendor(const struct kvm_cpuid2 *cpuid, char name[static 13])
+{
+    const struct kvm_cpuid_entry2 *leaf = cpuid_leaf(cpuid, 0x0);
+
+    memset(name, 0, 13);
+    if (leaf == NULL)
+        return;
+    memcpy(name, &leaf->ebx, 4);
+    memcpy(name + 4, &leaf->edx, 4);
+    memcpy(name + 8, &leaf->ecx, 4);
+}
+
+/* MAXPHYADDR; without its leaf it is 36 (Intel SDM vol. 3, §4.1.4). */
+static unsigned
+cpuid_physical_bits(const struct kvm_cpuid2 *cpuid)
+{
+    const struct kvm_cpuid_entry2 *leaf = cpuid_leaf(cpuid, 0x80000008);
+
+    return leaf == NULL ? 36 : leaf->eax & 0xFF;
+}
+
+static gboolean
+cpuid_processor_check(const struct kvm_cpuid2 *wanted, const struct kvm_cpuid2 *offered,
+                      GError **error)
+{
+    char want[13], have[13];
+    unsigned bits = cpuid_physical_bits(wanted);
+
+    cpuid_vendor(wanted, want);
+    cpuid_vendor(offered, have);
+    if (memcmp(want, have, sizeof(want)) != 0) {
+        g_autofree char *shown = g_strescape(want, NULL);
+
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE,
+                    "the guest was started on a processor of '%s', this host's is of '%s': "
+                    "restore it on a host with a processor of the same vendor",
+                    shown, have);
+        return FALSE;
+    }
+    if (bits > cpuid_physical_bits(offered)) {
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE,
+                    "the guest uses physical addresses of %u bits, this host's processor has %u: "
+                    "restore it on a host with at least the processor it was started on",
+                    bits, cpuid_physical_bits(offered));
+        return FALSE;
+    }
+    return TRUE;
+}
+
 gboolean
 cpuid_check(const struct kvm_cpuid2 *wanted, const struct kvm_cpuid2 *offered, GError **error)
 {
     static const char *const reg_names[] = {"EAX", "EBX", "ECX", "EDX"};
 
+    if (!cpuid_processor_check(wanted, offered, error))
+        return FALSE;
     for (size_t i = 0; i < G_N_ELEMENTS(feature_words); i++) {
         const FeatureWord *word = &feature_words[i];
         struct kvm_cpuid_entry2 *want =

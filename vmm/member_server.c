@@ -202,7 +202,7 @@ restore_check(const MemberServer *s, const District__MemberRestoreRequest *reque
         wrong = "it was not started with --incoming, or has been restored already";
     else if (s->m->ram != NULL)
         wrong = "an earlier restore failed half-way; start a new process";
-    else if (n_fds != 1)
+    else if (!request->check_only && n_fds != 1)
         wrong = "the request must carry one descriptor, the guest's RAM";
     else if (request->state_len == 0 || request->state_len > STATE_BYTES_MAX)
         wrong = "the length of its state is out of range";
@@ -225,6 +225,11 @@ op_restore(MemberServer *s, const District__MemberRestoreRequest *request, int *
         return FALSE;
     /* A copy: the client can write the memfd while it is read. */
     state = g_memdup2(s->state, request->state_len);
+    district__member_restore_reply__init(&reply->restore);
+    reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_RESTORE;
+    reply->msg.restore = &reply->restore;
+    if (request->check_only)
+        return state_check_blob(s->m, state, request->state_len, error);
     if (!state_restore(s->m, state, request->state_len, fds[0],
                        request->vmgenid.len > 0 ? request->vmgenid.data : NULL, error)) {
         if (s->m->ram_fd == fds[0])
@@ -233,9 +238,6 @@ op_restore(MemberServer *s, const District__MemberRestoreRequest *request, int *
     }
     fds[0] = -1; /* the machine's now */
     machine_restored(s->m);
-    district__member_restore_reply__init(&reply->restore);
-    reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_RESTORE;
-    reply->msg.restore = &reply->restore;
     return TRUE;
 }
 

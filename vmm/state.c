@@ -195,6 +195,32 @@ state_check(Machine *m, const District__VmState *state, GError **error)
     return state_devices_check(m, state, error);
 }
 
+/* Parse and check; NULL if it is refused. */
+static District__VmState *
+state_parse_checked(Machine *m, const uint8_t *data, size_t len, GError **error)
+{
+    District__VmState *state = district__vm_state__unpack(NULL, len, data);
+
+    if (state == NULL) {
+        vm_state_refuse(m, error, "it is damaged (not a VmState message)");
+    } else if (!state_check(m, state, error)) {
+        district__vm_state__free_unpacked(state, NULL);
+        state = NULL;
+    }
+    return state;
+}
+
+gboolean
+state_check_blob(Machine *m, const uint8_t *data, size_t len, GError **error)
+{
+    District__VmState *state = state_parse_checked(m, data, len, error);
+
+    if (state == NULL)
+        return FALSE;
+    district__vm_state__free_unpacked(state, NULL);
+    return TRUE;
+}
+
 /* ---- Loading ---- */
 
 static gboolean
@@ -249,13 +275,9 @@ state_restore(Machine *m, const uint8_t *data, size_t len, int ram_fd, const uin
         g_error_free(why);
         return FALSE;
     }
-    state = district__vm_state__unpack(NULL, len, data);
+    state = state_parse_checked(m, data, len, error);
     if (state == NULL)
-        return vm_state_refuse(m, error, "it is damaged (not a VmState message)");
-    if (!state_check(m, state, error)) {
-        district__vm_state__free_unpacked(state, NULL);
         return FALSE;
-    }
     done = state_load(m, state, ram_fd, vmgenid, &why);
     district__vm_state__free_unpacked(state, NULL);
     if (done)

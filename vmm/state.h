@@ -28,7 +28,13 @@ gboolean state_restore(Machine *m, const uint8_t *data, size_t len, int ram_fd,
                        const uint8_t *vmgenid, GError **error);
 
 /*
- * The first half of it: whether state may be loaded into m on this host. Touches nothing but its
+ * The first half of it, for a state that may have to be restored later: whether it may be loaded
+ * into m on this host. Loads nothing; a refusal has code MACHINE_ERROR_STATE.
+ */
+gboolean state_check_blob(Machine *m, const uint8_t *data, size_t len, GError **error);
+
+/*
+ * The same for a state that has been parsed: whether state may be loaded into m on this host. Touches nothing but its
  * arguments.
  */
 gboolean state_check(Machine *m, const District__VmState *state, GError **error);

@@ -43,7 +43,7 @@ struct FakeMember {
     uint8_t *ram;
     uint64_t *log; /* dirty since the last harvest */
     District__MemberState run;
-    uint64_t writes, pauses, harvests;
+    uint64_t writes, pauses, harvests, checks;
     bool held;
     uint8_t vmgenid[16];
 };
@@ -175,8 +175,12 @@ engine_restore(FakeMember *m, const District__MemberRestoreRequest *want, int ra
     District__MemberRestoreReply restore = DISTRICT__MEMBER_RESTORE_REPLY__INIT;
 
     g_mutex_lock(&m->lock);
-    if (m->run != DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE || ram_fd < 0 ||
-        memfd_size(ram_fd) != m->config.ram_size) {
+    if (want->check_only) {
+        m->checks++;
+        if (ram_fd >= 0 || want->state_len != sizeof(Blob))
+            reply->error = (char *)"this state does not fit here";
+    } else if (m->run != DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE || ram_fd < 0 ||
+               memfd_size(ram_fd) != m->config.ram_size) {
         reply->error = (char *)"not awaiting a restore, or RAM of another size";
     } else {
         m->ram = memfd_map(ram_fd, m->config.ram_size, TRUE, NULL);
@@ -431,6 +435,14 @@ fake_member_pauses(FakeMember *m)
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
 
     return m->pauses;
+}
+
+uint64_t
+fake_member_checks(FakeMember *m)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
+
+    return m->checks;
 }
 
 void

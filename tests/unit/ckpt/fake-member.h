@@ -37,6 +37,8 @@ bool fake_member_refused(FakeMember *member);
 bool fake_member_running(FakeMember *member);
 uint64_t fake_member_writes(FakeMember *member);
 uint64_t fake_member_pauses(FakeMember *member);
+/* How often it was asked whether it could be restored. */
+uint64_t fake_member_checks(FakeMember *member);
 /* Empty before RESTORE, else the generation id it was given. */
 void fake_member_vmgenid(FakeMember *member, uint8_t out[16]);
 

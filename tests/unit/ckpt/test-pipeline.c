@@ -4,6 +4,7 @@
 #include "ckpt-rig.h"
 
 #include "ckpt/image.h"
+#include "common/memfd.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -201,6 +202,77 @@ test_restore_from_file(void)
     rig_wait_good(rig, 20);
     rig_free(rig);
     unlink(path);
+}
+
+/* Check of a cut; the error of the reply, empty if the members could load it. */
+static char *
+check_cut(Rig *rig, const District__CutState *cut)
+{
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptCheckRequest check = DISTRICT__CKPT_CHECK_REQUEST__INIT;
+    size_t len = district__cut_state__get_packed_size(cut);
+    g_autofree uint8_t *packed = g_malloc(len);
+    int fd;
+
+    district__cut_state__pack(cut, packed);
+    fd = memfd_from_data("cut", packed, len, NULL);
+    check.state_len = len;
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_CHECK;
+    request.check = &check;
+    District__CkptReply *reply = rig_call(rig, &request, &fd, 1);
+    char *error = g_strdup(reply->error);
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    close(fd);
+    return error;
+}
+
+static Image *
+checkpoint_load(Rig *rig)
+{
+    g_autofree char *path = g_strdup("/tmp/district-check-XXXXXX");
+    g_autoptr(GError) error = NULL;
+    int fd;
+
+    close(g_mkstemp(path));
+    g_assert_null(rig_checkpoint(rig, path));
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    Image *image = image_load_file(fd, path, &error);
+    g_assert_no_error(error);
+    close(fd);
+    unlink(path);
+    return image;
+}
+
+static void
+test_restore_is_checked(void)
+{
+    Rig *rig = rig_new(2, &busy);
+    FakeMemberConfig waiting = busy;
+
+    rig_run(rig);
+    rig_start(rig);
+    g_autoptr(Image) image = checkpoint_load(rig);
+    g_autofree char *running = check_cut(rig, image->cut);
+    g_assert_nonnull(strstr(running, "--incoming"));
+    rig_free(rig);
+
+    waiting.awaiting_restore = true;
+    rig = rig_new(2, &waiting);
+    rig_run(rig);
+    g_autofree char *good = check_cut(rig, image->cut);
+    g_assert_cmpstr(good, ==, "");
+    g_assert_cmpuint(fake_member_checks(rig->members[0]), ==, 1);
+    g_assert_cmpuint(fake_member_checks(rig->members[1]), ==, 1);
+    image->cut->members[1]->state.len--; /* the engine knows what is wrong with that */
+    g_autofree char *bad = check_cut(rig, image->cut);
+    g_assert_nonnull(strstr(bad, image->cut->members[1]->name));
+    g_assert_nonnull(strstr(bad, "does not fit here"));
+    image->cut->members[0]->ram_size += 4096; /* and this district-ckpt sees by itself */
+    image->cut->members[0]->regions[0]->size += 4096;
+    g_autofree char *other = check_cut(rig, image->cut);
+    g_assert_nonnull(strstr(other, "use the definition"));
+    g_assert_cmpuint(fake_member_checks(rig->members[0]), ==, 2);
+    rig_free(rig);
 }
 
 static void
@@ -522,6 +594,8 @@ main(int argc, char **argv)
     g_test_add_func("/pipeline/a full disk fails the checkpoint and nothing else",
                     test_file_no_space);
     g_test_add_func("/pipeline/members run on from a checkpoint file", test_restore_from_file);
+    g_test_add_func("/pipeline/whether members could run on is checked beforehand",
+                    test_restore_is_checked);
     g_test_add_func("/pipeline/a hand-over leaves the members paused and all of them committed",
                     test_hand_over);
     g_test_add_func("/pipeline/a hand-over that is not acknowledged lets the members run on",

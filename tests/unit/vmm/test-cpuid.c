@@ -143,6 +143,41 @@ test_late_leaves_are_compared(void)
 }
 
 static void
+test_other_vendor_refuses(void)
+{
+    g_autofree struct kvm_cpuid2 *saved = host_make(), *here = host_make();
+    g_autoptr(GError) error = NULL;
+
+    memcpy(&((struct kvm_cpuid_entry2 *)leaf(saved, 0, 0))->ebx, "Genu", 4);
+    memcpy(&((struct kvm_cpuid_entry2 *)leaf(saved, 0, 0))->edx, "ineI", 4);
+    memcpy(&((struct kvm_cpuid_entry2 *)leaf(saved, 0, 0))->ecx, "ntel", 4);
+    cpuid_model_apply(saved, 0, 1, true);
+    cpuid_model_apply(here, 0, 1, true);
+    g_assert_false(cpuid_check(saved, here, &error));
+    g_assert_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE);
+    g_assert_nonnull(strstr(error->message, "of 'GenuineIntel'"));
+    g_assert_true(cpuid_check(saved, saved, NULL));
+}
+
+/* Page tables of the guest may use address bits that are reserved on a lesser processor. */
+static void
+test_narrower_addresses_refuse(void)
+{
+    g_autofree struct kvm_cpuid2 *saved = host_make(), *here = host_make();
+    g_autoptr(GError) error = NULL;
+
+    ((struct kvm_cpuid_entry2 *)leaf(saved, 0x80000008, 0))->eax = 48;
+    ((struct kvm_cpuid_entry2 *)leaf(here, 0x80000008, 0))->eax = 39;
+    cpuid_model_apply(saved, 0, 1, true);
+    cpuid_model_apply(here, 0, 1, true);
+    g_assert_false(cpuid_check(saved, here, &error));
+    g_assert_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE);
+    g_assert_nonnull(strstr(error->message, "48 bits"));
+    /* The other way round is fine. */
+    g_assert_true(cpuid_check(here, saved, NULL));
+}
+
+static void
 test_capability_msrs_are_no_state(void)
 {
     static const uint32_t no_state[] = {0x345, 0x480, 0x48B, 0x491};
@@ -166,6 +201,8 @@ main(int argc, char **argv)
     g_test_add_func("/cpuid/a lesser host refuses and names the bits", test_lesser_host_refuses);
     g_test_add_func("/cpuid/leaves of late processors are compared too",
                     test_late_leaves_are_compared);
+    g_test_add_func("/cpuid/a processor of another vendor refuses", test_other_vendor_refuses);
+    g_test_add_func("/cpuid/narrower physical addresses refuse", test_narrower_addresses_refuse);
     g_test_add_func("/msr/what features not offered could do is not saved",
                     test_capability_msrs_are_no_state);
     return g_test_run();

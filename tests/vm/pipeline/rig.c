@@ -401,13 +401,20 @@ rig_standby_stop(Rig *rig)
 
 /* ---- Requests ---- */
 
+static District__CkptMessage *
+ckpt_ask(Rig *rig, District__CkptRequest *request, const int *fds, guint n_fds)
+{
+    request->id = next_id++;
+    return (District__CkptMessage *)control_call(rig, &rig->ckpt_ctl, &request->base, request->id,
+                                                 fds, n_fds, NULL, NULL);
+}
+
 /* Call district-ckpt; the reply must be without error. */
 static District__CkptMessage *
 ckpt_call(Rig *rig, District__CkptRequest *request, const int *fds, guint n_fds)
 {
-    request->id = next_id++;
-    District__CkptMessage *m = (District__CkptMessage *)control_call(
-        rig, &rig->ckpt_ctl, &request->base, request->id, fds, n_fds, NULL, NULL);
+    District__CkptMessage *m = ckpt_ask(rig, request, fds, n_fds);
+
     if (*m->reply->error)
         rig_fail(rig->dir, "district-ckpt: %s", m->reply->error);
     return m;
@@ -477,6 +484,23 @@ rig_image_clear(RigImage *image)
 {
     fdmsg_close_fds(image->fds, image->n_fds);
     image->n_fds = 0;
+}
+
+char *
+rig_check_image(Rig *rig, const RigImage *image)
+{
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptCheckRequest op = DISTRICT__CKPT_CHECK_REQUEST__INIT;
+    District__CkptMessage *m;
+    char *error;
+
+    op.state_len = image->state_len;
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_CHECK;
+    request.check = &op;
+    m = ckpt_ask(rig, &request, image->fds, 1);
+    error = *m->reply->error ? g_strdup(m->reply->error) : NULL;
+    district__ckpt_message__free_unpacked(m, NULL);
+    return error;
 }
 
 void

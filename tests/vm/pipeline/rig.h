@@ -122,6 +122,8 @@ typedef struct RigImage {
 /* FALSE if the standby refuses (nothing committed). */
 gboolean rig_activate(Rig *rig, uint64_t incarnation, RigImage *image);
 void rig_image_clear(RigImage *image);
+/* Ask the waiting members of the running district-ckpt whether they could; the error, or NULL. */
+char *rig_check_image(Rig *rig, const RigImage *image);
 /* Load into the waiting members of the running district-ckpt and run. */
 void rig_start_image(Rig *rig, const RigImage *image, uint64_t incarnation);
 /* A durable checkpoint to path; returns its epoch. */

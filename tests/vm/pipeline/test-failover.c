@@ -213,6 +213,7 @@ static uint64_t
 district_fail_over(District *d)
 {
     RigImage image;
+    g_autofree char *refused = NULL;
     uint64_t epoch;
 
     district_stop_engines(d);
@@ -225,6 +226,8 @@ district_fail_over(District *d)
     district_check_image(d, &image);
     rig_standby_stop(d->rig);
     district_start_engines(d, TRUE);
+    refused = rig_check_image(d->rig, &image);
+    g_assert_cmpstr(refused, ==, NULL);
     rig_start_image(d->rig, &image, d->incarnation);
     rig_image_clear(&image);
     return epoch;

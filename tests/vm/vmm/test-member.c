@@ -5,6 +5,7 @@
 
 #include "common/memfd.h"
 #include "common/pbmsg.h"
+#include "vmstate.pb-c.h"
 
 #include <signal.h>
 #include <string.h>
@@ -155,7 +156,10 @@ test_garbage_closes(void)
     rig_free(rig);
 }
 
-/* RESTORE into rig; the reply's error, empty if it worked. */
+/*
+ * RESTORE into rig, or only ask whether it could be done if ram_fd is -1; the reply's error, empty
+ * if it worked.
+ */
 static char *
 rig_restore(Rig *rig, const uint8_t *state, uint64_t len, int ram_fd)
 {
@@ -169,9 +173,10 @@ rig_restore(Rig *rig, const uint8_t *state, uint64_t len, int ram_fd)
     restore.state_len = len;
     restore.vmgenid.data = (uint8_t *)id;
     restore.vmgenid.len = sizeof(id);
+    restore.check_only = ram_fd < 0;
     request.op_case = DISTRICT__MEMBER_REQUEST__OP_RESTORE;
     request.restore = &restore;
-    reply = rig_call(rig, &request, &ram_fd, 1);
+    reply = rig_call(rig, &request, &ram_fd, ram_fd < 0 ? 0 : 1);
     error = g_strdup(reply->error);
     district__member_reply__free_unpacked(reply, NULL);
     return error;
@@ -220,6 +225,71 @@ test_restore_goes_on(void)
     again = rig_restore(to, from->state, len, ram_fd);
     g_assert_nonnull(strstr(again, "cannot be restored"));
     close(ram_fd);
+    rig_free(from);
+    rig_free(to);
+}
+
+/* The saved state with one thing in it changed. */
+static uint8_t *
+state_changed(const Rig *from, uint64_t len, void (*change)(District__VmState *), size_t *changed)
+{
+    District__VmState *state = district__vm_state__unpack(NULL, len, from->state);
+    uint8_t *out;
+
+    g_assert_nonnull(state);
+    change(state);
+    *changed = district__vm_state__get_packed_size(state);
+    out = g_malloc(*changed);
+    district__vm_state__pack(state, out);
+    district__vm_state__free_unpacked(state, NULL);
+    return out;
+}
+
+static void
+change_vendor(District__VmState *state)
+{
+    for (size_t i = 0; i < state->vcpus[0]->n_cpuid; i++) {
+        if (state->vcpus[0]->cpuid[i]->function == 0)
+            state->vcpus[0]->cpuid[i]->ebx ^= 1;
+    }
+}
+
+static void
+change_version(District__VmState *state)
+{
+    state->version++;
+}
+
+/* As a standby asks long before it has to take over. */
+static void
+test_restore_can_be_checked(void)
+{
+    Rig *from = rig_start_guest(GUEST_LINE, "--paused"), *to = rig_start_incoming();
+    static const struct {
+        void (*change)(District__VmState *);
+        const char *why;
+    } bad[] = {{change_vendor, "vendor"}, {change_version, "version"}};
+    g_autofree char *fits = NULL, *again = NULL, *restored = NULL;
+    uint64_t len;
+
+    rig_connect(from);
+    rig_connect(to);
+    len = rig_pause(from, TRUE);
+    fits = rig_restore(to, from->state, len, -1);
+    g_assert_cmpstr(fits, ==, "");
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        size_t changed;
+        g_autofree uint8_t *state = state_changed(from, len, bad[i].change, &changed);
+        g_autofree char *refused = rig_restore(to, state, changed, -1);
+
+        g_assert_nonnull(strstr(refused, bad[i].why));
+    }
+    /* Nothing has been loaded, and it still can be. */
+    g_assert_cmpint(rig_state(to), ==, DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE);
+    restored = rig_restore(to, from->state, len, from->ram_fd);
+    g_assert_cmpstr(restored, ==, "");
+    again = rig_restore(to, from->state, len, -1);
+    g_assert_nonnull(strstr(again, "restored already"));
     rig_free(from);
     rig_free(to);
 }
@@ -370,6 +440,7 @@ main(int argc, char **argv)
                     test_never_started_stays_paused);
     g_test_add_func("/member/garbage closes the connection", test_garbage_closes);
     g_test_add_func("/member/a restored guest goes on where it was", test_restore_goes_on);
+    g_test_add_func("/member/a restore can be checked beforehand", test_restore_can_be_checked);
     g_test_add_func("/member/power-off ends the process with status 0", test_power_off_ends);
     g_test_add_func("/member/power-off is told to the client", test_power_off_is_told);
     g_test_add_func("/member/a reset boots the guest anew on the same connection",
