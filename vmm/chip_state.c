@@ -224,13 +224,24 @@ chip_state_restore(Machine *m, const District__VmState *state, GError **error)
            ioapic_restore(m, state->ioapic, error) && pit_restore(m, state->pit, error);
 }
 
-uint64_t
-clock_state_elapsed(const District__ClockState *clock)
+static uint64_t
+elapsed_since(int64_t realtime_ns)
 {
     int64_t now = clock_realtime_ns();
 
-    return now > clock->realtime_ns && clock->realtime_ns > 0 ? (uint64_t)(now - clock->realtime_ns)
-                                                              : 0;
+    return now > realtime_ns && realtime_ns > 0 ? (uint64_t)(now - realtime_ns) : 0;
+}
+
+uint64_t
+clock_state_elapsed(const District__ClockState *clock)
+{
+    return elapsed_since(clock->realtime_ns);
+}
+
+uint64_t
+machine_restore_elapsed_ns(Machine *m)
+{
+    return elapsed_since(m->saved_realtime_ns);
 }
 
 gboolean

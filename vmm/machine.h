@@ -86,6 +86,9 @@ typedef enum { MACHINE_EXIT_SHUTDOWN, MACHINE_EXIT_RESET } MachineExit;
  */
 void machine_request_exit(Machine *m, MachineExit what);
 
+/* While devices are restored: nanoseconds of real time since the state was saved. */
+uint64_t machine_restore_elapsed_ns(Machine *m);
+
 /* True while vCPUs may run (between start and stop). */
 bool machine_running(Machine *m);
 

@@ -68,6 +68,7 @@ struct Machine {
     VcpuSet *vcpus;
     MachineState state;
     uint8_t vmgenid[VMGENID_BYTES];
+    int64_t saved_realtime_ns; /* of the state it was restored from; 0 if it was not */
 
     /* Under the machine lock. */
     ExitWanted exit_wanted;

@@ -250,6 +250,7 @@ state_load(Machine *m, const District__VmState *state, int ram_fd, const uint8_t
         !clock_state_restore(m, state->clock, error))
         return FALSE;
     memcpy(m->vmgenid, state->vmgenid.data, VMGENID_BYTES);
+    m->saved_realtime_ns = state->clock->realtime_ns;
     vcpus_job_start(m->vcpus, vcpu_state_restore, &restore);
     if (!vcpus_job_finish(m->vcpus, error))
         return FALSE;

@@ -3,8 +3,9 @@
  * ACPI fixed hardware (ACPI 6.4 §4.8): PM1a event and control blocks, PM timer, GPE0.
  *
  * The machine is always in ACPI mode. The SCI follows the status and enable registers as a level.
- * The PM timer counts at 3.579545 MHz from the moment of init; over a restore it goes on from the
- * count that was saved, over a plain stop and start it goes on with the host's clock.
+ * The PM timer counts at 3.579545 MHz from the moment of init, with the host's clock also while the
+ * machine is stopped. Over a restore it steps by the real time that has passed since the save, as
+ * TSC and kvmclock do: a guest that compares the three must not see one of them stand still.
  */
 #include "vmm/devices/acpi_pm.h"
 #include "vmm/devices/devices.h"
@@ -42,8 +43,6 @@ typedef struct AcpiPm {
     uint16_t gpe0_status;
     uint16_t gpe0_enable;
     int64_t timer_base_ns; /* CLOCK_MONOTONIC at which the timer was 0 */
-    bool timer_restored;   /* base is to be set from timer_ticks at start */
-    uint64_t timer_ticks;
 } AcpiPm;
 
 /* One process, one machine (machine.h); the button and the VMGENID event find it here. */
@@ -201,9 +200,6 @@ acpi_pm_start(Device *device)
 {
     AcpiPm *pm = device->opaque;
 
-    if (pm->timer_restored)
-        pm->timer_base_ns = timer_base_for(pm->timer_ticks);
-    pm->timer_restored = false;
     update_sci(pm);
 }
 
@@ -218,7 +214,7 @@ acpi_pm_dump(Device *device, GByteArray *out)
     state.pm1_control = pm->pm1_control;
     state.gpe0_status = pm->gpe0_status;
     state.gpe0_enable = pm->gpe0_enable;
-    state.timer_ticks = pm->timer_restored ? pm->timer_ticks : timer_ticks(pm);
+    state.timer_ticks = timer_ticks(pm);
     state_append(out, &state.base);
 }
 
@@ -237,7 +233,7 @@ acpi_pm_restore(Device *device, const uint8_t *data, size_t len, GError **error)
         (state->pm1_control & ~(PM1_BM_RLD | PM1_SLP_TYP_MASK)) ||
         state->gpe0_status > UINT16_MAX || state->gpe0_enable > UINT16_MAX)
         return state_refuse(error, "acpi-pm", "a register has bits that the hardware has not");
-    /* A century of ticks; more would not fit the clock arithmetic. */
+    /* A century of ticks, and another one since; more would not fit the clock arithmetic. */
     if (state->timer_ticks > (uint64_t)ACPI_PM_TIMER_HZ * 100 * 366 * 86400)
         return state_refuse(error, "acpi-pm", "timer at %" G_GUINT64_FORMAT, state->timer_ticks);
     pm->pm1_status = (uint16_t)state->pm1_status;
@@ -245,8 +241,8 @@ acpi_pm_restore(Device *device, const uint8_t *data, size_t len, GError **error)
     pm->pm1_control = (uint16_t)state->pm1_control;
     pm->gpe0_status = (uint16_t)state->gpe0_status;
     pm->gpe0_enable = (uint16_t)state->gpe0_enable;
-    pm->timer_ticks = state->timer_ticks;
-    pm->timer_restored = true;
+    pm->timer_base_ns =
+        timer_base_for(state->timer_ticks) - (int64_t)machine_restore_elapsed_ns(pm->machine);
     return TRUE;
 }
 

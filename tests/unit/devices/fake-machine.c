@@ -33,6 +33,7 @@ struct Machine {
     GArray *msis; /* of uint32_t data */
     bool irq[64];
     int exit_wanted;
+    uint64_t elapsed_ns;
     bool running;
 };
 
@@ -185,6 +186,12 @@ void
 machine_request_exit(Machine *m, MachineExit what)
 {
     m->exit_wanted = (int)what;
+}
+
+uint64_t
+machine_restore_elapsed_ns(Machine *m)
+{
+    return m->elapsed_ns;
 }
 
 bool
@@ -413,6 +420,12 @@ fake_restore(Machine *m, const char *kind, const GByteArray *state, GError **err
     machine_unlock(m);
     g_assert(ok == (!error || !*error));
     return ok;
+}
+
+void
+fake_set_elapsed(Machine *m, uint64_t ns)
+{
+    m->elapsed_ns = ns;
 }
 
 void

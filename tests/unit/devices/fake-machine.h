@@ -41,6 +41,8 @@ void fake_stop(Machine *m);
 Device *fake_device(Machine *m, const char *kind);
 GByteArray *fake_dump(Machine *m, const char *kind);
 gboolean fake_restore(Machine *m, const char *kind, const GByteArray *state, GError **error);
+/* For restores from now on: how long ago the state was saved. */
+void fake_set_elapsed(Machine *m, uint64_t ns);
 /* Stop from unless it is, copy RAM and all devices' state to the devices of to, start to. */
 void fake_move(Machine *from, Machine *to);
 /* Every truncation of a device's state, and many damaged ones, must be refused or taken whole. */

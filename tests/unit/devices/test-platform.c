@@ -227,6 +227,28 @@ acpi_state_goes_round(void)
     g_assert_cmphex(fake_in(other, ACPI_GPE0_BLK + 2, 1), ==, 0xFF);
 }
 
+/* As TSC and kvmclock do. */
+static void
+timer_steps_over_a_restore(void)
+{
+    Machine *m = make_machine(), *other;
+    uint32_t before, after;
+    int64_t start;
+
+    other = make_machine();
+    fake_set_elapsed(other, 100 * UINT64_C(1000000000));
+    start = clock_monotonic_ns();
+    before = fake_in(m, ACPI_PM_TMR_BLK, 4);
+    fake_move(m, other);
+    g_usleep(20000);
+    after = fake_in(other, ACPI_PM_TMR_BLK, 4);
+    /* 100 s, and what has really passed, waiting for the start included */
+    g_assert_cmpuint(after - before, >=, 100 * ACPI_PM_TIMER_HZ + ACPI_PM_TIMER_HZ / 50 - 2);
+    g_assert_cmpuint(after - before, <=,
+                     100 * ACPI_PM_TIMER_HZ +
+                         (uint32_t)((double)(clock_monotonic_ns() - start) * 3.579545e-3) + 2);
+}
+
 /* ---- The rest ---- */
 
 static void
@@ -297,6 +319,7 @@ main(int argc, char **argv)
     g_test_add_func("/acpi/S5 powers off", s5_powers_off);
     g_test_add_func("/acpi/state goes round and the timer goes on", acpi_state_goes_round);
     g_test_add_func("/reset/the keyboard controller resets", keyboard_controller_resets);
+    g_test_add_func("/acpi/the PM timer steps over a restore", timer_steps_over_a_restore);
     g_test_add_func("/debugcon/bytes go to the file", debugcon_writes_a_file);
     g_test_add_func("/platform/ports that are taken are refused", taken_ports_are_refused);
     g_test_add_func("/platform/garbage is refused", garbage_is_refused);
