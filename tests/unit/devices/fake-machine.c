@@ -29,6 +29,7 @@ struct Machine {
     GArray *regions;
     GArray *ioeventfds;
     bool take_ioeventfds;
+    unsigned ioeventfd_hits;
     GPtrArray *devices;
     GArray *msis; /* of uint32_t data */
     bool irq[64];
@@ -260,6 +261,7 @@ fake_mmio_write(Machine *m, uint64_t address, uint64_t value, unsigned len)
         uint64_t one = 1;
         if (e->address == address) {
             g_assert(write(e->fd, &one, sizeof one) == sizeof one);
+            m->ioeventfd_hits++;
             return;
         }
     }
@@ -358,6 +360,12 @@ void
 fake_take_ioeventfds(Machine *m, bool take)
 {
     m->take_ioeventfds = take;
+}
+
+unsigned
+fake_ioeventfd_hits(Machine *m)
+{
+    return m->ioeventfd_hits;
 }
 
 /* ---- Life ---- */

@@ -32,8 +32,11 @@ unsigned fake_unlogged_pages(Machine *m);
 unsigned fake_msi_count(Machine *m, uint32_t data);
 bool fake_irq(Machine *m, uint32_t gsi);
 int fake_exit_wanted(Machine *m); /* MachineExit, -1 for none */
-/* Refuse ioeventfds (the default) or take them; then fake_mmio_write signals them. */
+/* Refuse ioeventfds (the default) or take them; then fake_mmio_write signals them, and no handler
+ * sees the write. */
 void fake_take_ioeventfds(Machine *m, bool take);
+/* How many writes have signalled one. */
+unsigned fake_ioeventfd_hits(Machine *m);
 
 /* All devices, in the order they were added. */
 void fake_start(Machine *m);

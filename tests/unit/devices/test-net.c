@@ -309,6 +309,24 @@ kernel_notifications_work(Fixture *f, gconstpointer data)
     pci_write(f->m, SLOT, 4, 6, 2);
     guest_send(f, 60, 1);
     driver_kick(&f->tx);
+    g_assert_cmpuint(fake_ioeventfd_hits(f->m), ==, 1);
+    switch_expect(f, 60, 1);
+}
+
+/* A BAR that is not mapped must not leave notifications behind at its old place. */
+static void
+kernel_notifications_are_unmapped(Fixture *f, gconstpointer data)
+{
+    fake_take_ioeventfds(f->m, true);
+    pci_write(f->m, SLOT, 4, 0, 2);
+    pci_write(f->m, SLOT, 4, 6, 2);
+    pci_write(f->m, SLOT, 4, 0, 2);
+    guest_send(f, 60, 1);
+    driver_kick(&f->tx);
+    g_assert_cmpuint(fake_ioeventfd_hits(f->m), ==, 0);
+    pci_write(f->m, SLOT, 4, 6, 2);
+    driver_kick(&f->tx);
+    g_assert_cmpuint(fake_ioeventfd_hits(f->m), ==, 1);
     switch_expect(f, 60, 1);
 }
 
@@ -825,6 +843,7 @@ main(int argc, char **argv)
     ADD("frames go out in order", frames_go_out);
     ADD("frames come in in order", frames_come_in);
     ADD("notifications through the kernel work", kernel_notifications_work);
+    ADD("notifications through the kernel are unmapped", kernel_notifications_are_unmapped);
     ADD("requests that are no frames are dropped", nonsense_requests_are_dropped);
     ADD("a frame too long for the buffer is dropped", too_long_for_the_buffer_is_dropped);
     ADD("a wild ring needs a reset and survives it", wild_ring_needs_reset);
