@@ -70,6 +70,12 @@ typedef struct DirtyRing {
     uint32_t next;      /* free-running index of the first entry not collected yet */
 } DirtyRing;
 
+/* KVM_RESET_DIRTY_RINGS: how many entries were reset, or -1 with errno. */
+typedef int (*DirtyRingReset)(DirtyLog *log);
+
+/* The ring as source of log, which is enabled already; reset stands in for KVM in unit tests. */
+void dirtylog_ring_init(DirtyLog *log, uint32_t n_entries, DirtyRingReset reset);
+
 /*
  * Move all published entries of a ring into the pending sets and flag them for reset. Returns how
  * many were taken. An entry for an unknown slot or a page beyond its slot is taken too, so that the

@@ -49,6 +49,7 @@
 typedef struct RingState {
     GArray *rings; /* of DirtyRing, one per vCPU */
     uint32_t n_entries;
+    DirtyRingReset reset;
     uint64_t unreset; /* entries collected and not reset by KVM yet */
     gboolean overrun; /* a ring was quite full once */
     gboolean unsafe;  /* some slot's unsafe set is not empty */
@@ -119,7 +120,7 @@ rings_reset(DirtyLog *log, RingState *state, gboolean *complete, GError **error)
 {
     *complete = TRUE;
     for (unsigned tries = 0; state->unreset > 0 && tries < RESET_TRIES_MAX; tries++) {
-        int n = reset_call(log);
+        int n = state->reset(log);
 
         if (n < 0 && errno != EINTR && errno != EAGAIN)
             return dirtylog_fail_errno(error, "KVM_RESET_DIRTY_RINGS");
@@ -256,22 +257,29 @@ ring_entries_choose(DirtyLog *log, uint32_t wanted, GError **error)
     return wanted;
 }
 
+void
+dirtylog_ring_init(DirtyLog *log, uint32_t n_entries, DirtyRingReset reset)
+{
+    RingState *state = g_new0(RingState, 1);
+
+    state->rings = g_array_new(FALSE, FALSE, sizeof(DirtyRing));
+    state->n_entries = n_entries;
+    state->reset = reset;
+    log->state = state;
+    log->ops = &ring_ops;
+}
+
 gboolean
 dirtylog_ring_enable(DirtyLog *log, uint32_t entries, GError **error)
 {
     uint32_t n = ring_entries_choose(log, entries, error);
     struct kvm_enable_cap cap = {.cap = KVM_CAP_DIRTY_LOG_RING_ACQ_REL};
-    RingState *state;
 
     if (n == 0)
         return FALSE;
     cap.args[0] = (uint64_t)n * sizeof(struct kvm_dirty_gfn);
     if (ioctl(log->vm_fd, KVM_ENABLE_CAP, &cap) < 0)
         return dirtylog_fail_errno(error, "enabling a dirty ring of %u entries", n);
-    state = g_new0(RingState, 1);
-    state->rings = g_array_new(FALSE, FALSE, sizeof(DirtyRing));
-    state->n_entries = n;
-    log->state = state;
-    log->ops = &ring_ops;
+    dirtylog_ring_init(log, n, reset_call);
     return TRUE;
 }

@@ -4,8 +4,12 @@
 #include "common/pagebits.h"
 #include "dirtylog/internal.h"
 
+#include <errno.h>
 #include <gio/gio.h>
+#include <limits.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define RING_ENTRIES 8
 
@@ -289,6 +293,230 @@ test_ring_odd_entries(void)
     dirtylog_free(log);
 }
 
+/* ---- Resets that KVM stops half-way ---- */
+
+#define KVM_RING_ENTRIES 256 /* a page of them */
+#define ANSWERS_MAX 4
+
+/* KVM's side of one ring: what it publishes, and what it answers to KVM_RESET_DIRTY_RINGS. */
+typedef struct FakeKvm {
+    DirtyLog *log;
+    int vcpu_fd;
+    struct kvm_dirty_gfn *entries;
+    unsigned published;
+    struct {
+        int n, error;
+    } answers[ANSWERS_MAX];
+    unsigned n_answers, asked;
+} FakeKvm;
+
+static FakeKvm *the_kvm;
+
+/* As told, then all that is left: more than ever is unreset. */
+static int
+fake_reset(DirtyLog *log)
+{
+    FakeKvm *kvm = the_kvm;
+
+    if (kvm->asked++ >= kvm->n_answers)
+        return INT_MAX;
+    errno = kvm->answers[kvm->asked - 1].error;
+    return kvm->answers[kvm->asked - 1].n;
+}
+
+static void
+kvm_answers(FakeKvm *kvm, int n, int error)
+{
+    g_assert_cmpuint(kvm->n_answers, <, ANSWERS_MAX);
+    kvm->answers[kvm->n_answers].n = n;
+    kvm->answers[kvm->n_answers].error = error;
+    kvm->n_answers++;
+}
+
+/* One slot of 300 pages, one vCPU; the first harvest is done. */
+static FakeKvm *
+kvm_new(void)
+{
+    const DirtyLogSlot slot = {0, 0, 300};
+    FakeKvm *kvm = g_new0(FakeKvm, 1);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uint64_t bits[5] = {0};
+
+    the_kvm = kvm;
+    kvm->vcpu_fd = memfd_create("vcpu", MFD_CLOEXEC);
+    g_assert_cmpint(ftruncate(kvm->vcpu_fd, (off_t)((KVM_DIRTY_LOG_PAGE_OFFSET + 1) * page)), ==,
+                    0);
+    kvm->entries = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, kvm->vcpu_fd,
+                        (off_t)(KVM_DIRTY_LOG_PAGE_OFFSET * page));
+    g_assert_true(kvm->entries != MAP_FAILED);
+    kvm->log = dirtylog_alloc(-1, -1);
+    dirtylog_ring_init(kvm->log, KVM_RING_ENTRIES, fake_reset);
+    g_assert_true(dirtylog_add_slot(kvm->log, &slot, NULL));
+    g_assert_true(dirtylog_add_vcpu(kvm->log, kvm->vcpu_fd, NULL));
+    g_assert_true(dirtylog_harvest(kvm->log, bits, NULL, NULL));
+    kvm->asked = 0;
+    return kvm;
+}
+
+static void
+kvm_free(FakeKvm *kvm)
+{
+    dirtylog_free(kvm->log);
+    munmap(kvm->entries, (size_t)sysconf(_SC_PAGESIZE));
+    close(kvm->vcpu_fd);
+    g_free(kvm);
+}
+
+static void
+kvm_publish(FakeKvm *kvm, uint64_t page)
+{
+    kvm->entries[kvm->published++ % KVM_RING_ENTRIES] =
+        (struct kvm_dirty_gfn){KVM_DIRTY_GFN_F_DIRTY, 0, page};
+}
+
+/* The pages that the next harvest reports, as "1 2 3"; or the error. */
+static char *
+kvm_harvest(FakeKvm *kvm)
+{
+    g_autoptr(GString) pages = g_string_new(NULL);
+    g_autoptr(GError) error = NULL;
+    uint64_t bits[5] = {0};
+
+    if (!dirtylog_harvest(kvm->log, bits, NULL, &error))
+        return g_strdup(error->message);
+    for (uint64_t page = 0; page < 300; page++) {
+        if (pagebits_test(bits, page))
+            g_string_append_printf(pages, "%s%u", pages->len ? " " : "", (unsigned)page);
+    }
+    return g_string_free(g_steal_pointer(&pages), FALSE);
+}
+
+static void
+assert_harvest(FakeKvm *kvm, const char *want)
+{
+    g_autofree char *got = kvm_harvest(kvm);
+
+    g_assert_cmpstr(got, ==, want);
+}
+
+static void
+test_whole_reset_is_trusted(void)
+{
+    FakeKvm *kvm = kvm_new();
+
+    kvm_publish(kvm, 5);
+    kvm_publish(kvm, 200);
+    assert_harvest(kvm, "5 200");
+    g_assert_cmpuint(kvm->asked, ==, 1);
+    assert_harvest(kvm, "");
+    g_assert_cmpuint(kvm->asked, ==, 1); /* nothing to reset */
+    kvm_free(kvm);
+}
+
+/* Which of its pages it protected is not known: all are reported from then on. */
+static void
+test_partial_reset_is_distrusted(void)
+{
+    FakeKvm *kvm = kvm_new();
+
+    kvm_answers(kvm, 1, 0);
+    kvm_answers(kvm, 2, 0);
+    for (uint64_t page = 10; page < 13; page++)
+        kvm_publish(kvm, page);
+    assert_harvest(kvm, "10 11 12");
+    g_assert_cmpuint(kvm->asked, ==, 2);
+    assert_harvest(kvm, "10 11 12");
+    kvm_publish(kvm, 20);
+    assert_harvest(kvm, "10 11 12 20");
+    assert_harvest(kvm, "10 11 12"); /* that reset was whole */
+    kvm_free(kvm);
+}
+
+/* A page that shows in a ring again has been protected, and is reset anew. */
+static void
+test_seen_again_is_trusted(void)
+{
+    FakeKvm *kvm = kvm_new();
+
+    kvm_answers(kvm, 1, 0);
+    kvm_answers(kvm, 1, 0);
+    kvm_publish(kvm, 10);
+    kvm_publish(kvm, 11);
+    assert_harvest(kvm, "10 11");
+    kvm_publish(kvm, 10);
+    assert_harvest(kvm, "10 11");
+    assert_harvest(kvm, "11");
+    kvm_publish(kvm, 11);
+    assert_harvest(kvm, "11");
+    assert_harvest(kvm, "");
+    /* And is distrusted again if that reset is not whole either. */
+    kvm->asked = kvm->n_answers = 0;
+    kvm_answers(kvm, 0, 0);
+    kvm_publish(kvm, 10);
+    assert_harvest(kvm, "10");
+    assert_harvest(kvm, "10");
+    kvm_free(kvm);
+}
+
+static void
+test_interrupted_reset_is_distrusted(void)
+{
+    FakeKvm *kvm = kvm_new();
+
+    kvm_answers(kvm, -1, EINTR);
+    kvm_answers(kvm, -1, EAGAIN);
+    kvm_publish(kvm, 7);
+    assert_harvest(kvm, "7");
+    g_assert_cmpuint(kvm->asked, ==, 3);
+    assert_harvest(kvm, "7");
+    kvm_free(kvm);
+}
+
+/* What a failed reset left is still to be reset by the next one, and its pages are not lost. */
+static void
+test_failed_reset_is_made_up_for(void)
+{
+    FakeKvm *kvm = kvm_new();
+    g_autofree char *failed = NULL;
+
+    kvm_answers(kvm, -1, EIO);
+    kvm_answers(kvm, 1, 0);
+    kvm_publish(kvm, 30);
+    kvm_publish(kvm, 31);
+    failed = kvm_harvest(kvm);
+    g_assert_nonnull(strstr(failed, "KVM_RESET_DIRTY_RINGS"));
+    assert_harvest(kvm, "30 31"); /* one entry of the two, then the rest, without a new entry */
+    g_assert_cmpuint(kvm->asked, ==, 3);
+    assert_harvest(kvm, "30 31");
+    g_assert_cmpuint(kvm->asked, ==, 3);
+    kvm_free(kvm);
+}
+
+static int
+reset_nothing(DirtyLog *log)
+{
+    return 0;
+}
+
+static void
+test_reset_that_does_nothing_fails(void)
+{
+    FakeKvm *kvm = kvm_new();
+    g_autofree char *failed = NULL;
+    const DirtyLogSlot slot = {0, 0, 300};
+
+    dirtylog_free(kvm->log);
+    kvm->log = dirtylog_alloc(-1, -1);
+    dirtylog_ring_init(kvm->log, KVM_RING_ENTRIES, reset_nothing);
+    g_assert_true(dirtylog_add_slot(kvm->log, &slot, NULL));
+    g_assert_true(dirtylog_add_vcpu(kvm->log, kvm->vcpu_fd, NULL));
+    kvm_publish(kvm, 1);
+    kvm_publish(kvm, 2);
+    failed = kvm_harvest(kvm);
+    g_assert_nonnull(strstr(failed, "left 2 pages unprotected"));
+    kvm_free(kvm);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -304,5 +532,13 @@ main(int argc, char **argv)
     g_test_add_func("/ring/entries are taken in order up to an unpublished one", test_ring_order);
     g_test_add_func("/ring/an entry is taken once", test_ring_collected_once);
     g_test_add_func("/ring/odd entries are refused and do not jam", test_ring_odd_entries);
+    g_test_add_func("/ring/a whole reset is trusted", test_whole_reset_is_trusted);
+    g_test_add_func("/ring/pages of a partial reset are reported with every harvest",
+                    test_partial_reset_is_distrusted);
+    g_test_add_func("/ring/a page seen in a ring again is trusted", test_seen_again_is_trusted);
+    g_test_add_func("/ring/pages of an interrupted reset are reported with every harvest",
+                    test_interrupted_reset_is_distrusted);
+    g_test_add_func("/ring/a failed reset is made up for", test_failed_reset_is_made_up_for);
+    g_test_add_func("/ring/a reset that does nothing fails", test_reset_that_does_nothing_fails);
     return g_test_run();
 }
