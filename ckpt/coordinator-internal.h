@@ -159,6 +159,8 @@ bool members_resume(Coordinator *c);
 bool members_pause(Coordinator *c);
 /* PAUSE all for good: they must not run on even if this process dies. */
 void members_hold(Coordinator *c);
+/* Press all power buttons. names (room for all) gets the members whose guests listen; how many. */
+uint32_t members_power_button(Coordinator *c, char **names);
 void members_quit(Coordinator *c);
 /* An error on member's socket: power-off, or the end of the district. Takes error. */
 void members_trouble(Coordinator *c, Member *member, GError *error);
@@ -229,6 +231,8 @@ void life_hand_over_acked(Coordinator *c, uint64_t number);
 void life_hand_over_refuse(Coordinator *c, const char *why);
 void life_hand_over_fail(Coordinator *c, const char *why);
 void life_take_back(Coordinator *c, ControlRequest *request);
+/* Press the power button of all members. */
+void life_power_button(Coordinator *c, ControlRequest *request);
 /* Members were running when we came: go on. */
 void life_adopt(Coordinator *c);
 

@@ -117,6 +117,9 @@ coordinator_control(Coordinator *c, ControlRequest *request)
     case DISTRICT__CKPT_REQUEST__OP_TAKE_BACK:
         life_take_back(c, request);
         break;
+    case DISTRICT__CKPT_REQUEST__OP_POWER_BUTTON:
+        life_power_button(c, request);
+        break;
     case DISTRICT__CKPT_REQUEST__OP_STATUS:
         status_request(c, request);
         break;

@@ -401,6 +401,27 @@ life_hand_over_acked(Coordinator *c, uint64_t number)
     g_message("handed over with epoch %" G_GUINT64_FORMAT, number);
 }
 
+/* ---- An orderly end ---- */
+
+void
+life_power_button(Coordinator *c, ControlRequest *request)
+{
+    District__CkptReply reply = DISTRICT__CKPT_REPLY__INIT;
+    char **names = g_newa0(char *, c->n_members);
+
+    if (c->run != RUN_RUNNING && c->run != RUN_THROTTLED) {
+        control_request_error(request, "district %s: it is %s: no guest runs", c->district,
+                              run_state_name(c->run));
+        return;
+    }
+    reply.members_heard = names;
+    reply.n_members_heard = members_power_button(c, names);
+    if (c->run == RUN_FAILED)
+        control_request_error(request, "district %s: %s", c->district, c->run_error);
+    else
+        control_request_reply(request, &reply);
+}
+
 void
 life_take_back(Coordinator *c, ControlRequest *request)
 {

@@ -221,6 +221,31 @@ member_collect_resume(Member *member, int64_t *resumed_ns, GError **error)
 }
 
 gboolean
+member_send_power_button(Member *member, GError **error)
+{
+    District__MemberPowerButtonRequest button = DISTRICT__MEMBER_POWER_BUTTON_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_POWER_BUTTON;
+    request.power_button = &button;
+    return member_send(member, &request, "POWER_BUTTON", NULL, 0, error);
+}
+
+gboolean
+member_collect_power_button(Member *member, bool *heard, GError **error)
+{
+    District__MemberReply *reply =
+        member_collect(member, DISTRICT__MEMBER_REPLY__OP_POWER_BUTTON, "POWER_BUTTON", NULL, NULL,
+                       MEMBER_CALL_TIMEOUT_MS, error);
+
+    if (!reply)
+        return FALSE;
+    *heard = reply->power_button->heard;
+    district__member_reply__free_unpacked(reply, NULL);
+    return TRUE;
+}
+
+gboolean
 member_send_quit(Member *member, GError **error)
 {
     District__MemberQuitRequest quit = DISTRICT__MEMBER_QUIT_REQUEST__INIT;

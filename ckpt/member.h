@@ -16,7 +16,7 @@
 #include <stdbool.h>
 
 #define MEMBER_PROTOCOL_VERSION 1
-#define MEMBER_CALL_TIMEOUT_MS 5000     /* HELLO, HARVEST, PAUSE, RESUME, DESCRIBE, QUIT */
+#define MEMBER_CALL_TIMEOUT_MS 5000     /* all but RESTORE */
 #define MEMBER_RESTORE_TIMEOUT_MS 30000 /* loading state may have to read a lot of it */
 #define MEMBER_STATE_BYTES_MAX (64u * 1024 * 1024)
 #define MEMBER_REGIONS_MAX 64
@@ -66,6 +66,7 @@ void member_retire(Member *member);
 gboolean member_send_harvest(Member *member, GError **error);
 gboolean member_send_pause(Member *member, bool save_state, bool hold, GError **error);
 gboolean member_send_resume(Member *member, GError **error);
+gboolean member_send_power_button(Member *member, GError **error);
 gboolean member_send_quit(Member *member, GError **error);
 /* The member's RAM becomes ram_fd (duplicated, mapped), its state state[0..state_len). */
 gboolean member_send_restore(Member *member, int ram_fd, const uint8_t *state, uint64_t state_len,
@@ -81,6 +82,8 @@ gboolean member_collect_pause(Member *member, District__MemberPauseReply *pause,
 gboolean member_collect_resume(Member *member, int64_t *resumed_ns, GError **error);
 gboolean member_collect_restore(Member *member, GError **error);
 gboolean member_collect_restore_check(Member *member, GError **error);
+/* *heard: the guest listens for the button. */
+gboolean member_collect_power_button(Member *member, bool *heard, GError **error);
 gboolean member_collect_quit(Member *member, int timeout_ms, GError **error);
 
 /* Ask for the run state. */

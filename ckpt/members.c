@@ -99,6 +99,28 @@ members_hold(Coordinator *c)
     }
 }
 
+uint32_t
+members_power_button(Coordinator *c, char **names)
+{
+    bool *asked = g_newa0(bool, c->n_members);
+    GError **errors = g_newa0(GError *, c->n_members);
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (member_is_on(c->members[i]))
+            asked[i] = member_send_power_button(c->members[i], &errors[i]);
+    }
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        bool heard = false;
+        if (asked[i])
+            member_collect_power_button(c->members[i], &heard, &errors[i]);
+        if (heard)
+            names[n++] = c->members[i]->name;
+    }
+    members_settle(c, errors);
+    return n;
+}
+
 void
 members_quit(Coordinator *c)
 {

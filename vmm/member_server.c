@@ -17,6 +17,7 @@
 #include "common/page.h"
 #include "common/pagebits.h"
 #include "common/pbmsg.h"
+#include "vmm/devices/devices.h"
 #include "vmm/lifecycle.h"
 #include "vmm/state.h"
 #include "vmm/vcpu.h"
@@ -61,6 +62,7 @@ typedef struct Reply {
         District__MemberResumeReply resume;
         District__MemberRestoreReply restore;
         District__MemberDescribeReply describe;
+        District__MemberPowerButtonReply power_button;
         District__MemberQuitReply quit;
     };
     District__RamRegion regions[MACHINE_RAM_SLOTS];
@@ -275,6 +277,24 @@ op_describe(MemberServer *s, Reply *reply)
 }
 
 static gboolean
+op_power_button(MemberServer *s, Reply *reply, GError **error)
+{
+    if (s->m->state != MACHINE_RUNNING && s->m->state != MACHINE_PAUSED) {
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE,
+                    "%s is %s: there is no guest that could notice its power button", s->m->name,
+                    machine_state_name(s->m->state));
+        return FALSE;
+    }
+    district__member_power_button_reply__init(&reply->power_button);
+    machine_lock(s->m);
+    reply->power_button.heard = acpi_pm_power_button(s->m);
+    machine_unlock(s->m);
+    reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_POWER_BUTTON;
+    reply->msg.power_button = &reply->power_button;
+    return TRUE;
+}
+
+static gboolean
 op_dispatch(MemberServer *s, const District__MemberRequest *request, int *fds, guint n_fds,
             Reply *reply, GError **error)
 {
@@ -292,6 +312,8 @@ op_dispatch(MemberServer *s, const District__MemberRequest *request, int *fds, g
     case DISTRICT__MEMBER_REQUEST__OP_DESCRIBE:
         op_describe(s, reply);
         return TRUE;
+    case DISTRICT__MEMBER_REQUEST__OP_POWER_BUTTON:
+        return op_power_button(s, reply, error);
     case DISTRICT__MEMBER_REQUEST__OP_QUIT:
         s->quit = true;
         district__member_quit_reply__init(&reply->quit);

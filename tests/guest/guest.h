@@ -55,7 +55,8 @@ typedef struct GuestParams {
     uint32_t bytes;  /* payload of a test frame */
     uint32_t window; /* frames sent ahead of their echo, 0: echoes are not waited for */
     uint8_t peer[6];
-    uint8_t pad[6];
+    uint8_t pad[2];
+    uint32_t button; /* port of the ACPI PM1 event block, 0: the power button is ignored */
 } GuestParams;
 
 /*

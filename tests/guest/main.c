@@ -10,6 +10,9 @@
 
 #define PORT_RESET 0x64
 #define RESET_PULSE 0xFE
+/* PM1 status, and enable 2 further on (ACPI 6.4 §4.8.3.1). */
+#define PM1_ENABLE 2
+#define PM1_POWER_BUTTON 0x100
 
 void guest_main(const StartInfo *info);
 
@@ -58,6 +61,19 @@ all_finished(const GuestParams *params)
         port_out8(PORT_RESET, RESET_PULSE);
 }
 
+static void
+button_listen(const GuestParams *params)
+{
+    if (params->button != 0)
+        port_out16((uint16_t)(params->button + PM1_ENABLE), PM1_POWER_BUTTON);
+}
+
+static bool
+button_pressed(const GuestParams *params)
+{
+    return params->button != 0 && (port_in16((uint16_t)params->button) & PM1_POWER_BUTTON) != 0;
+}
+
 static ChainPos positions[GUEST_CPUS_MAX];
 
 /* All steps of one round; in ring 0 or 3. */
@@ -87,7 +103,8 @@ work(unsigned cpu)
 
     *pos = chain_start(params, cpu);
     publish(&header->cpu[cpu], pos);
-    while (!chain_finished(params, pos)) {
+    button_listen(params);
+    while (!chain_finished(params, pos) && !button_pressed(params)) {
         uint64_t round = pos->round;
 
         if (params->ring == 3)

@@ -217,6 +217,7 @@ parse_option(GuestParams *params, Text key, Text value)
         {"init", 0, 1, NULL, &params->init},
         {"bytes", 46, 1500, NULL, &params->bytes},
         {"window", 0, 1024, NULL, &params->window},
+        {"button", 0, 0xFFFF, NULL, &params->button},
     };
     uint64_t n;
 

@@ -174,12 +174,13 @@ acpi_pm_access(void *opaque, uint64_t offset, uint8_t *data, unsigned len, bool 
         update_sci(pm);
 }
 
-void
+bool
 acpi_pm_power_button(Machine *m)
 {
-    g_return_if_fail(the_acpi_pm && the_acpi_pm->machine == m);
+    g_return_val_if_fail(the_acpi_pm && the_acpi_pm->machine == m, false);
     the_acpi_pm->pm1_status |= PM1_POWER_BUTTON;
     update_sci(the_acpi_pm);
+    return the_acpi_pm->pm1_enable & PM1_POWER_BUTTON;
 }
 
 void

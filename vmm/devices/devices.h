@@ -16,8 +16,11 @@ gboolean reset_init(Machine *m, GError **error);
  * states S5 = power-off. Ports are in devices/acpi_pm.h, for the FADT.
  */
 gboolean acpi_pm_init(Machine *m, GError **error);
-/* Press the power button (main thread, lock held). */
-void acpi_pm_power_button(Machine *m);
+/*
+ * Press the power button (main thread, lock held). Returns whether the guest has enabled its event:
+ * without, it will not notice.
+ */
+bool acpi_pm_power_button(Machine *m);
 /* Raise the GPE that tells the guest of a new VM generation id (VMGENID specification). */
 void acpi_pm_vmgenid_changed(Machine *m);
 /*

@@ -216,6 +216,7 @@ engine_simple(FakeMember *m, const District__MemberRequest *request, District__M
 {
     District__MemberHarvestReply harvest = DISTRICT__MEMBER_HARVEST_REPLY__INIT;
     District__MemberResumeReply resume = DISTRICT__MEMBER_RESUME_REPLY__INIT;
+    District__MemberPowerButtonReply button = DISTRICT__MEMBER_POWER_BUTTON_REPLY__INIT;
     District__MemberQuitReply quit = DISTRICT__MEMBER_QUIT_REPLY__INIT;
 
     g_mutex_lock(&m->lock);
@@ -230,6 +231,13 @@ engine_simple(FakeMember *m, const District__MemberRequest *request, District__M
         resume.resumed_ns = (uint64_t)clock_monotonic_ns();
         reply->op_case = DISTRICT__MEMBER_REPLY__OP_RESUME;
         reply->resume = &resume;
+        break;
+    case DISTRICT__MEMBER_REQUEST__OP_POWER_BUTTON:
+        button.heard = m->config.powers_off;
+        if (m->config.powers_off)
+            m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
+        reply->op_case = DISTRICT__MEMBER_REPLY__OP_POWER_BUTTON;
+        reply->power_button = &button;
         break;
     default:
         m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_UNKNOWN;

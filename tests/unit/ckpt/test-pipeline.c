@@ -515,6 +515,60 @@ test_member_off(void)
     rig_free(rig);
 }
 
+static District__CkptReply *
+power_button(Rig *rig)
+{
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptPowerButtonRequest button = DISTRICT__CKPT_POWER_BUTTON_REQUEST__INIT;
+
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_POWER_BUTTON;
+    request.power_button = &button;
+    return rig_call(rig, &request, NULL, 0);
+}
+
+static void
+test_power_button(void)
+{
+    FakeMemberConfig listening = busy;
+    Rig *rig;
+
+    listening.powers_off = true;
+    rig = rig_protected(2, &listening, 10000, 3000);
+    District__CkptReply *reply = power_button(rig);
+    g_assert_cmpstr(reply->error, ==, "");
+    g_assert_cmpuint(reply->n_members_heard, ==, 2);
+    g_assert_cmpstr(reply->members_heard[1], ==, "m1");
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    for (int i = 0;
+         i < 500 && rig_count_events(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF) < 2;
+         i++) {
+        g_autofree char *state = rig_state(rig); /* takes events in */
+        g_usleep(10000);
+    }
+    g_assert_cmpuint(rig_count_events(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF), ==,
+                     2);
+    g_assert_cmpuint(rig_count_events(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_LOST), ==,
+                     0);
+    reply = power_button(rig);
+    g_assert_nonnull(strstr(reply->error, "no guest runs"));
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    rig_free(rig);
+}
+
+static void
+test_power_button_unheard(void)
+{
+    Rig *rig = rig_protected(2, &busy, 10000, 3000);
+    District__CkptReply *reply = power_button(rig);
+
+    g_assert_cmpstr(reply->error, ==, "");
+    g_assert_cmpuint(reply->n_members_heard, ==, 0);
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    rig_wait_good(rig, fake_standby_good(rig->standby) + 10);
+    assert_goes_on(rig->members[0]);
+    rig_free(rig);
+}
+
 /* The next cut is seconds away: until then nobody may stand still for the one that failed. */
 static void
 test_pause_refused(void)
@@ -611,6 +665,9 @@ main(int argc, char **argv)
     g_test_add_func("/pipeline/a lost member stops the others", test_member_lost);
     g_test_add_func("/pipeline/a guest that powers off leaves the others protected",
                     test_member_off);
+    g_test_add_func("/pipeline/guests that listen for their power button power off",
+                    test_power_button);
+    g_test_add_func("/pipeline/guests that do not listen for it go on", test_power_button_unheard);
     g_test_add_func("/pipeline/a member that refuses to pause leaves none of them paused",
                     test_pause_refused);
     g_test_add_func("/pipeline/a standby that commits nothing is a lost one",

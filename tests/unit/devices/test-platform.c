@@ -167,10 +167,11 @@ power_button_interrupts(void)
 {
     Machine *m = make_machine();
 
-    acpi_pm_power_button(m);
+    g_assert_false(acpi_pm_power_button(m));
     g_assert_false(fake_irq(m, GSI_SCI)); /* not enabled */
     fake_out(m, ACPI_PM1A_EVT_BLK + 2, 0x0100, 2);
     g_assert_true(fake_irq(m, GSI_SCI));
+    g_assert_true(acpi_pm_power_button(m));
     g_assert_cmphex(fake_in(m, ACPI_PM1A_EVT_BLK, 2), ==, 0x0100);
     fake_out(m, ACPI_PM1A_EVT_BLK, 0x0001, 2); /* not this one */
     g_assert_true(fake_irq(m, GSI_SCI));

@@ -319,6 +319,63 @@ test_power_off_is_told(void)
     rig_free(rig);
 }
 
+/* Press the power button; whether the guest listens for it. */
+static gboolean
+rig_press(Rig *rig)
+{
+    District__MemberPowerButtonRequest button = DISTRICT__MEMBER_POWER_BUTTON_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    District__MemberReply *reply;
+    gboolean heard;
+
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_POWER_BUTTON;
+    request.power_button = &button;
+    reply = rig_call(rig, &request, NULL, 0);
+    g_assert_cmpstr(reply->error, ==, "");
+    heard = reply->power_button->heard;
+    district__member_reply__free_unpacked(reply, NULL);
+    return heard;
+}
+
+static void
+test_button_powers_off(void)
+{
+    Rig *rig = rig_start_guest("pages=4 poweroff=0x604:0x3400 button=0x600", NULL);
+
+    rig_connect(rig);
+    rig_wait_output(rig, 100);
+    g_assert_true(rig_press(rig));
+    while (rig_state(rig) != DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN)
+        g_usleep(1000); /* the process would end in 2 s, and the call fail */
+    g_assert_cmpint(rig_wait_exit(rig), ==, 0);
+    rig_free(rig);
+}
+
+static void
+test_button_is_not_heard(void)
+{
+    Rig *rig = rig_start_guest(GUEST_LINE, NULL), *waiting = rig_start_incoming();
+    District__MemberPowerButtonRequest button = DISTRICT__MEMBER_POWER_BUTTON_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    District__MemberReply *reply;
+    gsize said;
+
+    rig_connect(rig);
+    rig_wait_output(rig, 100);
+    g_assert_false(rig_press(rig));
+    said = rig_output(rig);
+    rig_wait_output(rig, said + 100);
+    check_output(rig, "");
+    rig_connect(waiting);
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_POWER_BUTTON;
+    request.power_button = &button;
+    reply = rig_call(waiting, &request, NULL, 0);
+    g_assert_nonnull(strstr(reply->error, "no guest"));
+    district__member_reply__free_unpacked(reply, NULL);
+    rig_free(rig);
+    rig_free(waiting);
+}
+
 static guint
 count(const char *text, const char *word)
 {
@@ -443,6 +500,10 @@ main(int argc, char **argv)
     g_test_add_func("/member/a restore can be checked beforehand", test_restore_can_be_checked);
     g_test_add_func("/member/power-off ends the process with status 0", test_power_off_ends);
     g_test_add_func("/member/power-off is told to the client", test_power_off_is_told);
+    g_test_add_func("/member/a guest that listens for the power button powers off",
+                    test_button_powers_off);
+    g_test_add_func("/member/a guest that does not listen for it goes on",
+                    test_button_is_not_heard);
     g_test_add_func("/member/a reset boots the guest anew on the same connection",
                     test_reset_boots_anew);
     g_test_add_func("/member/a reset keeps the VM generation id", test_reset_keeps_generation_id);
