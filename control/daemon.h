@@ -219,7 +219,10 @@ void job_unref(Job *job);
 void operation_start(District *district, gboolean force, JobDone done, gpointer data);
 void operation_restart(District *district, const char *from, gboolean force, JobDone done,
                        gpointer data);
+/* End the members without asking their guests; force: kill, also an operation that hangs. */
 void operation_stop(District *district, gboolean force, JobDone done, gpointer data);
+/* Press their power buttons, wait up to timeout_us for them to power off, then stop. */
+void operation_shut_down(District *district, uint64_t timeout_us, JobDone done, gpointer data);
 void operation_checkpoint(District *district, const char *label, JobDone done, gpointer data);
 JsonArray *checkpoint_list(District *district);
 /* Path of checkpoint id (NULL: the last one); NULL with error set. */

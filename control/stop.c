@@ -1,24 +1,124 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Operation: stop. Members are told to quit; with force they are killed. */
+/*
+ * Operation: stop. First the power buttons of the members are pressed, and those whose guests
+ * listen for it have some time to power themselves off. Then what is left is told to quit: the plug
+ * is pulled. With force everything is killed at once.
+ */
 #include "control/daemon.h"
+
+#include "common/clock.h"
+#include "ckpt.pb-c.h"
+
+#include <string.h>
+
+#define BUTTON_TIMEOUT_MS 5000
+#define OFF_POLL_MS 50
+
+static void
+step_check(Job *job)
+{
+    District *d = job->district;
+
+    if (d->record.role == ROLE_STANDBY)
+        job_fail_new(
+            job, CONTROL_ERROR_STATE,
+            "%s: its home is host %s: stop it there, or unprotect it there to drop this copy",
+            d->name, d->record.peer);
+    else if (processes_count(d) == 0 && d->state != STATE_RUNNING && d->state != STATE_STOPPING)
+        job_fail_new(job, CONTROL_ERROR_STATE, "%s: it does not run", d->name);
+    else
+        job_next(job);
+}
+
+/* ---- The button ---- */
+
+/* data: the job. A district whose buttons cannot be pressed is stopped without. */
+static void
+on_pressed(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error, gpointer data)
+{
+    Job *job = data;
+    const District__CkptMessage *m = (const District__CkptMessage *)message;
+
+    if (error != NULL) {
+        g_message("%s: power buttons not pressed: %s", job->district->name, error->message);
+    } else if (m->reply->n_members_heard > 0) {
+        g_autofree char **names = g_new0(char *, m->reply->n_members_heard + 1);
+        memcpy(names, m->reply->members_heard, m->reply->n_members_heard * sizeof(*names));
+        job->label = g_strjoinv(" ", names);
+    }
+    job_next(job);
+    job_unref(job);
+}
+
+static void
+step_press(Job *job)
+{
+    District *d = job->district;
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptPowerButtonRequest button = DISTRICT__CKPT_POWER_BUTTON_REQUEST__INIT;
+
+    if (d->state != STATE_RUNNING || d->ckpt == NULL) {
+        job_next(job);
+        return;
+    }
+    /* Told to the standby before anything ends, so that it does not take this for a failure. */
+    district_set_state(d, STATE_STOPPING, NULL);
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_POWER_BUTTON;
+    request.power_button = &button;
+    rpc_call(d->ckpt, &request.base, NULL, 0, BUTTON_TIMEOUT_MS, on_pressed, job_ref(job));
+}
+
+/* Those of the members in names, separated by spaces, that are not off. */
+static char *
+still_on(const District *d, const char *names)
+{
+    g_auto(GStrv) members = g_strsplit(names, " ", -1);
+    g_autoptr(GString) on = g_string_new(NULL);
+
+    for (guint i = 0; members[i] != NULL; i++) {
+        if (processes_find(d, "vmm", members[i]) != NULL)
+            g_string_append_printf(on, "%s%s", on->len > 0 ? " " : "", members[i]);
+    }
+    return g_string_free(g_steal_pointer(&on), FALSE);
+}
+
+static gboolean
+look_whether_off(gpointer data)
+{
+    Job *job = data;
+    g_autofree char *on = still_on(job->district, job->label);
+
+    job->poll = 0;
+    if (on[0] != '\0' && clock_monotonic_ns() < job->deadline_ns) {
+        job->poll = g_timeout_add(OFF_POLL_MS, look_whether_off, job);
+        return G_SOURCE_REMOVE;
+    }
+    if (on[0] != '\0') {
+        g_message("%s: did not power off in time: %s", job->district->name, on);
+        json_object_set_string_member(job->result, "unplugged", on);
+    }
+    job_next(job);
+    return G_SOURCE_REMOVE;
+}
+
+static void
+step_await_off(Job *job)
+{
+    if (job->label == NULL) {
+        job_next(job); /* nobody listens */
+        return;
+    }
+    job->deadline_ns = clock_monotonic_ns() + (int64_t)job->interval_us * 1000;
+    job->poll = g_timeout_add(OFF_POLL_MS, look_whether_off, job);
+}
+
+/* ---- The plug ---- */
 
 static void
 step_end(Job *job)
 {
     District *d = job->district;
 
-    if (d->record.role == ROLE_STANDBY) {
-        job_fail_new(
-            job, CONTROL_ERROR_STATE,
-            "%s: its home is host %s: stop it there, or unprotect it there to drop this copy",
-            d->name, d->record.peer);
-        return;
-    }
-    if (processes_count(d) == 0 && d->state != STATE_RUNNING) {
-        job_fail_new(job, CONTROL_ERROR_STATE, "%s: it does not run", d->name);
-        return;
-    }
-    /* Told to the standby before the stream ends, so that it does not take this for a failure. */
     if (d->state != STATE_HANDED_OVER && d->state != STATE_SUPERSEDED)
         district_set_state(d, STATE_STOPPING, NULL);
     processes_end(d, job->force, job);
@@ -34,17 +134,44 @@ step_stopped(Job *job)
     job_next(job);
 }
 
-static const JobStep stop_steps[] = {step_end, step_stopped, NULL};
+static const JobStep stop_steps[] = {step_check, step_end, step_stopped, NULL};
+static const JobStep shut_down_steps[] = {step_check, step_press,   step_await_off,
+                                          step_end,   step_stopped, NULL};
 
 void
 operation_stop(District *d, gboolean force, JobDone done, gpointer data)
 {
     /* Force also ends an operation that hangs. */
-    if (force && d->job != NULL)
+    if (force && d->job != NULL) {
+        if (d->job->steps == shut_down_steps)
+            d->job->undo = NULL; /* it would do what is done here */
         job_fail_new(d->job, CONTROL_ERROR_STATE, "%s: stopped by force", d->name);
+    }
     Job *job = job_new(d, "stop", stop_steps, done, data);
     if (job == NULL)
         return;
     job->force = force;
+    job_next(job);
+}
+
+/* A process was lost while the guests were shutting down: there is nothing more to wait for. */
+static void
+undo_shut_down(Job *job)
+{
+    District *d = job->district;
+
+    if (d->state == STATE_STOPPING && !d->ending && !d->unit_failed)
+        operation_stop(d, TRUE, operation_done_log, NULL);
+}
+
+void
+operation_shut_down(District *d, uint64_t timeout_us, JobDone done, gpointer data)
+{
+    Job *job = job_new(d, "stop", shut_down_steps, done, data);
+
+    if (job == NULL)
+        return;
+    job->undo = undo_shut_down;
+    job->interval_us = timeout_us;
     job_next(job);
 }

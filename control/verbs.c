@@ -11,6 +11,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+/* How long guests may take to power themselves off. */
+#define STOP_TIMEOUT_US (10 * G_USEC_PER_SEC)
+#define STOP_TIMEOUT_MAX_US (86400 * (gint64)G_USEC_PER_SEC)
+
 typedef struct Verb {
     const char *name;
     void (*execute)(ApiRequest *request, Daemon *daemon, JsonObject *arguments);
@@ -140,9 +144,17 @@ static void
 verb_stop(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
     District *d = district_argument(request, daemon, arguments);
+    gint64 timeout_us = json_get_int(arguments, "timeout_us", STOP_TIMEOUT_US);
+    gboolean force = json_get_bool(arguments, "force", FALSE);
 
-    if (d != NULL)
-        operation_stop(d, json_get_bool(arguments, "force", FALSE), api_job_done, request);
+    if (d == NULL)
+        return;
+    if (timeout_us < 0 || timeout_us > STOP_TIMEOUT_MAX_US)
+        fail(request, CONTROL_ERROR_INVALID, "%s: timeout_us: 0 to a day", d->name);
+    else if (force || timeout_us == 0)
+        operation_stop(d, force, api_job_done, request);
+    else
+        operation_shut_down(d, (uint64_t)timeout_us, api_job_done, request);
 }
 
 static void

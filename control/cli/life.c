@@ -2,6 +2,7 @@
 /* Verbs: create, destroy, start, stop, restart, checkpoint. */
 #include "control/cli/cli.h"
 #include "control/definition.h"
+#include "control/units.h"
 
 #include <stdio.h>
 
@@ -103,22 +104,43 @@ cli_restart(Cli *cli, int argc, char **argv, GError **error)
            start_like(cli, "restart", name, force, from, error);
 }
 
+static void
+print_stopped(const Cli *cli, const char *name, const char *unplugged)
+{
+    if (cli->json)
+        return;
+    if (unplugged != NULL)
+        printf("%s stopped; did not power off in time: %s\n", name, unplugged);
+    else
+        printf("%s stopped\n", name);
+}
+
 gboolean
 cli_stop(Cli *cli, int argc, char **argv, GError **error)
 {
     char *name = NULL;
     gboolean force = FALSE;
+    g_autofree char *timeout = NULL;
+    uint64_t us = 0;
     const GOptionEntry options[] = {
+        {"timeout", 0, 0, G_OPTION_ARG_STRING, &timeout,
+         "How long guests may take to power off (10s)", "TIME"},
         {"force", 0, 0, G_OPTION_ARG_NONE, &force, "Kill, also an operation that hangs", NULL},
         {0},
     };
 
-    if (!cli_parse(&argc, &argv, "NAME [--force]", options, 1, &name, error))
+    if (!cli_parse(&argc, &argv, "NAME [--timeout TIME] [--force]", options, 1, &name, error) ||
+        (timeout != NULL && !units_parse_time(timeout, &us, error)))
         return FALSE;
-    g_autoptr(JsonObject) result = call_named(cli, "stop", name, force, NULL, NULL, error);
-    if (result != NULL && !cli->json)
-        printf("%s stopped\n", name);
-    return result != NULL;
+    JsonObject *arguments = cli_name(name);
+    json_object_set_boolean_member(arguments, "force", force);
+    if (timeout != NULL)
+        json_object_set_int_member(arguments, "timeout_us", (gint64)us);
+    g_autoptr(JsonObject) result = cli_once(cli, "stop", arguments, error);
+    if (result == NULL)
+        return FALSE;
+    print_stopped(cli, name, json_get_string(result, "unplugged", NULL));
+    return cli_print_json(cli, result);
 }
 
 gboolean

@@ -26,7 +26,7 @@ static const CliVerb verbs[] = {
     {"create", cli_create, "FILE", "define a district"},
     {"destroy", cli_destroy, "NAME", "remove a district and its checkpoints"},
     {"start", cli_start, "NAME [--force]", "boot its members"},
-    {"stop", cli_stop, "NAME [--force]", "end its members"},
+    {"stop", cli_stop, "NAME [--timeout TIME] [--force]", "shut its members down"},
     {"restart", cli_restart, "NAME [--from ID] [--force]", "go on from a checkpoint file"},
     {"list", cli_list, "", "all districts of this host"},
     {"show", cli_show, "NAME", "state, epoch, lag, pauses, members"},

@@ -47,7 +47,8 @@ _district()
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return
 		;;
-	start | stop | unprotect) words="$(_district_names) --force" ;;
+	start | unprotect) words="$(_district_names) --force" ;;
+	stop) words="$(_district_names) --timeout --force" ;;
 	restart) words="$(_district_names) --from --force" ;;
 	destroy | show | log | failover) words=$(_district_names) ;;
 	console) words="$(_district_names) --log" ;;

@@ -62,7 +62,7 @@ claim "protection comes back by itself when there is room" "$(field h1 shop prot
 
 # A damaged checkpoint file.
 dst h1 checkpoint shop --label good || die "checkpoint failed"
-dst h1 stop shop || die "stop failed"
+dst h1 stop --timeout 1s shop || die "stop failed"
 file=$(on h1 sh -c 'ls -t /var/lib/district/districts/shop/checkpoints/*.dckpt | head -n 1')
 on h1 cp "$file" /tmp/good.dckpt
 on h1 sh -c "printf X | dd of=$file bs=1 seek=100000 conv=notrunc 2>/dev/null"

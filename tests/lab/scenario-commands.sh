@@ -28,7 +28,7 @@ SAVED=$(dst h1 checkpoint shop --label before --json) || die "checkpoint failed:
 claim "a checkpoint is listed with its label" "$(dst h1 log shop)" eval 'dst h1 log shop | has before'
 sleep 5
 later=$(last_acked h1)
-dst h1 stop shop || die "stop failed"
+dst h1 stop --timeout 1s shop || die "stop failed"
 claim "a stopped district runs nothing" "$(dst h1 list | grep shop)" \
 	eval 'is h1 shop state stopped && ! on h1 pgrep -x district-vmm'
 on h1 sh -c ': >/var/log/district/shop/app.console.log'

@@ -255,6 +255,63 @@ test_takeover_standby_daemon(void)
     test_takeover(TRUE);
 }
 
+/* ---- A stop ---- */
+
+static void
+test_stop(void)
+{
+    Pair *pair = pair_new();
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    const char *stop[] = {"stop", "shop", "--timeout", "1s", NULL};
+    g_autofree char *why = NULL;
+    JsonNode *answer;
+
+    pair_wait_progress(pair);
+    answer = pair_command(pair, home, &why, stop);
+    if (!answer)
+        rig_fail(pair->dir, "stop: %s", why);
+    g_assert_cmpstr(json_object_get_string_member(json_node_get_object(answer), "unplugged"), ==,
+                    "app");
+    json_node_unref(answer);
+    g_assert_true(pair_had_event(pair, home, "member-off")); /* db */
+    pair_wait(pair, home, "state", "stopped");
+    /* The standby, which is to take over by itself, does not take this for a failure. */
+    g_usleep(G_USEC_PER_SEC);
+    pair_wait(pair, standby, "state", "standby");
+    g_assert_false(pair_had_event(pair, standby, "failover"));
+    pair_check_output(pair, home);
+    pair_free(pair);
+}
+
+/* An engine that is lost while guests shut down is no reason to stay up, or to take over. */
+static void
+test_stop_loses_member(void)
+{
+    Pair *pair = pair_new();
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    GPid app = process_of(pair, home, "members.1.pid");
+    const char *stop[] = {"stop", "shop", "--timeout", "20s", NULL};
+    gint64 begun = g_get_monotonic_time();
+    g_autofree char *why = NULL;
+    pid_t killer;
+
+    pair_wait_progress(pair);
+    killer = fork();
+    if (killer == 0) {
+        g_usleep(G_USEC_PER_SEC);
+        kill(app, SIGKILL);
+        _exit(0);
+    }
+    g_assert_null(pair_command(pair, home, &why, stop));
+    g_assert_nonnull(strstr(why, "app"));
+    waitpid(killer, NULL, 0);
+    pair_wait(pair, home, "state", "stopped");
+    g_assert_cmpint(g_get_monotonic_time() - begun, <, 15 * G_USEC_PER_SEC);
+    pair_wait(pair, standby, "state", "standby");
+    g_assert_false(pair_had_event(pair, standby, "failover"));
+    pair_free(pair);
+}
+
 /* ---- Main ---- */
 
 /* The children of this process now. */
@@ -324,5 +381,8 @@ main(int argc, char **argv)
                     test_takeover_home_daemon);
     g_test_add_func("/districtd/a standby whose districtd was killed takes over",
                     test_takeover_standby_daemon);
+    g_test_add_func("/districtd/a stop lets guests power off, and unplugs who does not", test_stop);
+    g_test_add_func("/districtd/a stop that loses a member ends the others",
+                    test_stop_loses_member);
     return g_test_run();
 }
