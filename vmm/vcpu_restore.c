@@ -271,8 +271,8 @@ load_msr(Vcpu *vcpu, uint32_t index, uint64_t value, GError **error)
     return FALSE;
 }
 
-static uint64_t
-tsc_ticks(uint64_t elapsed_ns, uint32_t khz)
+uint64_t
+vcpu_tsc_ticks(uint64_t elapsed_ns, uint32_t khz)
 {
     return elapsed_ns / NS_PER_MS * khz + elapsed_ns % NS_PER_MS * khz / NS_PER_MS;
 }
@@ -309,7 +309,7 @@ load_msrs(Vcpu *vcpu, const VcpuRestore *restore, GError **error)
             if (turn != pass)
                 continue;
             if (index == MSR_IA32_TSC)
-                value += tsc_ticks(restore->elapsed_ns, state->tsc_khz);
+                value += vcpu_tsc_ticks(restore->elapsed_ns, state->tsc_khz);
             if (!load_msr(vcpu, index, value, error))
                 return FALSE;
         }

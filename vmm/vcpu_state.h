@@ -21,6 +21,9 @@ typedef struct VcpuRestore {
 /* Job: load this vCPU's part of a VmState. opaque: VcpuRestore. */
 gboolean vcpu_state_restore(Vcpu *vcpu, void *opaque, GError **error);
 
+/* TSC ticks of a guest at khz in elapsed_ns; exact, for centuries. */
+uint64_t vcpu_tsc_ticks(uint64_t elapsed_ns, uint32_t khz);
+
 /* Check everything about state that can be checked before loading it; called on the main thread. */
 gboolean vcpu_state_check(const Vcpu *vcpu, const District__VcpuState *state, GError **error);
 

@@ -15,12 +15,20 @@
 #define LAPIC_SPURIOUS 0xF0
 #define LAPIC_ICR_LOW 0x300
 #define LAPIC_ICR_HIGH 0x310
+#define LAPIC_LVT_TIMER 0x320
+#define LAPIC_TIMER_COUNT 0x380
+#define LAPIC_TIMER_DIVIDE 0x3E0
+#define LVT_PERIODIC 0x20000
+#define DIVIDE_BY_1 0xB
+#define TICK_VECTOR 0x40
+#define TICK_COUNT 2000000 /* 2 ms at KVM's 1 GHz */
 #define ICR_INIT 0x4500
 #define ICR_STARTUP 0x4600
 #define AP_WAIT_LOOPS 100000000ULL
 
 extern char ap_trampoline[], ap_trampoline_end[], trap_stubs[], boot_stacks[];
-extern volatile uint64_t ap_stack_top;
+extern char tick_entry[];
+extern volatile uint64_t ap_stack_top, tick_count;
 extern uint64_t gdt[], boot_pdpt[512];
 /* clang-format off */
 void ring3_call(void (*function)(unsigned), unsigned cpu, void *stack, void *rsp0);
@@ -47,7 +55,7 @@ typedef struct __attribute__((packed)) TablePointer {
     uint64_t base;
 } TablePointer;
 
-static uint64_t idt[64] __attribute__((aligned(16)));
+static uint64_t idt[2 * (TICK_VECTOR + 1)] __attribute__((aligned(16)));
 static Tss tss[GUEST_CPUS_MAX];
 static uint8_t trap_stacks[GUEST_CPUS_MAX][1024] __attribute__((aligned(16)));
 static uint8_t ring3_stacks[GUEST_CPUS_MAX][4096] __attribute__((aligned(16)));
@@ -119,18 +127,21 @@ tss_setup(unsigned cpu)
     __asm__ volatile("ltr %0" : : "r"(selector) : "memory");
 }
 
+static void
+idt_set(unsigned vector, uint64_t entry)
+{
+    idt[vector * 2] = (entry & 0xFFFF) | (uint64_t)SEL_CODE64 << 16 | (uint64_t)IDT_GATE << 32 |
+                      (entry >> 16 & 0xFFFF) << 48;
+    idt[vector * 2 + 1] = entry >> 32;
+}
+
 void
 cpu_setup(unsigned cpu)
 {
     TablePointer pointer = {sizeof(idt) - 1, (uint64_t)idt};
 
-    for (unsigned i = 0; i < 32; i++) {
-        uint64_t stub = (uint64_t)trap_stubs + i * TRAP_STUB_BYTES;
-
-        idt[i * 2] = (stub & 0xFFFF) | (uint64_t)SEL_CODE64 << 16 | (uint64_t)IDT_GATE << 32 |
-                     (stub >> 16 & 0xFFFF) << 48;
-        idt[i * 2 + 1] = stub >> 32;
-    }
+    for (unsigned i = 0; i < 32; i++)
+        idt_set(i, (uint64_t)trap_stubs + i * TRAP_STUB_BYTES);
     __asm__ volatile("lidt %0" : : "m"(pointer) : "memory");
     tss_setup(cpu);
 }
@@ -186,6 +197,26 @@ cpus_start(unsigned n, void (*work)(unsigned cpu))
     lapic_write(LAPIC_SPURIOUS, 0x1FF);
     for (unsigned cpu = 1; cpu < n; cpu++)
         ap_start(cpu);
+}
+
+void
+ticks_run(uint64_t report)
+{
+    idt_set(TICK_VECTOR, (uint64_t)tick_entry);
+    lapic_write(LAPIC_SPURIOUS, 0x1FF);
+    lapic_write(LAPIC_TIMER_DIVIDE, DIVIDE_BY_1);
+    lapic_write(LAPIC_LVT_TIMER, LVT_PERIODIC | TICK_VECTOR);
+    lapic_write(LAPIC_TIMER_COUNT, TICK_COUNT);
+    for (uint64_t told = 0;;) {
+        __asm__ volatile("sti; hlt; cli" ::: "memory");
+        if (report == 0 || tick_count < told + report)
+            continue;
+        told = tick_count;
+        out_begin();
+        out_text("tick ");
+        out_number(told);
+        out_end();
+    }
 }
 
 void

@@ -98,6 +98,9 @@ void cpus_start(unsigned n, void (*work)(unsigned cpu));
 /* Call function(cpu) in ring 3; it may use memory, and neither ports nor HLT. */
 void cpu_call_ring3(void (*function)(unsigned), unsigned cpu);
 
+/* op=tick: count the interrupts of a periodic local APIC timer, and print each report-th. */
+__attribute__((noreturn)) void ticks_run(uint64_t report);
+
 /* op=devices, in devices.c. */
 void devices_run(void);
 

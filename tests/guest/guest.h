@@ -17,7 +17,13 @@
 #define GUEST_BASE_DEFAULT 0x1000000ULL   /* the working set starts here: 16 MiB */
 #define GUEST_MAGIC 0x3154534754534944ULL /* "DISTGST1" in memory */
 
-typedef enum GuestOp { GUEST_OP_DIRTY, GUEST_OP_TOUCH, GUEST_OP_DEVICES, GUEST_OP_HALT } GuestOp;
+typedef enum GuestOp {
+    GUEST_OP_DIRTY,
+    GUEST_OP_TOUCH,
+    GUEST_OP_DEVICES,
+    GUEST_OP_TICK,
+    GUEST_OP_HALT,
+} GuestOp;
 typedef enum GuestOrder { GUEST_ORDER_SEQ, GUEST_ORDER_RANDOM, GUEST_ORDER_HOT } GuestOrder;
 typedef enum GuestFill {
     GUEST_FILL_WORDS, /* three words of the page */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The tiny guest: bare metal, no interrupts, no allocation. It does work whose every step depends
+ * The tiny guest: bare metal, no interrupts but in op=tick, no allocation. It does work whose every step depends
  * on all memory written before (chain.h), says how far it is in a header page (guest.h) and on the
  * debug console, and so lets a test tell whether a restored or replicated machine is exactly the
  * one that was saved. README.md describes the command line and the output.
@@ -197,6 +197,10 @@ guest_main(const StartInfo *info)
         devices_run();
         all_finished(params);
         cpu_halt();
+    }
+    if (params->op == GUEST_OP_TICK) {
+        report_ready(params);
+        ticks_run(params->report);
     }
     if (params->op == GUEST_OP_HALT) {
         report_ready(params);

@@ -13,6 +13,7 @@ static const Choice op_choices[] = {
     {"dirty", GUEST_OP_DIRTY},
     {"touch", GUEST_OP_TOUCH},
     {"devices", GUEST_OP_DEVICES},
+    {"tick", GUEST_OP_TICK},
     {"halt", GUEST_OP_HALT},
     {NULL, 0},
 };

@@ -16,6 +16,7 @@
 #define PTE_LARGE 0x87    /* the same, 2 MiB page */
 #define AP_TRAMPOLINE 0x8000
 #define STACK_BYTES 8192
+#define LAPIC_EOI 0xfee000b0
 
     .section .note.pvh, "a", @note
     .balign 4
@@ -179,7 +180,19 @@ trap_common:              /* stack: vector, error code, RIP, CS, RFLAGS, RSP, SS
     popq %rbx
     ret
 
+/* The timer's interrupt, in op=tick. */
+    .globl tick_entry, tick_count
+tick_entry:
+    incq tick_count
+    pushq %rax
+    movl $LAPIC_EOI, %eax
+    movl $0, (%rax)
+    popq %rax
+    iretq
+
     .section .data
+tick_count:
+    .quad 0
     .globl gdt, gdt_pointer
     .balign 16
 gdt:

@@ -2,6 +2,7 @@
 /* The processor model. */
 #include "vmm/cpuid.h"
 #include "vmm/vcpu.h"
+#include "vmm/vcpu_state.h"
 
 #include <string.h>
 
@@ -189,6 +190,28 @@ test_capability_msrs_are_no_state(void)
         g_assert_true(vcpu_msr_is_state(state[i]));
 }
 
+static void
+test_tsc_ticks(void)
+{
+    static const struct {
+        uint64_t ns;
+        uint32_t khz;
+        uint64_t ticks;
+    } cases[] = {
+        {0, 2000000, 0},
+        {1, 2000000, 2},
+        {999999, 3000000, 2999997}, /* less than the millisecond that it counts in */
+        {1000000000, 2345678, 2345678000},
+        {1500000001, 2000000, 3000000002},
+        {1, 900000, 0},                                        /* a tick that is not over */
+        {1000000000, 0, 0},                                    /* a rate that KVM did not tell */
+        {3155760000000000000, 4000000, 12623040000000000000u}, /* a century */
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++)
+        g_assert_cmpuint(vcpu_tsc_ticks(cases[i].ns, cases[i].khz), ==, cases[i].ticks);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -203,6 +226,7 @@ main(int argc, char **argv)
                     test_late_leaves_are_compared);
     g_test_add_func("/cpuid/a processor of another vendor refuses", test_other_vendor_refuses);
     g_test_add_func("/cpuid/narrower physical addresses refuse", test_narrower_addresses_refuse);
+    g_test_add_func("/tsc/ticks are exact for seconds and centuries", test_tsc_ticks);
     g_test_add_func("/msr/what features not offered could do is not saved",
                     test_capability_msrs_are_no_state);
     return g_test_run();

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define GUEST_LINE "pages=64 report=1"
+#define TICK_REPORT 50
 
 static const char *program, *guest;
 
@@ -227,6 +228,63 @@ test_restore_goes_on(void)
     close(ram_fd);
     rig_free(from);
     rig_free(to);
+}
+
+/* Each line of op=tick counts on from the one before; how many lines. */
+static guint
+check_ticks(const char *text)
+{
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    guint64 last = 0;
+    guint n = 0;
+
+    for (char **line = lines; *line != NULL && line[1] != NULL; line++) {
+        guint64 count;
+
+        if (!g_str_has_prefix(*line, "tick "))
+            continue;
+        count = g_ascii_strtoull(*line + strlen("tick "), NULL, 10);
+        /* Two that come at once are told together. */
+        g_assert_cmpuint(count, >=, last + TICK_REPORT);
+        g_assert_cmpuint(count, <=, last + TICK_REPORT + 5);
+        last = count;
+        n++;
+    }
+    return n;
+}
+
+/* The guest's only source of time is its local APIC timer, and most of its life it is halted. */
+static void
+test_ticks_go_on(void)
+{
+    Rig *rig = rig_start_guest("op=tick report=" G_STRINGIFY(TICK_REPORT), NULL);
+    g_autoptr(GString) text = g_string_new(NULL);
+    int ram_fd;
+
+    rig_connect(rig);
+    ram_fd = dup(rig->ram_fd);
+    for (int life = 0; life < 4; life++) {
+        g_autofree char *more = NULL;
+        g_autofree char *refused = NULL;
+        Rig *next;
+        uint64_t len;
+
+        rig_wait_output(rig, 80);
+        len = rig_pause_held(rig, TRUE, TRUE);
+        more = rig_debugcon(rig);
+        g_string_append(text, more);
+        next = rig_start_incoming();
+        rig_connect(next);
+        refused = rig_restore(next, rig->state, len, ram_fd);
+        g_assert_cmpstr(refused, ==, "");
+        rig_free(rig);
+        rig_resume(next);
+        rig = next;
+    }
+    rig_wait_output(rig, 40);
+    g_assert_cmpuint(check_ticks(text->str), >=, 12);
+    close(ram_fd);
+    rig_free(rig);
 }
 
 /* The saved state with one thing in it changed. */
@@ -497,6 +555,7 @@ main(int argc, char **argv)
                     test_never_started_stays_paused);
     g_test_add_func("/member/garbage closes the connection", test_garbage_closes);
     g_test_add_func("/member/a restored guest goes on where it was", test_restore_goes_on);
+    g_test_add_func("/member/the timer of a restored guest ticks on", test_ticks_go_on);
     g_test_add_func("/member/a restore can be checked beforehand", test_restore_can_be_checked);
     g_test_add_func("/member/power-off ends the process with status 0", test_power_off_ends);
     g_test_add_func("/member/power-off is told to the client", test_power_off_is_told);
