@@ -17,6 +17,7 @@
 #include "control/config.h"
 #include "control/definition.h"
 #include "control/error.h"
+#include "control/exposure.h"
 #include "control/hosts.h"
 #include "control/incarnation.h"
 #include "control/json.h"
@@ -108,8 +109,10 @@ struct District {
     /* standby only */
     gboolean has_commit;
     gboolean stream_up;
-    int64_t stream_lost_ns; /* CLOCK_MONOTONIC; 0: never up since we watch */
-    int *hold_fds;          /* of the last STANDBY_EVENT_HOLD */
+    int64_t stream_lost_ns;  /* CLOCK_MONOTONIC; 0: never up since we watch */
+    int64_t stream_heard_ns; /* the home, as far as was looked; CLOCK_MONOTONIC, 0: never */
+    Exposure exposure;
+    int *hold_fds; /* of the last STANDBY_EVENT_HOLD */
     guint n_hold_fds;
 };
 
@@ -195,6 +198,7 @@ struct Job {
     gboolean force;
     gboolean output_commit;
     gboolean planned; /* take-over: the home has handed over */
+    gboolean resets;  /* take-over: crossing connections are to be reset */
     int fd;           /* owned, -1 */
     guint poll;
     int64_t deadline_ns;

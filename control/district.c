@@ -2,6 +2,7 @@
 /* A district's state: what is on disk, what state it is in, and how it is described. */
 #include "control/daemon.h"
 #include "control/rpc.h"
+#include "common/clock.h"
 #include "common/fdmsg.h"
 #include "ckpt.pb-c.h"
 #include "standby.pb-c.h"
@@ -268,6 +269,18 @@ on_ckpt_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError *e
 }
 
 static void
+note_standby_status(District *d, const District__StandbyStatusReply *s)
+{
+    int64_t now = clock_monotonic_ns();
+
+    d->has_commit = s->committed_epoch > 0;
+    d->stream_up = s->connected;
+    if (s->connected || s->heard_ms_ago > 0)
+        d->stream_heard_ns = now - (int64_t)s->heard_ms_ago * NS_PER_MS;
+    exposure_look(&d->exposure, s->connected, s->epochs, now);
+}
+
+static void
 on_standby_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error,
                   gpointer data)
 {
@@ -277,8 +290,7 @@ on_standby_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError
     if (error != NULL || m->reply->status == NULL)
         return;
     replace_status(&d->standby_status, standby_status_to_json(m->reply->status));
-    d->has_commit = m->reply->status->committed_epoch > 0;
-    d->stream_up = m->reply->status->connected;
+    note_standby_status(d, m->reply->status);
 }
 
 void

@@ -255,6 +255,7 @@ standby_exited(District *d, int status)
 
     g_clear_pointer(&d->standby, rpc_free);
     d->stream_up = FALSE;
+    exposure_broken(&d->exposure, d->stream_heard_ns, clock_monotonic_ns());
     if (d->standby_ending || d->record.role != ROLE_STANDBY)
         return;
     if (storm_note_death(&d->standby_storm)) {
@@ -406,6 +407,15 @@ standby_has_commit(District *d)
         g_warning("%s: cannot prepare a take-over: %s", d->name, error->message);
 }
 
+/* A life sign ends a silence, but makes nothing committed: see control/exposure.h. */
+static void
+stream_heard(District *d, int64_t now)
+{
+    d->stream_up = TRUE;
+    d->stream_lost_ns = 0;
+    d->stream_heard_ns = now;
+}
+
 void
 district_standby_event(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error,
                        gpointer data)
@@ -413,27 +423,33 @@ district_standby_event(ProtobufCMessage *message, int *fds, guint n_fds, const G
     District *d = data;
     const District__StandbyEvent *event = ((District__StandbyMessage *)message)->event;
     int64_t now = clock_monotonic_ns();
+    int64_t silence = d->definition->failover_after_ms * NS_PER_MS;
 
     if (event == NULL)
         return;
     switch (event->kind) {
     case DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_CONNECTED:
+        exposure_broken(&d->exposure, d->stream_heard_ns, now);
+        stream_heard(d, now);
+        break;
     case DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_HEARD:
-        d->stream_up = TRUE;
-        d->stream_lost_ns = 0;
+        stream_heard(d, now);
         break;
     case DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_COMMITTED_FIRST:
+        exposure_synced(&d->exposure, now);
         standby_has_commit(d);
         break;
     case DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_LOST:
+        exposure_broken(&d->exposure, d->stream_heard_ns, now);
         d->stream_up = FALSE;
         if (d->stream_lost_ns == 0)
             d->stream_lost_ns = now;
         daemon_event(d->daemon, "stream-lost", d->name, "%s", event->text);
         break;
     case DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_SILENT:
+        exposure_broken(&d->exposure, MIN(d->stream_heard_ns, now - silence), now);
         if (d->stream_lost_ns == 0)
-            d->stream_lost_ns = now - d->definition->failover_after_ms * NS_PER_MS;
+            d->stream_lost_ns = now - silence;
         daemon_event(d->daemon, "stream-silent", d->name, "%s", event->text);
         break;
     case DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_HOLD:

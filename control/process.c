@@ -410,6 +410,7 @@ processes_end_standby(District *d)
     d->standby_ending = TRUE;
     d->has_commit = FALSE;
     d->stream_up = FALSE;
+    d->exposure = (Exposure){0};
     g_clear_pointer(&d->standby, rpc_free);
     if (d->standby_status != NULL)
         json_object_unref(d->standby_status);

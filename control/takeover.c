@@ -20,8 +20,6 @@
 #define ASK_HOME_MS 3000
 #define CKPT_READY_MS 20000
 #define ACTIVATE_MS 30000
-/* Clocks of two hosts measure the same silence; be sure to be on the side of resetting. */
-#define DETACH_MARGIN_NS (500 * NS_PER_MS)
 
 static void
 step_check(Job *job)
@@ -94,21 +92,19 @@ step_wait_ready(Job *job)
 
 /*
  * Are crossing connections to be reset? Not if nothing left the boundary that was not committed:
- * after a hand-over, or with output commit unless the home may have detached since.
+ * after a hand-over, or with output commit unless the home may have had to do without it.
  */
 static gboolean
 must_reset_crossing(const Job *job)
 {
     const District *d = job->district;
-    int64_t patience = d->definition->detach_after_ms * NS_PER_MS - DETACH_MARGIN_NS;
 
     if (job->planned)
         return FALSE;
     if (!d->record.output_commit)
         return TRUE;
-    if (d->stream_up && d->stream_lost_ns == 0)
-        return FALSE;
-    return d->stream_lost_ns == 0 || clock_monotonic_ns() - d->stream_lost_ns >= patience;
+    return exposure_must_reset(&d->exposure, d->stream_up, d->stream_heard_ns, clock_monotonic_ns(),
+                               d->definition->detach_after_ms);
 }
 
 static void
@@ -128,7 +124,7 @@ on_activated(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
     }
     start.state_len = reply->state_len;
     start.incarnation = job->incarnation;
-    start.reset_crossing = must_reset_crossing(job);
+    start.reset_crossing = job->resets || must_reset_crossing(job);
     json_object_set_int_member(job->result, "epoch", (gint64)reply->epoch);
     json_object_set_boolean_member(job->result, "connections_reset", start.reset_crossing);
     request.op_case = DISTRICT__CKPT_REQUEST__OP_START_IMAGE;
@@ -142,6 +138,8 @@ step_activate(Job *job)
     District__StandbyRequest request = DISTRICT__STANDBY_REQUEST__INIT;
     District__StandbyActivateRequest activate = DISTRICT__STANDBY_ACTIVATE_REQUEST__INIT;
 
+    /* Before district-standby closes the stream. Time goes on counting until the image is here. */
+    job->resets = must_reset_crossing(job);
     activate.incarnation = job->incarnation;
     request.op_case = DISTRICT__STANDBY_REQUEST__OP_ACTIVATE;
     request.activate = &activate;
