@@ -108,12 +108,13 @@ district_fail(District *d, const char *why)
 
     if (d->unit_failed || d->ending)
         return;
+    /* First: a job that is undone must not bring back what is about to be ended. */
+    d->unit_failed = TRUE;
     if (d->job != NULL)
         job_fail_new(d->job, CONTROL_ERROR_FAILED, "%s: %s", d->name, reason);
     g_free(d->reason);
     d->reason = g_steal_pointer(&reason);
     daemon_event(d->daemon, "failed", d->name, "%s", d->reason);
-    d->unit_failed = TRUE;
     if (processes_count(d) == 0)
         all_gone(d);
     else

@@ -146,12 +146,18 @@ step_new_incarnation(Job *job)
 {
     District *d = job->district;
     g_autoptr(GError) error = NULL;
+    uint64_t number = district_next_incarnation(d);
 
-    if (!district_save_incarnation(d, district_next_incarnation(d), &error)) {
+    /* Above the number that the target of a hand-over was given. */
+    if (d->record.ended_incarnation != 0)
+        number = MAX(number, d->record.ended_incarnation + 2);
+    if (!district_save_incarnation(d, number, &error)) {
         job_fail(job, error);
         return;
     }
     d->record.role = ROLE_HOME;
+    d->record.ended_incarnation = 0;
+    g_clear_pointer(&d->record.handing_to, g_free);
     d->record.superseded_incarnation = 0;
     g_clear_pointer(&d->record.superseded_by, g_free);
     if (!district_save_record(d, &error)) {
