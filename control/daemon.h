@@ -106,6 +106,7 @@ struct District {
     JsonObject *standby_status; /* last known, or NULL */
     GHashTable *members_off;    /* names of members whose guest powered itself off */
     gboolean unit_failed;       /* a member was lost; the others are being ended */
+    char *namesake;             /* host that was last seen to have another district of this name */
     /* standby only */
     gboolean has_commit;
     gboolean stream_up;
@@ -270,6 +271,8 @@ void peer_request(Peer *peer, const char *method, JsonObject *arguments, int tim
 void peer_note(Peer *peer, const char *method, JsonObject *arguments);
 /* A claim as "who-runs" answers it; FALSE if it is none. */
 gboolean claim_from_json(JsonObject *item, Claim *claim);
+/* What every request about a district begins with: its name and its UUID. */
+JsonObject *exchange_arguments(const District *district);
 /* exchange.c: what a peer says or asks. id 0: a note, nothing is answered. */
 void exchange_handle(Peer *peer, const char *method, JsonObject *arguments, gint64 id);
 void exchange_peer_up(Peer *peer, const char *remote_address);

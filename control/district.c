@@ -67,6 +67,7 @@ district_free(District *d)
         json_object_unref(d->standby_status);
     record_clear(&d->record);
     definition_free(d->definition);
+    g_free(d->namesake);
     g_free(d->reason);
     g_free(d->name);
     g_free(d);

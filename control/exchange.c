@@ -55,6 +55,37 @@ refuse(Peer *peer, gint64 id, ControlError code, const char *district, const cha
     peer_answer(peer_daemon(peer), peer_name(peer), id, NULL, error);
 }
 
+/* ---- Which district: hosts may give one name to two ---- */
+
+JsonObject *
+exchange_arguments(const District *d)
+{
+    JsonObject *arguments = json_object_new();
+
+    json_object_set_string_member(arguments, "district", d->name);
+    json_object_set_string_member(arguments, "uuid", d->record.uuid);
+    return arguments;
+}
+
+static gboolean
+is_of(const District *d, JsonObject *object)
+{
+    return g_strcmp0(json_get_string(object, "uuid", NULL), d->record.uuid) == 0;
+}
+
+/* A peer has another district of d's name: nothing that it says of it is about d. Said once. */
+static void
+note_namesake(District *d, const Peer *peer)
+{
+    if (g_strcmp0(d->namesake, peer_name(peer)) == 0)
+        return;
+    g_free(d->namesake);
+    d->namesake = g_strdup(peer_name(peer));
+    daemon_event(d->daemon, "namesake", d->name,
+                 "host %s has another district of this name: one cannot protect the other",
+                 peer_name(peer));
+}
+
 /* ---- Who runs what ---- */
 
 static JsonObject *
@@ -64,6 +95,7 @@ claim_to_json(const District *d)
     JsonObject *item = json_object_new();
 
     json_object_set_string_member(item, "district", d->name);
+    json_object_set_string_member(item, "uuid", d->record.uuid);
     json_object_set_int_member(item, "incarnation", (gint64)claim.incarnation);
     json_object_set_boolean_member(item, "home", claim.home);
     json_object_set_boolean_member(item, "active", claim.active);
@@ -153,7 +185,9 @@ handle_claims(Peer *peer, JsonObject *arguments, gint64 id)
         const char *name = json_get_string(item, "district", "");
         District *d = g_hash_table_lookup(peer_daemon(peer)->districts, name);
         Claim claim = {0};
-        if (d != NULL && claim_from_json(item, &claim))
+        if (d != NULL && !is_of(d, item))
+            note_namesake(d, peer);
+        else if (d != NULL && claim_from_json(item, &claim))
             judge_claim(peer, d, &claim, json_get_string(item, "state", ""));
     }
 }
@@ -297,6 +331,7 @@ become_standby(District *d, Peer *peer, JsonObject *arguments, uint64_t incarnat
 {
     record_clear(&d->record);
     d->record.role = ROLE_STANDBY;
+    d->record.uuid = g_strdup(json_get_string(arguments, "uuid", NULL));
     d->record.peer = g_strdup(peer_name(peer));
     d->record.home_incarnation = incarnation;
     d->record.output_commit = json_get_bool(arguments, "output_commit", TRUE);
@@ -305,6 +340,19 @@ become_standby(District *d, Peer *peer, JsonObject *arguments, uint64_t incarnat
         return FALSE;
     district_set_state(d, STATE_STANDBY, NULL);
     return processes_start_standby(d, error);
+}
+
+/* Is d, which exists here, the district that peer means? */
+static gboolean
+check_same(const District *d, JsonObject *arguments, GError **error)
+{
+    if (is_of(d, arguments))
+        return TRUE;
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_EXISTS,
+                "%s: host %s has another district of this name: destroy that one there, or create "
+                "this one under another Name=",
+                d->name, d->daemon->config->host_name);
+    return FALSE;
 }
 
 /* May d, which exists here, become the standby of peer's incarnation? */
@@ -326,30 +374,45 @@ check_may_stand_by(const District *d, Peer *peer, uint64_t incarnation, GError *
     return why == NULL;
 }
 
+/* definition is taken over. NULL with error set: d is refused. */
+static District *
+take_definition(Daemon *daemon, Peer *peer, Definition *definition, JsonObject *arguments,
+                GError **error)
+{
+    uint64_t incarnation = (uint64_t)MAX(json_get_int(arguments, "incarnation", 0), 0);
+    Record record = {.role = ROLE_STANDBY,
+                     .uuid = (char *)json_get_string(arguments, "uuid", NULL),
+                     .peer = (char *)peer_name(peer)};
+    District *d = g_hash_table_lookup(daemon->districts, definition->name);
+
+    if (d == NULL)
+        return create_standby(daemon, definition, &record, incarnation, error);
+    /* The same home again: its claims tell the rest. Warm processes may stay. */
+    gboolean again = d->record.role == ROLE_STANDBY && d->state == STATE_STANDBY &&
+                     g_strcmp0(d->record.peer, peer_name(peer)) == 0 && d->job == NULL;
+    if (!check_same(d, arguments, error) ||
+        (!again && !check_may_stand_by(d, peer, incarnation, error))) {
+        definition_free(definition);
+        return NULL;
+    }
+    return update_standby(d, definition, incarnation, error) ? d : NULL;
+}
+
 static gboolean
 prepare_standby(Peer *peer, JsonObject *arguments, GError **error)
 {
-    Daemon *daemon = peer_daemon(peer);
     const char *text = json_get_string(arguments, "definition", "");
     uint64_t incarnation = (uint64_t)MAX(json_get_int(arguments, "incarnation", 0), 0);
-    Definition *definition = definition_parse(text, strlen(text), "definition", error);
 
+    if (!g_uuid_string_is_valid(json_get_string(arguments, "uuid", ""))) {
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+                    "a district without a UUID: update the older host");
+        return FALSE;
+    }
+    Definition *definition = definition_parse(text, strlen(text), "definition", error);
     if (definition == NULL)
         return FALSE;
-    District *d = g_hash_table_lookup(daemon->districts, definition->name);
-    /* The same home again: its claims tell the rest. Warm processes may stay. */
-    gboolean again = d != NULL && d->record.role == ROLE_STANDBY && d->state == STATE_STANDBY &&
-                     g_strcmp0(d->record.peer, peer_name(peer)) == 0 && d->job == NULL;
-    if (d != NULL && !again && !check_may_stand_by(d, peer, incarnation, error)) {
-        definition_free(definition);
-        return FALSE;
-    }
-    if (d == NULL) {
-        Record record = {.role = ROLE_STANDBY, .peer = (char *)peer_name(peer)};
-        d = create_standby(daemon, definition, &record, incarnation, error);
-    } else if (!update_standby(d, definition, incarnation, error)) {
-        d = NULL;
-    }
+    District *d = take_definition(peer_daemon(peer), peer, definition, arguments, error);
     return d != NULL && become_standby(d, peer, arguments, incarnation, error);
 }
 
@@ -457,6 +520,8 @@ handle_for_district(const DistrictMethod *method, Peer *peer, JsonObject *argume
     if (d == NULL)
         refuse(peer, id, CONTROL_ERROR_NOT_FOUND, units_check_name(name, NULL) ? name : "?",
                "not known here");
+    else if (!is_of(d, arguments))
+        refuse(peer, id, CONTROL_ERROR_NOT_FOUND, name, "another district has this name here");
     else if (method->role != ROLE_NONE &&
              (d->record.role != method->role || g_strcmp0(d->record.peer, peer_name(peer)) != 0))
         refuse(peer, id, CONTROL_ERROR_STATE, name, "that is not its role here, or not yours");

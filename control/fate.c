@@ -54,8 +54,7 @@ ask_standby_to_take_over(District *d)
 
     if (!d->definition->auto_failover || !d->record.protect || peer == NULL)
         return;
-    JsonObject *arguments = json_object_new();
-    json_object_set_string_member(arguments, "district", d->name);
+    JsonObject *arguments = exchange_arguments(d);
     json_object_set_string_member(arguments, "reason", d->reason != NULL ? d->reason : "failed");
     peer_request(peer, "home-failed", arguments, HOME_FAILED_TIMEOUT_MS, on_home_failed,
                  g_strdup(d->name));

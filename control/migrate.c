@@ -324,9 +324,8 @@ step_activate(Job *job)
 {
     District *d = job->district;
     Peer *peer = g_hash_table_lookup(d->daemon->peers, job->host);
-    JsonObject *arguments = json_object_new();
+    JsonObject *arguments = exchange_arguments(d);
 
-    json_object_set_string_member(arguments, "district", d->name);
     json_object_set_int_member(arguments, "incarnation", (gint64)d->incarnation + 1);
     if (peer != NULL) {
         peer_request(peer, "activate", arguments, ACTIVATE_MS, on_target, job_ref(job));
@@ -434,9 +433,8 @@ migrate_ask_target(District *d)
     if (peer == NULL || !peer_reachable(peer))
         return;
     Question *question = g_new0(Question, 1);
-    JsonObject *arguments = json_object_new();
+    JsonObject *arguments = exchange_arguments(d);
     question->daemon = d->daemon;
     question->district = g_strdup(d->name);
-    json_object_set_string_member(arguments, "district", d->name);
     peer_request(peer, "who-runs", arguments, ASK_MS, on_target_claim, question);
 }

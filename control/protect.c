@@ -38,9 +38,8 @@ void
 protect_step_prepare(Job *job)
 {
     District *d = job->district;
-    JsonObject *arguments = json_object_new();
+    JsonObject *arguments = exchange_arguments(d);
 
-    json_object_set_string_member(arguments, "district", d->name);
     json_object_set_string_member(arguments, "definition", d->definition->text);
     json_object_set_int_member(arguments, "incarnation", (gint64)d->incarnation);
     json_object_set_boolean_member(arguments, "output_commit", job->output_commit);
@@ -163,9 +162,8 @@ step_drop(Job *job)
 {
     District *d = job->district;
     Peer *peer = g_hash_table_lookup(d->daemon->peers, job->host);
-    JsonObject *arguments = json_object_new();
+    JsonObject *arguments = exchange_arguments(d);
 
-    json_object_set_string_member(arguments, "district", d->name);
     if (peer != NULL) {
         peer_request(peer, "drop-standby", arguments, PREPARE_TIMEOUT_MS, on_dropped, job_ref(job));
         return;

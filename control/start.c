@@ -136,8 +136,7 @@ step_ask_peer(Job *job)
         job_next(job);
         return;
     }
-    JsonObject *arguments = json_object_new();
-    json_object_set_string_member(arguments, "district", d->name);
+    JsonObject *arguments = exchange_arguments(d);
     peer_request(peer, "who-runs", arguments, ASK_TIMEOUT_MS, on_peer_claim, job_ref(job));
 }
 

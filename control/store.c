@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define RECORD_VERSION 1
+#define RECORD_VERSION 2
 
 static gboolean
 store_error(GError **error, const char *what, const char *path)
@@ -76,6 +76,7 @@ store_write_file(const char *path, const char *data, gssize len, gboolean durabl
 void
 record_clear(Record *record)
 {
+    g_free(record->uuid);
     g_free(record->peer);
     g_free(record->superseded_by);
     g_free(record->handing_to);
@@ -218,6 +219,7 @@ store_save_record(const char *state_dir, const char *name, const Record *record,
     json_object_set_int_member(object, "superseded_incarnation",
                                (gint64)record->superseded_incarnation);
     json_object_set_int_member(object, "ended_incarnation", (gint64)record->ended_incarnation);
+    set_string(object, "uuid", record->uuid);
     set_string(object, "peer", record->peer);
     set_string(object, "superseded_by", record->superseded_by);
     set_string(object, "handing_to", record->handing_to);
@@ -230,7 +232,8 @@ record_from_json(JsonObject *object, Record *record)
 {
     const char *role = json_get_string(object, "role", "");
 
-    if (json_get_int(object, "version", 0) != RECORD_VERSION)
+    if (json_get_int(object, "version", 0) != RECORD_VERSION ||
+        !g_uuid_string_is_valid(json_get_string(object, "uuid", "")))
         return FALSE;
     for (record->role = ROLE_NONE; strcmp(role, role_name(record->role)) != 0; record->role++) {
         if (record->role == ROLE_STANDBY)
@@ -243,6 +246,7 @@ record_from_json(JsonObject *object, Record *record)
     record->home_incarnation = (uint64_t)json_get_int(object, "home_incarnation", 0);
     record->superseded_incarnation = (uint64_t)json_get_int(object, "superseded_incarnation", 0);
     record->ended_incarnation = (uint64_t)json_get_int(object, "ended_incarnation", 0);
+    record->uuid = g_strdup(json_get_string(object, "uuid", NULL));
     record->peer = g_strdup(json_get_string(object, "peer", NULL));
     record->superseded_by = g_strdup(json_get_string(object, "superseded_by", NULL));
     record->handing_to = g_strdup(json_get_string(object, "handing_to", NULL));

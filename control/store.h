@@ -19,6 +19,7 @@ typedef enum { ROLE_NONE, ROLE_HOME, ROLE_STANDBY } Role;
 
 typedef struct Record {
     Role role;
+    char *uuid;                      /* made with the district; another one is another district */
     gboolean protect;                /* home: protection is wanted, to peer */
     gboolean output_commit;          /* of the protection */
     gboolean home_stopped;           /* standby: the home ended its members on purpose */

@@ -78,8 +78,7 @@ step_end_home(Job *job)
         job_next(job);
         return;
     }
-    JsonObject *arguments = json_object_new();
-    json_object_set_string_member(arguments, "district", d->name);
+    JsonObject *arguments = exchange_arguments(d);
     json_object_set_int_member(arguments, "incarnation", (gint64)job->incarnation);
     peer_request(peer, "take-over", arguments, ASK_HOME_MS, on_home_ended, job_ref(job));
 }

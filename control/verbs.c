@@ -72,6 +72,7 @@ create_district(Daemon *daemon, District *d, GError **error)
     if (!check_socket_paths(d, error) || !definition_check_files(d->definition, error))
         return FALSE;
     d->record.role = ROLE_HOME;
+    d->record.uuid = g_uuid_string_random();
     d->record.interval_us = d->definition->interval_us;
     d->record.output_commit = d->definition->output_commit;
     return store_create(daemon->config->state_dir, d->name, d->definition->text, &d->record, 0,

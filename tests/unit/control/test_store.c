@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define UUID "0b2d3c4e-5f60-4718-8293-a4b5c6d7e8f9"
+
 typedef struct Fixture {
     char *dir;
 } Fixture;
@@ -47,6 +49,7 @@ static void
 test_round_trip(Fixture *f, gconstpointer data)
 {
     Record in = {.role = ROLE_STANDBY,
+                 .uuid = (char *)UUID,
                  .protect = TRUE,
                  .home_stopped = TRUE,
                  .interval_us = 1000,
@@ -68,6 +71,7 @@ test_round_trip(Fixture *f, gconstpointer data)
     g_assert_cmpuint(out.home_incarnation, ==, 5);
     g_assert_cmpuint(out.superseded_incarnation, ==, 6);
     g_assert_cmpuint(out.ended_incarnation, ==, 7);
+    g_assert_cmpstr(out.uuid, ==, UUID);
     g_assert_cmpstr(out.peer, ==, "h2");
     g_assert_cmpstr(out.superseded_by, ==, "h3");
     g_assert_cmpstr(out.handing_to, ==, "h4");
@@ -153,7 +157,12 @@ test_private(Fixture *f, gconstpointer data)
 static void
 test_damaged(Fixture *f, gconstpointer data)
 {
-    const char *const texts[] = {"", "{", "{\"version\":2}", "{\"version\":1,\"role\":\"king\"}"};
+    const char *const texts[] = {"",
+                                 "{",
+                                 "{\"version\":1,\"role\":\"home\",\"uuid\":\"" UUID "\"}",
+                                 "{\"version\":2,\"role\":\"home\"}",
+                                 "{\"version\":2,\"role\":\"home\",\"uuid\":\"x\"}",
+                                 "{\"version\":2,\"role\":\"king\",\"uuid\":\"" UUID "\"}"};
     const Record record = {.role = ROLE_HOME};
     g_autofree char *state = path_of(f, "state.json");
 

@@ -2,9 +2,13 @@
 /* Two hosts on one machine, by the district command. */
 #include "pair.h"
 
+#include <errno.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define COMMAND_LIMIT "30" /* seconds */
@@ -382,7 +386,7 @@ pair_libexec(Pair *pair)
 }
 
 Pair *
-pair_new(void)
+pair_new_empty(void)
 {
     Pair *pair = g_new0(Pair, 1);
     g_autoptr(GError) error = NULL;
@@ -400,9 +404,17 @@ pair_new(void)
     host_init(pair, &pair->hosts[0], "h1", ports[0]);
     host_init(pair, &pair->hosts[1], "h2", ports[1]);
     pair_join(pair, ports);
-    g_autofree char *definition = pair_definition(pair);
-    const char *create[] = {"create", definition, NULL}, *start[] = {"start", "shop", NULL};
+    pair->definition = pair_definition(pair);
+    return pair;
+}
+
+Pair *
+pair_new(void)
+{
+    Pair *pair = pair_new_empty();
+    const char *create[] = {"create", pair->definition, NULL}, *start[] = {"start", "shop", NULL};
     const char *protect[] = {"protect", "shop", "--standby", "h2", "--wait", NULL};
+
     pair_must(pair, pair_home(pair), create);
     pair_must(pair, pair_home(pair), start);
     pair_must(pair, pair_home(pair), protect);
@@ -433,6 +445,56 @@ pair_free(Pair *pair)
     for (int i = 0; i < PAIR_MEMBERS; i++)
         guest_checker_free(pair->checkers[i]);
     g_spawn_sync(NULL, (char **)rm, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, NULL, NULL);
+    g_free(pair->definition);
     g_free(pair->dir);
     g_free(pair);
+}
+
+/* ---- What is left behind ---- */
+
+/* The children of this process now. */
+static guint
+kill_children(void)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/task/%d/children", getpid());
+    g_autofree char *text = NULL;
+    guint n = 0;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL))
+        return 0;
+    g_auto(GStrv) words = g_strsplit(g_strstrip(text), " ", -1);
+    for (char **word = words; *word && **word; word++, n++)
+        kill((GPid)g_ascii_strtoll(*word, NULL, 10), SIGKILL);
+    return n;
+}
+
+static int
+guard_tests(pid_t tests)
+{
+    int status = 0, result = 1;
+    pid_t pid;
+
+    while ((pid = waitpid(-1, &status, 0)) > 0 || errno == EINTR) {
+        if (pid != tests)
+            continue;
+        result = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        break;
+    }
+    while (kill_children() > 0) {
+        while (waitpid(-1, NULL, WNOHANG) > 0)
+            ;
+        g_usleep(1000);
+    }
+    return result;
+}
+
+int
+pair_guard(void)
+{
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    pid_t tests = fork();
+    if (tests != 0)
+        return guard_tests(tests);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    return -1;
 }

@@ -24,12 +24,22 @@ typedef struct Host {
 
 typedef struct Pair {
     char *dir;
+    char *definition; /* path of shop.district */
     Host hosts[2];
     int home; /* index of the host that is home; the other one is standby */
     GuestChecker *checkers[PAIR_MEMBERS];
 } Pair;
 
-/* Both districtd run and know each other; shop runs on the first host, protected by the second. */
+/*
+ * What districtd starts outlives it, and so would outlive a test that fails. So the tests run in a
+ * child, and what they leave behind comes to this process, which ends it. Called first; -1: this is
+ * the child, else the status to exit with.
+ */
+int pair_guard(void);
+
+/* Both districtd run and know each other; there is no district. */
+Pair *pair_new_empty(void);
+/* shop runs on the first host, protected by the second. */
 Pair *pair_new(void);
 /* Stops everything. */
 void pair_free(Pair *pair);

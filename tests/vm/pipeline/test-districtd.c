@@ -6,12 +6,8 @@
  */
 #include "pair.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define ROUNDS 10
@@ -314,46 +310,6 @@ test_stop_loses_member(void)
 
 /* ---- Main ---- */
 
-/* The children of this process now. */
-static guint
-kill_children(void)
-{
-    g_autofree char *path = g_strdup_printf("/proc/self/task/%d/children", getpid());
-    g_autofree char *text = NULL;
-    guint n = 0;
-
-    if (!g_file_get_contents(path, &text, NULL, NULL))
-        return 0;
-    g_auto(GStrv) words = g_strsplit(g_strstrip(text), " ", -1);
-    for (char **word = words; *word && **word; word++, n++)
-        kill((GPid)g_ascii_strtoll(*word, NULL, 10), SIGKILL);
-    return n;
-}
-
-/*
- * What districtd starts outlives it, and so would outlive a test that fails. So the tests run in a
- * child, and what they leave behind comes to this process, which ends it.
- */
-static int
-guard_tests(pid_t tests)
-{
-    int status = 0, result = 1;
-    pid_t pid;
-
-    while ((pid = waitpid(-1, &status, 0)) > 0 || errno == EINTR) {
-        if (pid != tests)
-            continue;
-        result = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-        break;
-    }
-    while (kill_children() > 0) {
-        while (waitpid(-1, NULL, WNOHANG) > 0)
-            ;
-        g_usleep(1000);
-    }
-    return result;
-}
-
 int
 main(int argc, char **argv)
 {
@@ -361,11 +317,9 @@ main(int argc, char **argv)
         g_print("1..0 # SKIP mount namespaces are needed: run as root\n");
         return SKIP;
     }
-    prctl(PR_SET_CHILD_SUBREAPER, 1);
-    pid_t tests = fork();
-    if (tests != 0)
-        return guard_tests(tests);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int result = pair_guard();
+    if (result >= 0)
+        return result;
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/districtd/guests and protection go on while the home's districtd is away",
                     test_home_daemon);
