@@ -7,7 +7,7 @@
  *   daemon.c      set-up, listener routing, look-ups
  *   api.c verbs.c the user API            peer.c exchange.c   the other hosts
  *   job.c         operations of several steps, built of steps in
- *                 start.c stop.c protect.c takeover.c migrate.c checkpoint.c
+ *                 start.c stop.c protect.c takeover.c migrate.c checkpoint.c remove.c
  *   district.c    a district's state      process.c fate.c adopt.c  its processes
  */
 #ifndef DISTRICT_CONTROL_DAEMON_H
@@ -228,6 +228,9 @@ void operation_restart(District *district, const char *from, gboolean force, Job
 void operation_stop(District *district, gboolean force, JobDone done, gpointer data);
 /* Press their power buttons, wait up to timeout_us for them to power off, then stop. */
 void operation_shut_down(District *district, uint64_t timeout_us, JobDone done, gpointer data);
+/* End what runs of it here and remove it; the district is gone when done is called, unless its
+ * checkpoints are to be kept and it has some: then it is left with no role. */
+void operation_remove(District *district, gboolean checkpoints_too, JobDone done, gpointer data);
 void operation_checkpoint(District *district, const char *label, JobDone done, gpointer data);
 JsonArray *checkpoint_list(District *district);
 /* Path of checkpoint id (NULL: the last one); NULL with error set. */

@@ -349,9 +349,10 @@ check_same(const District *d, JsonObject *arguments, GError **error)
     if (is_of(d, arguments))
         return TRUE;
     g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_EXISTS,
-                "%s: host %s has another district of this name: destroy that one there, or create "
-                "this one under another Name=",
-                d->name, d->daemon->config->host_name);
+                "%s: host %s has another district of this name: destroy that one there (district "
+                "destroy %s%s), or create this one under another Name=",
+                d->name, d->daemon->config->host_name,
+                d->record.role == ROLE_STANDBY ? "--force " : "", d->name);
     return FALSE;
 }
 
@@ -425,23 +426,26 @@ handle_prepare_standby(Peer *peer, JsonObject *arguments, gint64 id)
     peer_answer(peer_daemon(peer), peer_name(peer), id, NULL, error);
 }
 
+/* JobDone */
+static void
+standby_dropped(JsonObject *result, const GError *error, gpointer data)
+{
+    Asked *asked = data;
+
+    if (error == NULL)
+        daemon_event(asked->daemon, "standby-dropped", asked->district,
+                     "host %s protects it no more%s", asked->host,
+                     json_get_bool(result, "kept", FALSE) ? "; its checkpoints here are kept" : "");
+    asked_done(NULL, error, asked);
+}
+
 static void
 handle_drop_standby(Peer *peer, District *d, JsonObject *arguments, gint64 id)
 {
-    g_autoptr(GError) error = NULL;
-    Daemon *daemon = peer_daemon(peer);
-
-    if (d->job != NULL || d->state != STATE_STANDBY) {
+    if (d->job != NULL || d->state != STATE_STANDBY)
         refuse(peer, id, CONTROL_ERROR_STATE, d->name, "it is being taken over");
-        return;
-    }
-    processes_end_standby(d);
-    processes_end(d, TRUE, NULL);
-    daemon_event(daemon, "standby-dropped", d->name, "host %s protects it no more",
-                 peer_name(peer));
-    if (store_destroy(daemon->config->state_dir, d->name, &error))
-        g_hash_table_remove(daemon->districts, d->name);
-    peer_answer(daemon, peer_name(peer), id, NULL, error);
+    else
+        operation_remove(d, FALSE, standby_dropped, asked_new(peer, id, d->name));
 }
 
 static void

@@ -8,6 +8,7 @@
 #include "control/daemon.h"
 #include "control/tap.h"
 #include "control/units.h"
+#include "common/fdmsg.h"
 #include "ckpt.pb-c.h"
 #include "standby.pb-c.h"
 
@@ -415,6 +416,9 @@ processes_end_standby(District *d)
     if (d->standby_status != NULL)
         json_object_unref(d->standby_status);
     d->standby_status = NULL;
+    fdmsg_close_fds(d->hold_fds, d->n_hold_fds);
+    g_clear_pointer(&d->hold_fds, g_free);
+    d->n_hold_fds = 0;
     /* It holds nothing that is of use any more, so there is nothing to wait for. */
     if (child != NULL)
         child_signal(child, SIGKILL);

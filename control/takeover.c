@@ -11,7 +11,6 @@
  */
 #include "control/daemon.h"
 #include "common/clock.h"
-#include "common/fdmsg.h"
 #include "ckpt.pb-c.h"
 #include "standby.pb-c.h"
 
@@ -160,9 +159,6 @@ step_become_home(Job *job)
     d->record.protect = job->planned;
     if (!district_save_record(d, &error))
         g_warning("%s", error->message); /* it runs: an adopting districtd finds that out as well */
-    fdmsg_close_fds(d->hold_fds, d->n_hold_fds);
-    g_clear_pointer(&d->hold_fds, g_free);
-    d->n_hold_fds = 0;
     processes_end_standby(d);
     district_set_state(d, STATE_RUNNING, NULL);
     json_object_set_int_member(job->result, "incarnation", (gint64)job->incarnation);

@@ -104,6 +104,47 @@ verb_create(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
     api_reply(request, result);
 }
 
+static gboolean
+check_destroyable(const District *d, gboolean force, GError **error)
+{
+    gboolean standby = d->record.role == ROLE_STANDBY;
+
+    if (d->job != NULL || d->state == STATE_HANDED_OVER || (!standby && processes_count(d) > 0))
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE, "%s: it is %s: stop it first",
+                    d->name, district_state_name(d->state));
+    else if (standby && !force)
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
+                    "%s: it is protected: district unprotect %s at its home %s first, or destroy "
+                    "--force if that home is gone for good",
+                    d->name, d->name, d->record.peer);
+    else if (d->record.protect)
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
+                    "%s: it is protected: district unprotect %s first", d->name, d->name);
+    else
+        return TRUE;
+    return FALSE;
+}
+
+typedef struct Destruction {
+    ApiRequest *request;
+    Daemon *daemon;
+    char *name;
+} Destruction;
+
+/* JobDone */
+static void
+destroyed(JsonObject *result, const GError *error, gpointer data)
+{
+    Destruction *destruction = data;
+
+    if (error == NULL)
+        daemon_event(destruction->daemon, "destroyed", destruction->name,
+                     "definition and checkpoints removed");
+    api_job_done(NULL, error, destruction->request);
+    g_free(destruction->name);
+    g_free(destruction);
+}
+
 static void
 verb_destroy(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
@@ -112,24 +153,15 @@ verb_destroy(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 
     if (d == NULL)
         return;
-    if (d->job != NULL || processes_count(d) > 0 || d->state == STATE_HANDED_OVER) {
-        fail(request, CONTROL_ERROR_STATE, "%s: it is %s: stop it first", d->name,
-             district_state_name(d->state));
-        return;
-    }
-    if (d->record.role == ROLE_STANDBY || d->record.protect) {
-        fail(request, CONTROL_ERROR_STATE,
-             "%s: it is protected: district unprotect %s at its home first", d->name, d->name);
-        return;
-    }
-    processes_end_standby(d);
-    if (!store_destroy(daemon->config->state_dir, d->name, &error)) {
+    if (!check_destroyable(d, json_get_bool(arguments, "force", FALSE), &error)) {
         api_fail(request, error);
         return;
     }
-    daemon_event(daemon, "destroyed", d->name, "definition and checkpoints removed");
-    g_hash_table_remove(daemon->districts, d->name);
-    api_reply(request, NULL);
+    Destruction *destruction = g_new0(Destruction, 1);
+    destruction->request = request;
+    destruction->daemon = daemon;
+    destruction->name = g_strdup(d->name);
+    operation_remove(d, TRUE, destroyed, destruction);
 }
 
 static void

@@ -52,10 +52,15 @@ gboolean
 cli_destroy(Cli *cli, int argc, char **argv, GError **error)
 {
     char *name = NULL;
+    gboolean force = FALSE;
+    const GOptionEntry options[] = {
+        {"force", 0, 0, G_OPTION_ARG_NONE, &force, "Also a copy whose home is gone for good", NULL},
+        {0},
+    };
 
-    if (!cli_parse(&argc, &argv, "NAME", NULL, 1, &name, error))
+    if (!cli_parse(&argc, &argv, "NAME [--force]", options, 1, &name, error))
         return FALSE;
-    g_autoptr(JsonObject) result = call_named(cli, "destroy", name, FALSE, NULL, NULL, error);
+    g_autoptr(JsonObject) result = call_named(cli, "destroy", name, force, NULL, NULL, error);
     if (result != NULL && !cli->json)
         printf("%s destroyed\n", name);
     return result != NULL;

@@ -24,7 +24,7 @@ cli_unavailable(Cli *cli, int argc, char **argv, GError **error)
 
 static const CliVerb verbs[] = {
     {"create", cli_create, "FILE", "define a district"},
-    {"destroy", cli_destroy, "NAME", "remove a district and its checkpoints"},
+    {"destroy", cli_destroy, "NAME [--force]", "remove a district and its checkpoints"},
     {"start", cli_start, "NAME [--force]", "boot its members"},
     {"stop", cli_stop, "NAME [--timeout TIME] [--force]", "shut its members down"},
     {"restart", cli_restart, "NAME [--from ID] [--force]", "go on from a checkpoint file"},

@@ -47,10 +47,10 @@ _district()
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return
 		;;
-	start | unprotect) words="$(_district_names) --force" ;;
+	destroy | start | unprotect) words="$(_district_names) --force" ;;
 	stop) words="$(_district_names) --timeout --force" ;;
 	restart) words="$(_district_names) --from --force" ;;
-	destroy | show | log | failover) words=$(_district_names) ;;
+	show | log | failover) words=$(_district_names) ;;
 	console) words="$(_district_names) --log" ;;
 	checkpoint) words="$(_district_names) --label" ;;
 	protect) words="$(_district_names) --standby --interval --output-commit --wait" ;;

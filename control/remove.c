@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Operation: remove a district from this host; at the wish of a person, or of the home whose
+ * standby this host was.
+ *
+ * Its processes are waited for, so that what they leave (a TAP interface, entries in the process
+ * table) is cleared up by those who clear it up always. A copy that is dropped leaves the durable
+ * checkpoints that were taken while this host was home: they are not part of the copy.
+ */
+#include "control/daemon.h"
+#include "common/clock.h"
+
+#define GONE_MS 10000
+#define GONE_POLL_MS 5
+
+typedef struct Removal {
+    Daemon *daemon;
+    char *name;
+    JobDone done;
+    gpointer data;
+} Removal;
+
+static void
+step_end(Job *job)
+{
+    District *d = job->district;
+
+    job->deadline_ns = clock_monotonic_ns() + GONE_MS * NS_PER_MS;
+    processes_end_standby(d);
+    processes_end(d, TRUE, job);
+}
+
+static gboolean
+on_poll(gpointer data)
+{
+    Job *job = data;
+
+    if (job->district->children->len > 0 && clock_monotonic_ns() < job->deadline_ns)
+        return G_SOURCE_CONTINUE;
+    job->poll = 0;
+    if (job->district->children->len > 0)
+        job_fail_new(job, CONTROL_ERROR_FAILED, "%s: processes do not end: kill them by hand",
+                     job->district->name);
+    else
+        job_next(job);
+    return G_SOURCE_REMOVE;
+}
+
+/* district-standby is none of those that processes_end waits for. */
+static void
+step_wait_gone(Job *job)
+{
+    job->poll = g_timeout_add(GONE_POLL_MS, on_poll, job);
+}
+
+static void
+step_keep_checkpoints(Job *job)
+{
+    District *d = job->district;
+    g_autoptr(JsonArray) checkpoints = checkpoint_list(d);
+    g_autoptr(GError) error = NULL;
+
+    if (job->force || json_array_get_length(checkpoints) == 0) {
+        job_next(job);
+        return;
+    }
+    d->record.role = ROLE_NONE;
+    d->record.home_stopped = FALSE;
+    g_clear_pointer(&d->record.peer, g_free);
+    if (!district_save_record(d, &error)) {
+        job_fail(job, error);
+        return;
+    }
+    json_object_set_boolean_member(job->result, "kept", TRUE);
+    district_set_state(d, STATE_STOPPED, "kept for its checkpoints; its home is another host");
+    job_next(job);
+}
+
+static const JobStep remove_steps[] = {step_end, step_wait_gone, step_keep_checkpoints, NULL};
+
+/* JobDone: only now does nothing hold on to the district. */
+static void
+on_done(JsonObject *result, const GError *why, gpointer data)
+{
+    Removal *removal = data;
+    Daemon *daemon = removal->daemon;
+    g_autoptr(GError) error = why != NULL ? g_error_copy(why) : NULL;
+
+    if (error == NULL && !json_get_bool(result, "kept", FALSE) &&
+        store_destroy(daemon->config->state_dir, removal->name, &error))
+        g_hash_table_remove(daemon->districts, removal->name);
+    removal->done(error != NULL ? NULL : result, error, removal->data);
+    g_free(removal->name);
+    g_free(removal);
+}
+
+void
+operation_remove(District *d, gboolean checkpoints_too, JobDone done, gpointer data)
+{
+    Removal *removal = g_new0(Removal, 1);
+
+    removal->daemon = d->daemon;
+    removal->name = g_strdup(d->name);
+    removal->done = done;
+    removal->data = data;
+    Job *job = job_new(d, "removal", remove_steps, on_done, removal);
+    if (job == NULL)
+        return;
+    job->force = checkpoints_too;
+    job_next(job);
+}
