@@ -15,6 +15,7 @@
 #define LOCK_WAIT_NS (2 * NS_PER_S)
 #define STATUS_EVERY_TICKS 2 /* 400 ms */
 #define STREAM_TIMEOUT_MS 5000
+#define STALL_NS (2 * HOSTLINK_BEAT_MS * NS_PER_MS)
 
 /* ---- Look-ups ---- */
 
@@ -220,6 +221,17 @@ route(int fd, const char *kind, const char *district, const char *from, gpointer
 
 /* ---- Ticker ---- */
 
+/* Stopped, starved, or in a machine that was: what came meanwhile has not been read yet. */
+static void
+note_stall(Daemon *daemon)
+{
+    int64_t now = clock_monotonic_ns();
+
+    if (daemon->ticked_ns != 0 && now - daemon->ticked_ns > STALL_NS)
+        daemon->stalled_ns = now;
+    daemon->ticked_ns = now;
+}
+
 static gboolean
 on_tick(gpointer data)
 {
@@ -229,6 +241,7 @@ on_tick(gpointer data)
     GHashTableIter iter;
     gpointer value = NULL;
 
+    note_stall(daemon);
     g_hash_table_iter_init(&iter, daemon->districts);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         district_watch_home(value);

@@ -42,7 +42,9 @@ struct Daemon {
     Listener *listener;
     ApiServer *api;
     guint ticker;
-    guint joins; /* join exchanges under way */
+    int64_t ticked_ns;  /* the ticker's last turn; CLOCK_MONOTONIC */
+    int64_t stalled_ns; /* end of the last time that we stood still ourselves; 0: never */
+    guint joins;        /* join exchanges under way */
 };
 
 /* ---- daemon.c ---- */

@@ -466,17 +466,14 @@ district_standby_event(ProtobufCMessage *message, int *fds, guint n_fds, const G
 void
 district_watch_home(District *d)
 {
-    int64_t now = clock_monotonic_ns();
-    int64_t patience = d->definition->failover_after_ms * NS_PER_MS;
     Peer *peer = d->record.peer ? g_hash_table_lookup(d->daemon->peers, d->record.peer) : NULL;
 
     if (d->state != STATE_STANDBY || !d->definition->auto_failover || !d->has_commit ||
         d->record.home_stopped || d->job != NULL || peer == NULL)
         return;
-    /* Never heard since we started, by stream or otherwise: we do not know enough to act alone. */
-    if (d->stream_lost_ns == 0 || peer_heard_ns(peer) == 0)
-        return;
-    if (now - d->stream_lost_ns < patience || now - peer_heard_ns(peer) < patience)
+    Silence silence = {d->stream_lost_ns, peer_heard_ns(peer), d->daemon->stalled_ns};
+    if (!incarnation_may_promote(&silence, clock_monotonic_ns(),
+                                 d->definition->failover_after_ms * NS_PER_MS))
         return;
     daemon_event(d->daemon, "failover", d->name, "host %s is silent on all paths: taking over",
                  d->record.peer);

@@ -2,7 +2,12 @@
 /* The rules that keep at most one incarnation of a district running. */
 #include "control/incarnation.h"
 
+#include "common/clock.h"
+
 #include <string.h>
+
+/* A generous one between hosts. */
+#define ROUND_TRIP_NS (500 * NS_PER_MS)
 
 uint64_t
 incarnation_next(uint64_t own, uint64_t seen)
@@ -21,6 +26,17 @@ incarnation_judge(const Claim *own, const char *own_host, const Claim *peer, con
     if (peer->incarnation == own->incarnation && peer->active && own->active)
         return strcmp(own_host, peer_host) <= 0 ? VERDICT_KEEP : VERDICT_SUPERSEDED;
     return VERDICT_KEEP;
+}
+
+gboolean
+incarnation_may_promote(const Silence *silence, int64_t now_ns, int64_t patience_ns)
+{
+    if (silence->stream_lost_ns == 0 || silence->heard_ns == 0)
+        return FALSE;
+    if (silence->stalled_ns != 0 && now_ns - silence->stalled_ns < patience_ns + ROUND_TRIP_NS)
+        return FALSE;
+    return now_ns - silence->stream_lost_ns >= patience_ns &&
+           now_ns - silence->heard_ns >= patience_ns;
 }
 
 HandoverVerdict

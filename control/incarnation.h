@@ -37,6 +37,20 @@ uint64_t incarnation_next(uint64_t own, uint64_t seen);
 Verdict incarnation_judge(const Claim *own, const char *own_host, const Claim *peer,
                           const char *peer_host);
 
+/* What a standby knows of its home's silence; CLOCK_MONOTONIC, ns; 0: never. */
+typedef struct Silence {
+    int64_t stream_lost_ns; /* when the stream was lost or fell silent */
+    int64_t heard_ns;       /* when the home was last heard on any other path */
+    int64_t stalled_ns;     /* when this host last stood still itself: the end of it */
+} Silence;
+
+/*
+ * May the standby promote itself after patience_ns of silence on all paths? Not if it has never
+ * heard the home: then it knows too little to act alone. Not on account of time in which it stood
+ * still itself: the home has its whole time again from then on.
+ */
+gboolean incarnation_may_promote(const Silence *silence, int64_t now_ns, int64_t patience_ns);
+
 /*
  * After a hand-over of which no answer came: ended is the incarnation that was ended here, target
  * what the target says now.

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The rules that keep at most one incarnation running. */
 #include "control/incarnation.h"
+#include "common/clock.h"
 
 static const Claim home_running_3 = {3, TRUE, TRUE};
 
@@ -83,6 +84,36 @@ test_handover(void)
     g_assert_cmpint(incarnation_judge_handover(3, &never_heard), ==, HANDOVER_RETURN);
 }
 
+#define S NS_PER_S
+
+static void
+test_promotion(void)
+{
+    const Silence silent = {.stream_lost_ns = 10 * S, .heard_ns = 11 * S};
+
+    g_assert_false(incarnation_may_promote(&silent, 12 * S, 2 * S));
+    g_assert_true(incarnation_may_promote(&silent, 13 * S, 2 * S));
+}
+
+static void
+test_promotion_of_the_ignorant(void)
+{
+    const Silence no_stream = {.heard_ns = 11 * S}, no_link = {.stream_lost_ns = 10 * S};
+
+    g_assert_false(incarnation_may_promote(&no_stream, 60 * S, 2 * S));
+    g_assert_false(incarnation_may_promote(&no_link, 60 * S, 2 * S));
+}
+
+static void
+test_promotion_after_a_stall(void)
+{
+    const Silence stalled = {.stream_lost_ns = 10 * S, .heard_ns = 11 * S, .stalled_ns = 20 * S};
+
+    g_assert_false(incarnation_may_promote(&stalled, 20 * S, 2 * S));
+    g_assert_false(incarnation_may_promote(&stalled, 22 * S, 2 * S));
+    g_assert_true(incarnation_may_promote(&stalled, 23 * S, 2 * S));
+}
+
 int
 main(int argc, char **argv)
 {
@@ -94,5 +125,9 @@ main(int argc, char **argv)
     g_test_add_func("/incarnation/equal numbers are decided alike by both", test_tie);
     g_test_add_func("/incarnation/of two running homes exactly one goes on", test_exactly_one);
     g_test_add_func("/incarnation/a lost answer to a hand-over is found out", test_handover);
+    g_test_add_func("/incarnation/silence on all paths promotes", test_promotion);
+    g_test_add_func("/incarnation/who never heard the home does not promote itself",
+                    test_promotion_of_the_ignorant);
+    g_test_add_func("/incarnation/own standing still is no silence", test_promotion_after_a_stall);
     return g_test_run();
 }

@@ -351,12 +351,13 @@ pair_join(Pair *pair, const guint ports[2])
 }
 
 static char *
-pair_definition(Pair *pair)
+pair_definition(Pair *pair, const char *failover_after)
 {
     g_autoptr(GString) text =
         g_string_new("[District]\nName=shop\nInterval=5ms\nAutoFailover=yes\n");
     char *path = g_build_filename(pair->dir, "shop.district", NULL);
 
+    g_string_append_printf(text, "FailoverAfter=%s\n", failover_after);
     for (int i = 0; i < PAIR_MEMBERS; i++)
         g_string_append_printf(text,
                                "[Member %s]\nKernel=%s\nCommandLine=%s\nMemory=32M\n"
@@ -386,7 +387,7 @@ pair_libexec(Pair *pair)
 }
 
 Pair *
-pair_new_empty(void)
+pair_new_empty(const char *failover_after)
 {
     Pair *pair = g_new0(Pair, 1);
     g_autoptr(GError) error = NULL;
@@ -404,14 +405,14 @@ pair_new_empty(void)
     host_init(pair, &pair->hosts[0], "h1", ports[0]);
     host_init(pair, &pair->hosts[1], "h2", ports[1]);
     pair_join(pair, ports);
-    pair->definition = pair_definition(pair);
+    pair->definition = pair_definition(pair, failover_after);
     return pair;
 }
 
 Pair *
-pair_new(void)
+pair_new_failover_after(const char *failover_after)
 {
-    Pair *pair = pair_new_empty();
+    Pair *pair = pair_new_empty(failover_after);
     const char *create[] = {"create", pair->definition, NULL}, *start[] = {"start", "shop", NULL};
     const char *protect[] = {"protect", "shop", "--standby", "h2", "--wait", NULL};
 
@@ -420,6 +421,12 @@ pair_new(void)
     pair_must(pair, pair_home(pair), protect);
     pair_wait_progress(pair);
     return pair;
+}
+
+Pair *
+pair_new(void)
+{
+    return pair_new_failover_after(PAIR_FAILOVER_AFTER);
 }
 
 void

@@ -14,6 +14,7 @@
 #include <json-glib/json-glib.h>
 
 #define PAIR_MEMBERS 2
+#define PAIR_FAILOVER_AFTER "10s"
 
 typedef struct Host {
     char *name;
@@ -37,9 +38,12 @@ typedef struct Pair {
  */
 int pair_guard(void);
 
-/* Both districtd run and know each other; there is no district. */
-Pair *pair_new_empty(void);
+/* Both districtd run and know each other; there is no district. The definition has this
+ * FailoverAfter=. */
+Pair *pair_new_empty(const char *failover_after);
 /* shop runs on the first host, protected by the second. */
+Pair *pair_new_failover_after(const char *failover_after);
+/* The same for tests in which nobody is meant to be silent, on machines that stand still at times. */
 Pair *pair_new(void);
 /* Stops everything. */
 void pair_free(Pair *pair);

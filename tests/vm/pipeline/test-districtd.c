@@ -219,7 +219,7 @@ lose_home(Pair *pair)
 static void
 test_takeover(gboolean at_standby)
 {
-    Pair *pair = pair_new();
+    Pair *pair = pair_new_failover_after("1s");
 
     for (int round = 0; round < TAKEOVERS; round++) {
         Host *standby = pair_standby(pair);
@@ -308,6 +308,27 @@ test_stop_loses_member(void)
     pair_free(pair);
 }
 
+/* ---- A silent home ---- */
+
+static void
+test_silent_home(void)
+{
+    Pair *pair = pair_new_failover_after("1s");
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    GPid sender = process_of(pair, home, "processes.ckpt");
+
+    kill(home->daemon.pid, SIGSTOP);
+    kill(sender, SIGSTOP);
+    pair_wait(pair, standby, "state", "running");
+    g_assert_true(pair_had_event(pair, standby, "failover"));
+    kill(sender, SIGCONT);
+    kill(home->daemon.pid, SIGCONT);
+    pair_wait(pair, home, "state", "superseded");
+    pair_swap(pair);
+    pair_wait_progress(pair);
+    pair_free(pair);
+}
+
 /* ---- Main ---- */
 
 int
@@ -338,5 +359,6 @@ main(int argc, char **argv)
     g_test_add_func("/districtd/a stop lets guests power off, and unplugs who does not", test_stop);
     g_test_add_func("/districtd/a stop that loses a member ends the others",
                     test_stop_loses_member);
+    g_test_add_func("/districtd/the standby takes over from a silent home", test_silent_home);
     return g_test_run();
 }

@@ -22,7 +22,7 @@ create_and_start(Pair *pair, const Host *host)
 static void
 test_namesakes(void)
 {
-    Pair *pair = pair_new_empty();
+    Pair *pair = pair_new_empty(PAIR_FAILOVER_AFTER);
     const Host *first = pair_home(pair), *second = pair_standby(pair);
     const char *stop[] = {"stop", "shop", NULL}, *start[] = {"start", "shop", NULL};
     const char *protect[] = {"protect", "shop", "--standby", "h2", NULL};
