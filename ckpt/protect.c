@@ -353,10 +353,15 @@ protect_lost(Coordinator *c, const char *why, bool refused)
 
 /* A newer incarnation lives elsewhere: stop first, explain afterwards. */
 static void
-protect_superseded(Coordinator *c, const char *why)
+protect_superseded(Coordinator *c, const GError *why)
 {
-    members_fail_district(c, why);
-    coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_SUPERSEDED, "", why, 0);
+    District__CkptEvent event = DISTRICT__CKPT_EVENT__INIT;
+
+    members_fail_district(c, why->message);
+    event.kind = DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_SUPERSEDED;
+    event.text = why->message;
+    event.incarnation = MAX(stream_out_error_newer(why), c->incarnation + 1);
+    control_server_event(c->control, &event);
     protect_move(c, PROTECT_OFF);
 }
 
@@ -369,7 +374,7 @@ protect_closed(Coordinator *c, const GError *error)
     if (c->protect.state == PROTECT_OFF)
         return;
     if (g_error_matches(error, STREAM_OUT_ERROR, STREAM_ERROR_NEWER_LIVES)) {
-        protect_superseded(c, error->message);
+        protect_superseded(c, error);
         return;
     }
     if (c->run == RUN_HANDING_OVER)

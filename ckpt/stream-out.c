@@ -16,7 +16,34 @@
 /* What the standby sends is small. */
 #define HEARD_LENGTH_MAX 4096
 
-G_DEFINE_QUARK(district - stream - out - error - quark, stream_out_error)
+/* What an error carries beside its text. */
+typedef struct StreamOutErrorPrivate {
+    uint64_t newer; /* with STREAM_ERROR_NEWER_LIVES: which incarnation that is */
+} StreamOutErrorPrivate;
+
+static void
+stream_out_error_private_init(StreamOutErrorPrivate *data)
+{
+}
+
+static void
+stream_out_error_private_copy(const StreamOutErrorPrivate *from, StreamOutErrorPrivate *to)
+{
+    *to = *from;
+}
+
+static void
+stream_out_error_private_clear(StreamOutErrorPrivate *data)
+{
+}
+
+G_DEFINE_EXTENDED_ERROR(StreamOutError, stream_out_error)
+
+uint64_t
+stream_out_error_newer(const GError *error)
+{
+    return stream_out_error_get_private(error)->newer;
+}
 
 typedef struct StreamOut {
     TlsIdentity *identity;
@@ -126,7 +153,9 @@ stream_out_error_record(const RecordHeader *header, const uint8_t *payload, GErr
                               ? STREAM_ERROR_NEWER_LIVES
                               : STREAM_ERROR_REFUSED_BY_IT;
     g_autofree char *text = g_strescape(said->text, NULL);
-    g_set_error(error, STREAM_OUT_ERROR, code, "%.512s", text);
+    GError *refusal = g_error_new(STREAM_OUT_ERROR, code, "%.512s", text);
+    stream_out_error_get_private(refusal)->newer = said->incarnation;
+    g_propagate_error(error, refusal);
     protobuf_c_message_free_unpacked(message, NULL);
 }
 

@@ -17,6 +17,8 @@ typedef enum {
 
 #define STREAM_OUT_ERROR (stream_out_error_quark())
 GQuark stream_out_error_quark(void);
+/* Of a STREAM_ERROR_NEWER_LIVES: the incarnation that lives elsewhere. */
+uint64_t stream_out_error_newer(const GError *error);
 
 extern const SinkTransport stream_out_transport;
 

@@ -142,6 +142,7 @@ rig_read(Rig *rig, int timeout_ms, GError **error)
         g_test_message("event %d: %s %s", message->event->kind, message->event->member,
                        message->event->text);
         g_array_append_val(rig->events, message->event->kind);
+        rig->event_incarnation = message->event->incarnation;
     } else {
         reply = message->reply;
         message->reply = NULL;

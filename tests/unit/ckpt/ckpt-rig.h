@@ -22,7 +22,8 @@ typedef struct Rig {
     GSubprocess *process;
     int control;
     uint64_t last_id;
-    GArray *events; /* of District__CkptEventKind, in order of arrival */
+    GArray *events;             /* of District__CkptEventKind, in order of arrival */
+    uint64_t event_incarnation; /* of the last one */
 } Rig;
 
 /* Fake members, all alike or each by its own configuration, and a fake standby. */

@@ -155,6 +155,7 @@ say_refused(FakeStandby *s, GError **error)
 
     refusal.code = (District__StreamErrorCode)g_atomic_int_get(&s->refuse);
     refusal.text = (char *)"the test wants it so";
+    refusal.incarnation = FAKE_STANDBY_NEWER;
     say(s, RECORD_ERROR, &refusal.base, error);
     g_set_error(error, TLS_ERROR, TLS_ERROR_CLOSED, "refused");
     return FALSE;

@@ -40,5 +40,7 @@ void fake_standby_delay_acks(FakeStandby *standby, unsigned ms);
 void fake_standby_hang(FakeStandby *standby, bool hang);
 /* Answer the next record with an ERROR of that code. 0: no more. */
 void fake_standby_refuse(FakeStandby *standby, District__StreamErrorCode code);
+/* The incarnation that it says is newer. */
+#define FAKE_STANDBY_NEWER 41
 
 #endif

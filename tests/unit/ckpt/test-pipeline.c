@@ -465,6 +465,7 @@ test_superseded(void)
 
     fake_standby_refuse(rig->standby, DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_SUPERSEDED);
     rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_SUPERSEDED);
+    g_assert_cmpuint(rig->event_incarnation, ==, FAKE_STANDBY_NEWER);
     g_assert_false(fake_member_running(rig->members[0]));
     g_assert_false(fake_member_running(rig->members[1]));
     g_autofree char *state = rig_state(rig);
