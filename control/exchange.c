@@ -172,6 +172,9 @@ judge_claim(Peer *peer, District *d, const Claim *claim, const char *state)
     } else if (d->record.role == ROLE_STANDBY && is_peer && claim->home) {
         set_home_stopped(d, strcmp(state, "stopped") == 0 || strcmp(state, "stopping") == 0);
     }
+    /* It has missed that a newer life is here: say so at once, not at our next change. */
+    if (claim->active && own.home && claim->incarnation < own.incarnation)
+        peer_note(peer, "claims", all_claims(peer_daemon(peer)));
 }
 
 static void
@@ -453,7 +456,8 @@ handle_activate(Peer *peer, District *d, JsonObject *arguments, gint64 id)
 {
     gint64 incarnation = json_get_int(arguments, "incarnation", 0);
 
-    if (incarnation <= (gint64)d->incarnation)
+    /* One that comes late is below what its home has gone on as since, which it has told. */
+    if (incarnation <= (gint64)MAX(d->incarnation, d->seen))
         refuse(peer, id, CONTROL_ERROR_STATE, d->name, "that incarnation is not a new one here");
     else
         operation_takeover(d, (uint64_t)incarnation, TRUE, FALSE, activation_done,
