@@ -65,42 +65,57 @@ mac_insert(GHashTable *hash, gint64 key, guint port, gint64 now_ns)
     g_hash_table_insert(hash, g_memdup2(&key, sizeof(key)), entry);
 }
 
+static gboolean
+mac_is_fresh(const MacEntry *entry, gint64 now_ns)
+{
+    return entry && now_ns - entry->seen_ns < MAC_AGE_NS;
+}
+
 static void
 mac_learn_member(MacTable *table, gint64 key, guint port, gint64 now_ns)
 {
     MacEntry *entry = g_hash_table_lookup(table->members, &key);
 
-    if (entry && entry->port != port && now_ns - entry->seen_ns < MAC_AGE_NS)
-        return;
-    if (!entry || entry->port != port) {
-        if (table->counts[port] >= MAC_MEMBER_MAX)
-            return;
-        table->counts[port]++;
-    }
-    if (!entry) {
-        g_hash_table_remove(table->far, &key);
-        mac_insert(table->members, key, port, now_ns);
+    if (entry && entry->port == port) {
+        entry->seen_ns = now_ns;
         return;
     }
-    if (entry->port != port)
+    if (mac_is_fresh(entry, now_ns) ||
+        mac_is_fresh(g_hash_table_lookup(table->far, &key), now_ns) ||
+        table->counts[port] >= MAC_MEMBER_MAX)
+        return;
+    if (entry)
         table->counts[entry->port]--;
-    *entry = (MacEntry){port, now_ns};
+    table->counts[port]++;
+    g_hash_table_remove(table->far, &key);
+    mac_insert(table->members, key, port, now_ns);
 }
 
 static void
 mac_learn_far(MacTable *table, gint64 key, gint64 now_ns)
 {
     MacEntry *entry = g_hash_table_lookup(table->far, &key);
+    const MacEntry *member = g_hash_table_lookup(table->members, &key);
 
     if (entry) {
         entry->seen_ns = now_ns;
         return;
     }
-    if (g_hash_table_contains(table->members, &key))
+    if (mac_is_fresh(member, now_ns))
         return;
+    if (member) {
+        table->counts[member->port]--;
+        g_hash_table_remove(table->members, &key);
+    }
     if (g_hash_table_size(table->far) >= MAC_OUTSIDE_MAX)
         g_hash_table_remove_all(table->far);
     mac_insert(table->far, key, table->outside, now_ns);
+}
+
+void
+mac_table_forget_far(MacTable *table)
+{
+    g_hash_table_remove_all(table->far);
 }
 
 void

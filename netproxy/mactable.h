@@ -2,9 +2,9 @@
 /*
  * Which port a MAC address lives at, learned from source addresses (IEEE 802.1D §7.8).
  *
- * A member's address is its own: the outside can never take it over, another member only once the
- * owner has been silent for 300 s (addresses that move between members, as VRRP's, announce
- * themselves for longer than that). A guest that claims somebody else's address therefore gets
+ * An address is its owner's, a member's as well as one outside: others can take it over only once
+ * the owner has been silent for 300 s (addresses that move, as VRRP's, announce themselves for
+ * longer than that). A guest that claims somebody else's address, the gateway's say, therefore gets
  * nothing, unless it speaks up before the owner ever has.
  */
 #ifndef DISTRICT_NETPROXY_MACTABLE_H
@@ -26,6 +26,8 @@ MacTable *mac_table_new(guint outside);
 void mac_table_free(MacTable *table);
 /* A frame from mac has come in at port. */
 void mac_table_learn(MacTable *table, const guint8 mac[MAC_BYTES], guint port, gint64 now_ns);
+/* Forget who was heard outside: those may have been the members, while they ran elsewhere. */
+void mac_table_forget_far(MacTable *table);
 /* The port of mac, or MAC_PORT_NONE. */
 guint mac_table_find(const MacTable *table, const guint8 mac[MAC_BYTES]);
 /* For each address of a member. */

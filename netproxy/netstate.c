@@ -138,13 +138,16 @@ netstate_save_flow(gpointer data, gpointer user_data)
     gboolean at_cut = flow->at_cut.epoch != 0 && flow->at_cut.epoch == saving->state->epoch;
     const FlowEnd *end = at_cut ? flow->at_cut.end : flow->end;
 
+    FlowState now = at_cut ? flow->at_cut.state : flow->state;
+
     /* A SYN was flooded, and its destination turned out to be a member: nothing that crosses. */
-    if (mac_table_find(saving->sw->macs, end[FLOW_FAR].mac) < saving->sw->n_members)
+    if (now == FLOW_OPENING && !end[FLOW_FAR].seen &&
+        mac_table_find(saving->sw->macs, end[FLOW_FAR].mac) < saving->sw->n_members)
         return;
     District__NetStateFlow *out = arena_new(arena, District__NetStateFlow, 1);
     district__net_state_flow__init(out);
     out->member = saving->sw->ports[flow->port].name;
-    out->state = (District__NetStateFlowState)(at_cut ? flow->at_cut.state : flow->state);
+    out->state = (District__NetStateFlowState)now;
     out->inside =
         netstate_save_end(arena, &end[FLOW_INSIDE], &flow->key.inside, flow->key.inside_port);
     out->far = netstate_save_end(arena, &end[FLOW_FAR], &flow->key.far, flow->key.far_port);
@@ -327,6 +330,7 @@ netstate_load(Switch *sw, const District__NetState *state)
         sw->ports[i].awaited = sw->ports[i].link == NULL;
     }
     sw->epoch_begun = sw->epoch_ended = sw->epoch_committed = state->epoch;
+    mac_table_forget_far(sw->macs);
     for (gsize i = 0; i < state->n_ports; i++)
         netstate_load_port(sw, state->ports[i], state->epoch);
     for (gsize i = 0; i < state->n_flows; i++)

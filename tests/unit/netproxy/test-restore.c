@@ -101,6 +101,29 @@ test_flow_at_cut(void)
     district__net_state__free_unpacked(unpacked, NULL);
 }
 
+/* A connection crosses the boundary although a member has taken its far end's address since. */
+static void
+test_flow_of_taken_address(void)
+{
+    g_autoptr(Wire) wire = wire_new(2, TRUE);
+    guint8 frame[128];
+    gsize len;
+
+    wire_send(wire, 0, frame, wire_make_tcp(frame, 2, 0, TCP_SYN, 99, 0));
+    wire_pump(wire);
+    wire_send(wire, 2, frame, wire_make_tcp(frame, 0, 2, TCP_SYN | TCP_ACK, 199, 100));
+    wire_pump(wire);
+    wire_send(wire, 0, frame, wire_make_tcp(frame, 2, 0, TCP_ACK, 100, 200));
+    wire_pump(wire);
+    wire_wait(wire, 301 * NS_PER_S);
+    wire_send(wire, 1, frame, wire_make(frame, 0, 2, 5, 60));
+    wire_pump(wire);
+    g_autofree guint8 *state = wire_cut(wire, 3, &len);
+    District__NetState *unpacked = district__net_state__unpack(NULL, len, state);
+    g_assert_cmpuint(unpacked->n_flows, ==, 1);
+    district__net_state__free_unpacked(unpacked, NULL);
+}
+
 static void
 test_refused(void)
 {
@@ -316,6 +339,8 @@ main(int argc, char **argv)
     g_test_add_func("/restore/frames not delivered yet belong to the next cut too",
                     test_frames_again);
     g_test_add_func("/restore/a flow is saved as it was when its member was cut", test_flow_at_cut);
+    g_test_add_func("/restore/a flow is saved whoever has its far end's address by now",
+                    test_flow_of_taken_address);
     g_test_add_func("/restore/a foreign, older, torn or second state is refused", test_refused);
     g_test_add_func("/restore/a second port of a member is refused", test_second_port);
     g_test_add_func("/restore/a damaged state does no harm", test_damaged);
