@@ -3,6 +3,7 @@
 #include "control/daemon.h"
 #include "control/hostlink.h"
 #include "control/pki.h"
+#include "control/units.h"
 #include "common/clock.h"
 #include "standby.pb-c.h"
 
@@ -24,10 +25,16 @@ daemon_find_district(Daemon *daemon, const char *name, GError **error)
 {
     District *d = name != NULL ? g_hash_table_lookup(daemon->districts, name) : NULL;
 
-    if (d == NULL)
+    if (d != NULL)
+        return d;
+    if (name != NULL && units_check_name(name, NULL) &&
+        store_exists(daemon->config->state_dir, name))
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_NOT_FOUND,
+                    "%s: it is here, but was not loaded: look into districtd's log", name);
+    else
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_NOT_FOUND,
                     "%.60s: no such district here: see district list", name != NULL ? name : "");
-    return d;
+    return NULL;
 }
 
 Host *

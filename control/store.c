@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #define RECORD_VERSION 2
+#define PREFIX_NEW ".new-"
+#define PREFIX_DESTROYED ".destroyed-"
 
 static gboolean
 store_error(GError **error, const char *what, const char *path)
@@ -104,12 +106,56 @@ store_path(const char *state_dir, const char *name, const char *file)
     return g_build_filename(state_dir, "districts", name, file, NULL);
 }
 
+/* Where a district is while it is being made or removed. No name of a district has a dot. */
+static char *
+store_passing_dir(const char *state_dir, const char *prefix, const char *name)
+{
+    g_autofree char *file = g_strconcat(prefix, name, NULL);
+
+    return g_build_filename(state_dir, "districts", file, NULL);
+}
+
 static char *
 definition_path(const char *state_dir, const char *name)
 {
     g_autofree char *file = g_strconcat(name, ".district", NULL);
 
     return store_path(state_dir, name, file);
+}
+
+static void
+set_string(JsonObject *object, const char *key, const char *value)
+{
+    if (value != NULL)
+        json_object_set_string_member(object, key, value);
+}
+
+static char *
+record_to_text(const Record *record)
+{
+    g_autoptr(JsonObject) object = json_object_new();
+
+    json_object_set_int_member(object, "version", RECORD_VERSION);
+    json_object_set_string_member(object, "role", role_name(record->role));
+    json_object_set_boolean_member(object, "protect", record->protect);
+    json_object_set_boolean_member(object, "output_commit", record->output_commit);
+    json_object_set_boolean_member(object, "home_stopped", record->home_stopped);
+    json_object_set_int_member(object, "interval_us", (gint64)record->interval_us);
+    json_object_set_int_member(object, "home_incarnation", (gint64)record->home_incarnation);
+    json_object_set_int_member(object, "superseded_incarnation",
+                               (gint64)record->superseded_incarnation);
+    json_object_set_int_member(object, "ended_incarnation", (gint64)record->ended_incarnation);
+    set_string(object, "uuid", record->uuid);
+    set_string(object, "peer", record->peer);
+    set_string(object, "superseded_by", record->superseded_by);
+    set_string(object, "handing_to", record->handing_to);
+    return json_to_text(object);
+}
+
+static char *
+incarnation_to_text(uint64_t incarnation)
+{
+    return g_strdup_printf("%" G_GUINT64_FORMAT "\n", incarnation);
 }
 
 /* Depth-first; a symbolic link is removed, never followed. */
@@ -132,31 +178,71 @@ remove_tree(const char *path, GError **error)
     return remove(path) == 0 ? TRUE : store_error(error, "remove", path);
 }
 
+static gboolean
+write_new(const char *dir, const char *name, const char *definition, const Record *record,
+          uint64_t incarnation, GError **error)
+{
+    g_autofree char *file = g_strconcat(name, ".district", NULL);
+    g_autofree char *definition_file = g_build_filename(dir, file, NULL);
+    g_autofree char *record_file = g_build_filename(dir, "state.json", NULL);
+    g_autofree char *incarnation_file = g_build_filename(dir, "incarnation", NULL);
+    g_autofree char *record_text = record_to_text(record);
+    g_autofree char *number = incarnation_to_text(incarnation);
+
+    return store_write_file(definition_file, definition, -1, TRUE, error) &&
+           store_write_file(incarnation_file, number, -1, TRUE, error) &&
+           store_write_file(record_file, record_text, -1, TRUE, error);
+}
+
 gboolean
 store_create(const char *state_dir, const char *name, const char *definition, const Record *record,
              uint64_t incarnation, GError **error)
 {
+    g_autofree char *made = store_passing_dir(state_dir, PREFIX_NEW, name);
+    g_autofree char *checkpoints = g_build_filename(made, "checkpoints", NULL);
     g_autofree char *dir = store_district_dir(state_dir, name);
-    g_autofree char *checkpoints = store_path(state_dir, name, "checkpoints");
     g_autofree char *parent = g_path_get_dirname(dir);
 
+    if (!remove_tree(made, error))
+        return FALSE;
     if (g_mkdir_with_parents(checkpoints, 0700) != 0)
         return store_error(error, "create", checkpoints);
-    /* The record comes last: it makes the directory a district. */
-    return store_save_definition(state_dir, name, definition, error) &&
-           store_save_incarnation(state_dir, name, incarnation, error) &&
-           store_save_record(state_dir, name, record, error) && sync_dir(parent, error);
+    if (!write_new(made, name, definition, record, incarnation, error))
+        return FALSE;
+    /* Refused if there is a directory of that name with anything in it. */
+    if (rename(made, dir) == 0)
+        return sync_dir(parent, error);
+    if (errno == ENOTEMPTY || errno == EEXIST)
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_EXISTS,
+                    "%s: it is here, but was not loaded: look into districtd's log, or district "
+                    "destroy --force %s",
+                    dir, name);
+    else
+        store_error(error, "create", dir);
+    remove_tree(made, NULL);
+    return FALSE;
+}
+
+gboolean
+store_exists(const char *state_dir, const char *name)
+{
+    g_autofree char *dir = store_district_dir(state_dir, name);
+
+    return g_file_test(dir, G_FILE_TEST_IS_DIR);
 }
 
 gboolean
 store_destroy(const char *state_dir, const char *name, GError **error)
 {
-    g_autofree char *record = store_path(state_dir, name, "state.json");
     g_autofree char *dir = store_district_dir(state_dir, name);
+    g_autofree char *parent = g_path_get_dirname(dir);
+    g_autofree char *doomed = store_passing_dir(state_dir, PREFIX_DESTROYED, name);
 
-    if (unlink(record) != 0 && errno != ENOENT)
-        return store_error(error, "remove", record);
-    return sync_dir(dir, error) && remove_tree(dir, error);
+    if (!remove_tree(doomed, error))
+        return FALSE;
+    if (rename(dir, doomed) != 0)
+        return store_error(error, "remove", dir);
+    return sync_dir(parent, error) && remove_tree(doomed, error);
 }
 
 char **
@@ -168,13 +254,14 @@ store_list(const char *state_dir)
     const char *name = NULL;
 
     while (dir != NULL && (name = g_dir_read_name(dir)) != NULL) {
-        g_autofree char *record = store_path(state_dir, name, "state.json");
         g_autofree char *path = store_district_dir(state_dir, name);
         g_autoptr(GError) error = NULL;
-        if (g_file_test(record, G_FILE_TEST_IS_REGULAR))
-            g_strv_builder_add(names, name);
-        else if (!remove_tree(path, &error))
+        gboolean passing =
+            g_str_has_prefix(name, PREFIX_NEW) || g_str_has_prefix(name, PREFIX_DESTROYED);
+        if (passing && !remove_tree(path, &error))
             g_warning("%s", error->message);
+        else if (!passing && g_file_test(path, G_FILE_TEST_IS_DIR))
+            g_strv_builder_add(names, name);
     }
     return g_strv_builder_end(names);
 }
@@ -196,34 +283,12 @@ store_load_definition(const char *state_dir, const char *name, gsize *len, GErro
     return g_file_get_contents(path, &text, len, error) ? text : NULL;
 }
 
-static void
-set_string(JsonObject *object, const char *key, const char *value)
-{
-    if (value != NULL)
-        json_object_set_string_member(object, key, value);
-}
-
 gboolean
 store_save_record(const char *state_dir, const char *name, const Record *record, GError **error)
 {
     g_autofree char *path = store_path(state_dir, name, "state.json");
-    g_autoptr(JsonObject) object = json_object_new();
+    g_autofree char *text = record_to_text(record);
 
-    json_object_set_int_member(object, "version", RECORD_VERSION);
-    json_object_set_string_member(object, "role", role_name(record->role));
-    json_object_set_boolean_member(object, "protect", record->protect);
-    json_object_set_boolean_member(object, "output_commit", record->output_commit);
-    json_object_set_boolean_member(object, "home_stopped", record->home_stopped);
-    json_object_set_int_member(object, "interval_us", (gint64)record->interval_us);
-    json_object_set_int_member(object, "home_incarnation", (gint64)record->home_incarnation);
-    json_object_set_int_member(object, "superseded_incarnation",
-                               (gint64)record->superseded_incarnation);
-    json_object_set_int_member(object, "ended_incarnation", (gint64)record->ended_incarnation);
-    set_string(object, "uuid", record->uuid);
-    set_string(object, "peer", record->peer);
-    set_string(object, "superseded_by", record->superseded_by);
-    set_string(object, "handing_to", record->handing_to);
-    g_autofree char *text = json_to_text(object);
     return store_write_file(path, text, -1, TRUE, error);
 }
 
@@ -267,8 +332,9 @@ store_load_record(const char *state_dir, const char *name, Record *record, GErro
     if (object != NULL && record_from_json(object, record))
         return TRUE;
     g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
-                "%s: damaged or of another version: restore it from a backup, or destroy %s", path,
-                name);
+                "%s: damaged or of another version: restore it from a backup, or district destroy "
+                "--force %s",
+                path, name);
     return FALSE;
 }
 
@@ -277,7 +343,7 @@ store_save_incarnation(const char *state_dir, const char *name, uint64_t incarna
                        GError **error)
 {
     g_autofree char *path = store_path(state_dir, name, "incarnation");
-    g_autofree char *text = g_strdup_printf("%" G_GUINT64_FORMAT "\n", incarnation);
+    g_autofree char *text = incarnation_to_text(incarnation);
 
     return store_write_file(path, text, -1, TRUE, error);
 }

@@ -2,11 +2,12 @@
 /*
  * What districtd keeps on disk about districts, below STATE/districts/NAME/:
  *     NAME.district     the definition
- *     state.json        the Record below; a directory without it is not a district
+ *     state.json        the Record below
  *     incarnation       the highest number given out here, in decimal
  *     checkpoints/      ID.dckpt and ID.json, the checkpoint and what it is
  * Every change is atomic and durable when the function returns: written to a temporary file,
- * synced, renamed, and the directory synced.
+ * synced, renamed, and the directory synced. A district is made as .new-NAME and removed as
+ * .destroyed-NAME; nothing else is ever removed unasked, whatever cannot be read of it.
  */
 #ifndef DISTRICT_CONTROL_STORE_H
 #define DISTRICT_CONTROL_STORE_H
@@ -46,9 +47,11 @@ char *store_district_dir(const char *state_dir, const char *name);
 /* Write a new district: the directory exists completely or not at all. */
 gboolean store_create(const char *state_dir, const char *name, const char *definition,
                       const Record *record, uint64_t incarnation, GError **error);
+/* Is there a directory of that name, whole or damaged? */
+gboolean store_exists(const char *state_dir, const char *name);
 gboolean store_destroy(const char *state_dir, const char *name, GError **error);
 
-/* Names of all districts, removing half-created ones. Never NULL; free with g_strfreev. */
+/* Names of all districts, damaged ones too, removing half-made and half-removed ones. Never NULL; free with g_strfreev. */
 char **store_list(const char *state_dir);
 
 gboolean store_save_definition(const char *state_dir, const char *name, const char *text,

@@ -145,15 +145,63 @@ destroyed(JsonObject *result, const GError *error, gpointer data)
     g_free(destruction);
 }
 
+static gboolean
+any_alive(const GPtrArray *processes)
+{
+    for (guint i = 0; i < processes->len; i++) {
+        if (run_process_alive(processes->pdata[i]))
+            return TRUE;
+    }
+    return FALSE;
+}
+
+/* One that could not be loaded: nobody looks after processes that it may have. */
+static gboolean
+destroy_unloaded(Daemon *daemon, const char *name, GError **error)
+{
+    g_autofree char *run =
+        g_build_filename(daemon->config->runtime_dir, "districts", name, "run.json", NULL);
+    g_autoptr(GPtrArray) processes = runfile_load(run, error);
+
+    if (processes == NULL)
+        return FALSE;
+    if (any_alive(processes)) {
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
+                    "%s: processes of it run: end those that %s lists first", name, run);
+        return FALSE;
+    }
+    if (!store_destroy(daemon->config->state_dir, name, error))
+        return FALSE;
+    daemon_event(daemon, "destroyed", name, "it had not been loaded");
+    return TRUE;
+}
+
+static gboolean
+is_unloaded(Daemon *daemon, const char *name)
+{
+    return name != NULL && units_check_name(name, NULL) &&
+           !g_hash_table_contains(daemon->districts, name) &&
+           store_exists(daemon->config->state_dir, name);
+}
+
 static void
 verb_destroy(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
-    District *d = district_argument(request, daemon, arguments);
+    const char *name = json_get_string(arguments, "name", NULL);
+    gboolean force = json_get_bool(arguments, "force", FALSE);
     g_autoptr(GError) error = NULL;
 
+    if (force && is_unloaded(daemon, name)) {
+        if (destroy_unloaded(daemon, name, &error))
+            api_reply(request, NULL);
+        else
+            api_fail(request, error);
+        return;
+    }
+    District *d = district_argument(request, daemon, arguments);
     if (d == NULL)
         return;
-    if (!check_destroyable(d, json_get_bool(arguments, "force", FALSE), &error)) {
+    if (!check_destroyable(d, force, &error)) {
         api_fail(request, error);
         return;
     }

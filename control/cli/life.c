@@ -54,7 +54,8 @@ cli_destroy(Cli *cli, int argc, char **argv, GError **error)
     char *name = NULL;
     gboolean force = FALSE;
     const GOptionEntry options[] = {
-        {"force", 0, 0, G_OPTION_ARG_NONE, &force, "Also a copy whose home is gone for good", NULL},
+        {"force", 0, 0, G_OPTION_ARG_NONE, &force,
+         "Also one that is damaged, or a copy whose home is gone for good", NULL},
         {0},
     };
 

@@ -112,18 +112,46 @@ test_failed_write_keeps_old(Fixture *f, gconstpointer data)
     g_assert_cmpuint(incarnation, ==, 3);
 }
 
+/* What was being made or removed is cleared away. */
 static void
-test_half_created(Fixture *f, gconstpointer data)
+test_half_way(Fixture *f, gconstpointer data)
 {
-    const Record record = {.role = ROLE_HOME};
+    const char *const left[] = {".new-shop", ".destroyed-shop"};
+
+    for (gsize i = 0; i < G_N_ELEMENTS(left); i++) {
+        g_autofree char *dir = store_district_dir(f->dir, left[i]);
+        g_autofree char *inner = g_build_filename(dir, "checkpoints", NULL);
+        g_assert_cmpint(g_mkdir_with_parents(inner, 0700), ==, 0);
+        g_auto(GStrv) names = store_list(f->dir);
+        g_assert_cmpuint(g_strv_length(names), ==, 0);
+        g_assert_false(g_file_test(dir, G_FILE_TEST_EXISTS));
+    }
+}
+
+/* A district whose state has gone is damaged. Its checkpoints are all that is left: they stay. */
+static void
+test_lost_state(Fixture *f, gconstpointer data)
+{
+    const Record record = {.role = ROLE_HOME, .uuid = (char *)UUID};
     g_autofree char *state = path_of(f, "state.json");
-    g_autofree char *dir = store_district_dir(f->dir, "shop");
+    g_autofree char *checkpoint = path_of(f, "checkpoints/1.dckpt");
+    g_autoptr(GError) error = NULL;
+    Record out;
 
     create(f, &record, 3);
+    g_assert_true(g_file_set_contents(checkpoint, "x", 1, NULL));
     g_assert_cmpint(g_unlink(state), ==, 0);
     g_auto(GStrv) names = store_list(f->dir);
-    g_assert_cmpuint(g_strv_length(names), ==, 0);
-    g_assert_false(g_file_test(dir, G_FILE_TEST_EXISTS));
+    g_assert_cmpuint(g_strv_length(names), ==, 1);
+    g_assert_false(store_load_record(f->dir, "shop", &out, NULL));
+    g_assert_true(g_file_test(checkpoint, G_FILE_TEST_EXISTS));
+    /* Nor does a new district take its place. */
+    g_assert_false(store_create(f->dir, "shop", "[District]\n", &record, 1, &error));
+    g_assert_error(error, CONTROL_ERROR, CONTROL_ERROR_EXISTS);
+    g_assert_true(g_file_test(checkpoint, G_FILE_TEST_EXISTS));
+    g_assert_true(store_destroy(f->dir, "shop", NULL));
+    g_assert_false(store_exists(f->dir, "shop"));
+    create(f, &record, 1);
 }
 
 static void
@@ -186,7 +214,8 @@ main(int argc, char **argv)
     ADD("/store/what is saved is loaded", test_round_trip);
     ADD("/store/a write that was cut short changes nothing", test_torn_write);
     ADD("/store/a write that fails keeps what was there", test_failed_write_keeps_old);
-    ADD("/store/a half-created district is removed", test_half_created);
+    ADD("/store/what was being made or removed is cleared away", test_half_way);
+    ADD("/store/a district whose state is lost keeps its checkpoints", test_lost_state);
     ADD("/store/destroying follows no links", test_destroy);
     ADD("/store/state is for the owner only", test_private);
     ADD("/store/damaged state is refused by name", test_damaged);

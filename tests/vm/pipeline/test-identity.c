@@ -134,6 +134,42 @@ test_destroy_copy(void)
     pair_free(pair);
 }
 
+/* ---- A district that cannot be loaded ---- */
+
+static void
+damage_and_destroy(Pair *pair, Host *host)
+{
+    const char *destroy[] = {"destroy", "shop", NULL};
+    const char *force[] = {"destroy", "shop", "--force", NULL};
+    const char *create[] = {"create", pair->definition, NULL};
+    g_autofree char *state =
+        g_build_filename(pair->dir, host->name, "state/districts/shop/state.json", NULL);
+    g_autofree char *why = NULL, *why_not = NULL;
+
+    proc_kill(&host->daemon);
+    g_assert_true(g_file_set_contents(state, "{", 1, NULL));
+    pair_daemon_start(pair, host);
+    g_assert_null(pair_command(pair, host, &why, destroy));
+    g_assert_nonnull(strstr(why, "not loaded"));
+    g_assert_null(pair_command(pair, host, &why_not, create));
+    g_assert_nonnull(strstr(why_not, "destroy --force shop"));
+    pair_must(pair, host, force);
+    pair_must(pair, host, create);
+}
+
+static void
+test_destroy_damaged(void)
+{
+    Pair *pair = pair_new_empty(PAIR_FAILOVER_AFTER);
+    Host *host = pair_home(pair);
+    const char *create[] = {"create", pair->definition, NULL}, *start[] = {"start", "shop", NULL};
+
+    pair_must(pair, host, create);
+    damage_and_destroy(pair, host);
+    pair_must(pair, host, start);
+    pair_free(pair);
+}
+
 /* ---- A home that was handed over, and is started again ---- */
 
 static JsonNode *
@@ -199,6 +235,7 @@ main(int argc, char **argv)
                     test_drop_keeps_checkpoints);
     g_test_add_func("/identity/a copy whose home is gone can be removed by force",
                     test_destroy_copy);
+    g_test_add_func("/identity/a damaged district can be removed by force", test_destroy_damaged);
     g_test_add_func("/identity/a start after a hand-over is a home of its own",
                     test_start_after_hand_over);
     return g_test_run();
