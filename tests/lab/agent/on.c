@@ -11,6 +11,10 @@
  * standard input, output and error until EXIT.  If it is killed, the
  * connection breaks and the agent ends the command.
  *
+ * Only a refused connection means that the host is off.  QEMU accepts on its
+ * behalf and closes again when many connect at once or the host is busy; as no
+ * request has been sent before HELLO, the next attempt is safe.
+ *
  * Exit status: the command's; 124 when --timeout has passed; 255 if the host
  * cannot be reached or was lost before the command had ended.
  */
@@ -35,12 +39,14 @@
 
 #define EXIT_TIMEOUT 124
 #define EXIT_UNREACHABLE 255
-/** How long a host that accepts may take to say HELLO. */
+/** How long a host that accepts may take to say HELLO, over all attempts. */
 #define HELLO_MS 20000
-/** The same for the first attempt while --wait lasts: a host that was not yet listening hears the
- * next attempt sooner than the retransmission of a lost one. It grows by half each time. */
-#define HELLO_FIRST_MS 250
-/** Between attempts while --wait lasts. */
+/** The same for the first attempt alone. It grows by half each time. */
+#define HELLO_FIRST_MS 3000
+/** And while --wait lasts: a host that was not yet listening hears the next attempt sooner than the
+ * retransmission of a lost one. */
+#define HELLO_WAIT_MS 250
+/** Between attempts. */
 #define RETRY_MS 50
 
 extern char **environ;
@@ -76,7 +82,7 @@ connect_tcp(const char *port, const char *netns)
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_port = htons((uint16_t)atoi(port)),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int ns = open(netns, O_RDONLY | O_CLOEXEC), fd, on = 1;
+    int ns = open(netns, O_RDONLY | O_CLOEXEC), fd, saved, on = 1;
 
     if (ns < 0 || setns(ns, CLONE_NEWNET) != 0) {
         if (ns >= 0)
@@ -88,7 +94,9 @@ connect_tcp(const char *port, const char *netns)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
         return fd;
+    saved = errno;
     close(fd);
+    errno = saved;
     return -1;
 }
 
@@ -97,7 +105,7 @@ static int
 connect_unix(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int fd;
+    int fd, saved;
 
     if (strlen(path) >= sizeof(address.sun_path)) {
         errno = ENAMETOOLONG;
@@ -107,7 +115,9 @@ connect_unix(const char *path)
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
         return fd;
+    saved = errno;
     close(fd);
+    errno = saved;
     return -1;
 }
 
@@ -165,30 +175,48 @@ await_hello(struct channel *channel, int64_t deadline)
     return frame.type == CHANNEL_HELLO;
 }
 
-/** Reach the agent, trying again while --wait lasts. Exits if it cannot. */
+/** Whether nobody listens: a connection that failed with @error. */
+static bool
+is_off(int error)
+{
+    return error == ECONNREFUSED || error == ENOENT;
+}
+
+/** One attempt. Returns 0 when the agent has answered, else an errno. */
+static int
+try_channel(struct channel *channel, const char *host, int64_t hello_by)
+{
+    int fd = connect_host(host);
+
+    if (fd < 0)
+        return errno;
+    channel_init(channel, fd);
+    if (await_hello(channel, hello_by))
+        return 0;
+    close(fd);
+    return ECONNRESET;
+}
+
+/** Reach the agent, trying again while that may help. Exits if it cannot. */
 static void
 open_channel(struct channel *channel, const struct options *options)
 {
-    int64_t wait_until = channel_now_ms() + options->wait_ms;
-    int64_t patience = options->wait_ms ? HELLO_FIRST_MS : HELLO_MS;
+    int64_t start = channel_now_ms();
+    int64_t patience = options->wait_ms ? HELLO_WAIT_MS : HELLO_FIRST_MS;
 
     for (;; patience = patience < HELLO_MS ? patience * 3 / 2 : HELLO_MS) {
         int64_t hello_by = channel_now_ms() + patience;
-        int fd = connect_host(options->host);
+        int error = try_channel(channel, options->host,
+                                hello_by < options->deadline ? hello_by : options->deadline);
+        int64_t limit = options->wait_ms || is_off(error) ? options->wait_ms : HELLO_MS;
 
-        if (fd >= 0) {
-            if (hello_by > options->deadline)
-                hello_by = options->deadline;
-            channel_init(channel, fd);
-            if (await_hello(channel, hello_by))
-                return;
-            close(fd);
-        }
+        if (error == 0)
+            return;
         if (channel_now_ms() >= options->deadline) {
             fprintf(stderr, "on: %s: no answer in time\n", options->host);
             exit(EXIT_TIMEOUT);
         }
-        if (channel_now_ms() >= wait_until) {
+        if (channel_now_ms() >= start + limit) {
             fprintf(stderr, "on: %s: host is off or not answering\n", options->host);
             exit(EXIT_UNREACHABLE);
         }
