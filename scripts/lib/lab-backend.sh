@@ -16,7 +16,7 @@
 
 # Seconds a host may take to boot, and to print its first line.
 BOOT_LIMIT=${LAB_BOOT_LIMIT:-60}
-FIRST_OUTPUT_LIMIT=20
+FIRST_OUTPUT_LIMIT=$((BOOT_LIMIT / 3))
 
 lab_message()
 {
