@@ -73,6 +73,31 @@ field()
 
 is() { [[ $(field "$1" "$2" "$3") == "$4" ]]; }
 
+# is_not HOST DISTRICT PATH VALUE: there is a value, and it is another one.
+is_not()
+{
+	local value
+	value=$(field "$1" "$2" "$3") && [[ -n $value && $value != "$4" ]]
+}
+
+# refused PATTERN COMMAND...: it says no, which is exit status 1, with one line on stderr that matches
+# PATTERN. A command that crashed, hung or was lost on its way has said nothing.
+refused()
+{
+	local pattern=$1 out status=0
+	shift
+	out=$("$@" 2>&1 >/dev/null) || status=$?
+	[[ $status -eq 1 && $(wc -l <<<"$out") -eq 1 ]] && has -E "$pattern" <<<"$out"
+}
+
+# no_process HOST NAME: the host was asked, and has none.
+no_process()
+{
+	local status=0
+	on -n "$1" pgrep -x "$2" || status=$?
+	[[ $status -eq 1 ]]
+}
+
 # start_daemon HOST: districtd with its usual paths.
 start_daemon()
 {
@@ -174,3 +199,19 @@ protect_shop()
 
 # last_acked HOST: the newest value app has printed there.
 last_acked() { console "$1" app | sed -n 's/.*app: acked \([0-9]*\)$/\1/p' | tail -n 1; }
+
+# acked_above HOST VALUE: app has printed a higher value there.
+acked_above()
+{
+	local now
+	now=$(last_acked "$1")
+	[[ -n $now && $now -gt $2 ]]
+}
+
+# unbroken HOST: app is at work there, on a connection that it did not make or lose there.
+unbroken()
+{
+	local text
+	text=$(console "$1" app) && has 'app: acked' <<<"$text" || return
+	[[ $(grep -cE 'connection lost|connected port' <<<"$text") == 0 ]]
+}

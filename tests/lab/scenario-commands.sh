@@ -18,19 +18,24 @@ claim "each host lists the other as reachable" "$(dst h1 host list; dst h2 host 
 write_shop h1 OutputCommit=no
 start_shop h1
 
-out=$({ printf 'echo console-$((40 + 2))\n'; sleep 5; } | on --timeout 20 h1 timeout 10 "$BUILD/control/district" console shop/db 2>&1 || true)
-claim "the console takes input and shows output" "$(tail -n 3 <<<"$out")" grep -q 'console-42' <<<"$out"
+# It is asked again and again: a shell that is not ready yet loses what is typed.
+out=$LAB_LOG/console.out
+while sleep 2; do printf 'echo console-$((40 + 2))\n'; done |
+	on --timeout 60 h1 "$BUILD/control/district" console shop/db >"$out" 2>&1 &
+within 30 grep -q console-42 "$out" || true
+kill $! 2>/dev/null || true
+claim "the console takes input and shows output" "$(tail -n 3 "$out")" grep -q console-42 "$out"
 claim "top shows the district" "$(dst h1 top --once | tail -n 3)" eval 'dst h1 top --once | has shop'
 
 # A checkpoint, taken without protection, and back to it.
 at_checkpoint=$(last_acked h1)
 SAVED=$(dst h1 checkpoint shop --label before --json) || die "checkpoint failed: $SAVED"
 claim "a checkpoint is listed with its label" "$(dst h1 log shop)" eval 'dst h1 log shop | has before'
-sleep 5
+within 60 acked_above h1 $((at_checkpoint + 50)) || true
 later=$(last_acked h1)
 dst h1 stop --timeout 1s shop || die "stop failed"
 claim "a stopped district runs nothing" "$(dst h1 list | grep shop)" \
-	eval 'is h1 shop state stopped && ! on h1 pgrep -x district-vmm'
+	eval 'is h1 shop state stopped && no_process h1 district-vmm'
 on h1 sh -c ': >/var/log/district/shop/app.console.log'
 RESTARTED=$(dst h1 restart shop --from 1) || die "restart failed: $RESTARTED"
 within 60 console_has h1 app 'app: acked' || true
@@ -38,8 +43,7 @@ first=$(console h1 app | sed -n 's/.*app: acked \([0-9]*\)$/\1/p' | head -n 1)
 claim "restart goes on at the checkpoint, not at the end and not at boot" \
 	"$at_checkpoint just before the checkpoint, $later at the stop, $first after the restart" \
 	test "${first:-0}" -ge "$at_checkpoint" -a "${first:-0}" -lt "$later"
-claim "the connection inside the district is the one of the checkpoint" "" \
-	eval '! console h1 app | has -E "connection lost|connected port"'
+claim "the connection inside the district is the one of the checkpoint" "" unbroken h1
 claim "the restart is a new incarnation" "$RESTARTED" is h1 shop incarnation 2
 
 # A guest that powers itself off.
@@ -51,7 +55,7 @@ claim "a member that powers itself off is shown as off; the other runs on" \
 # The district goes on without it: district-ckpt killed, then the host lost.
 protect_shop h1 h2
 on h1 pkill -KILL -x district-ckpt
-within 10 eval '! is h1 shop protection protected' || true
+within 10 is_not h1 shop protection protected || true
 within 60 is h1 shop protection protected || true
 claim "a killed district-ckpt comes back beside a member that is off" "$(dst h1 show shop | grep Protection)" \
 	is h1 shop protection protected
@@ -64,7 +68,8 @@ claim "a district with a member that is off fails over without it" "$FAILED_OVER
 power-on h1
 start_daemon h1
 within 30 is h1 shop state superseded || true
-claim "a district can be removed, and is gone" "$(dst h1 destroy shop 2>&1 || true)" eval '! dst h1 show shop'
-out=$(dst h1 rollback shop 2>&1 || true)
-claim "a verb of a later version says so" "$out" eval '! dst h1 rollback shop && has "not available in this version" <<<"$out"'
+claim "a district can be removed, and is gone" "$(dst h1 destroy shop 2>&1 || true)" \
+	refused 'shop: no such district here' dst h1 show shop
+claim "a verb of a later version says so" "$(dst h1 rollback shop 2>&1 || true)" \
+	refused 'not available in this version' dst h1 rollback shop
 claims_end commands
