@@ -155,13 +155,7 @@ step_publish(Job *job)
     json_object_set_int_member(job->result, "time", g_get_real_time() / G_USEC_PER_SEC);
     json_object_set_string_member(job->result, "label", job->label != NULL ? job->label : "");
     g_autofree char *text = json_to_text(job->result);
-    if (rename(job->path, path) != 0) {
-        job_fail_new(job, CONTROL_ERROR_FAILED, "%s: cannot rename: %s", job->path,
-                     g_strerror(errno));
-        return;
-    }
-    /* Also syncs the directory, and with it the rename. */
-    if (!store_write_file(meta, text, -1, TRUE, &error)) {
+    if (!store_write_file(meta, text, -1, TRUE, &error) || !store_rename(job->path, path, &error)) {
         job_fail(job, error);
         return;
     }
@@ -172,8 +166,10 @@ step_publish(Job *job)
 static void
 undo_checkpoint(Job *job)
 {
-    if (job->path != NULL)
-        g_unlink(job->path);
+    if (job->path == NULL)
+        return;
+    /* A description alone is nothing; the next checkpoint of that number writes its own. */
+    g_unlink(job->path);
 }
 
 static const JobStep checkpoint_steps[] = {step_open, step_save, step_publish, NULL};

@@ -75,6 +75,14 @@ store_write_file(const char *path, const char *data, gssize len, gboolean durabl
     return good && (!durable || sync_dir(dir, error));
 }
 
+gboolean
+store_rename(const char *from, const char *to, GError **error)
+{
+    g_autofree char *dir = g_path_get_dirname(to);
+
+    return rename(from, to) == 0 ? sync_dir(dir, error) : store_error(error, "replace", to);
+}
+
 void
 record_clear(Record *record)
 {

@@ -41,6 +41,9 @@ const char *role_name(Role role);
 gboolean store_write_file(const char *path, const char *data, gssize len, gboolean durable,
                           GError **error);
 
+/* Rename within a directory, durably. */
+gboolean store_rename(const char *from, const char *to, GError **error);
+
 /* Directory of district name; caller frees. */
 char *store_district_dir(const char *state_dir, const char *name);
 
