@@ -402,6 +402,7 @@ daemon_new(Config *config, GError **error)
 void
 daemon_free(Daemon *daemon)
 {
+    daemon->closing = TRUE;
     if (daemon->ticker != 0)
         g_source_remove(daemon->ticker);
     listener_free(daemon->listener);

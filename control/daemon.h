@@ -45,6 +45,7 @@ struct Daemon {
     int64_t ticked_ns;  /* the ticker's last turn; CLOCK_MONOTONIC */
     int64_t stalled_ns; /* end of the last time that we stood still ourselves; 0: never */
     guint joins;        /* join exchanges under way */
+    gboolean closing;   /* districtd ends; the districts go on */
 };
 
 /* ---- daemon.c ---- */

@@ -6,7 +6,7 @@
  * (job_next), or makes one request whose answer goes on (job_call, job_ask), or fails the job. A
  * district has one operation at a time. When a job fails its undo function puts the district into a
  * state that is true. Requests that are answered after the job has ended find it finished and do
- * nothing; they hold references for that.
+ * nothing; they hold references for that. When districtd ends, its jobs just stop: nothing is undone.
  */
 #include "control/daemon.h"
 #include "common/clock.h"
@@ -77,6 +77,12 @@ job_finish(Job *job)
     if (district->gone_job == job)
         district->gone_job = NULL;
     district->job = NULL;
+    /* Requests that districtd leaves behind have not failed: our successor finds out what became of
+     * them. */
+    if (district->daemon->closing) {
+        job_unref(job);
+        return;
+    }
     if (job->error != NULL && job->undo != NULL)
         job->undo(job);
     job->done(job->error != NULL ? NULL : job->result, job->error, job->data);
@@ -89,7 +95,7 @@ job_next(Job *job)
     if (job->finished)
         return;
     JobStep step = job->steps[job->next];
-    if (step == NULL) {
+    if (step == NULL || job->district->daemon->closing) {
         job_finish(job);
         return;
     }

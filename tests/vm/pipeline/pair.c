@@ -351,13 +351,12 @@ pair_join(Pair *pair, const guint ports[2])
 }
 
 static char *
-pair_definition(Pair *pair, const char *failover_after)
+pair_definition(Pair *pair, const char *options)
 {
-    g_autoptr(GString) text =
-        g_string_new("[District]\nName=shop\nInterval=5ms\nAutoFailover=yes\n");
+    g_autoptr(GString) text = g_string_new("[District]\nName=shop\nInterval=5ms\n");
     char *path = g_build_filename(pair->dir, "shop.district", NULL);
 
-    g_string_append_printf(text, "FailoverAfter=%s\n", failover_after);
+    g_string_append(text, options);
     for (int i = 0; i < PAIR_MEMBERS; i++)
         g_string_append_printf(text,
                                "[Member %s]\nKernel=%s\nCommandLine=%s\nMemory=32M\n"
@@ -386,8 +385,9 @@ pair_libexec(Pair *pair)
     g_setenv("DISTRICT_LIBEXEC", dir, TRUE);
 }
 
-Pair *
-pair_new_empty(const char *failover_after)
+/* Two hosts that know each other, and a definition with these options. */
+static Pair *
+pair_make(const char *options)
 {
     Pair *pair = g_new0(Pair, 1);
     g_autoptr(GError) error = NULL;
@@ -405,14 +405,14 @@ pair_new_empty(const char *failover_after)
     host_init(pair, &pair->hosts[0], "h1", ports[0]);
     host_init(pair, &pair->hosts[1], "h2", ports[1]);
     pair_join(pair, ports);
-    pair->definition = pair_definition(pair, failover_after);
+    pair->definition = pair_definition(pair, options);
     return pair;
 }
 
-Pair *
-pair_new_failover_after(const char *failover_after)
+/* Create, start and protect the district. */
+static Pair *
+pair_run(Pair *pair)
 {
-    Pair *pair = pair_new_empty(failover_after);
     const char *create[] = {"create", pair->definition, NULL}, *start[] = {"start", "shop", NULL};
     const char *protect[] = {"protect", "shop", "--standby", "h2", "--wait", NULL};
 
@@ -421,6 +421,27 @@ pair_new_failover_after(const char *failover_after)
     pair_must(pair, pair_home(pair), protect);
     pair_wait_progress(pair);
     return pair;
+}
+
+Pair *
+pair_new_with(const char *options)
+{
+    return pair_run(pair_make(options));
+}
+
+Pair *
+pair_new_empty(const char *failover_after)
+{
+    g_autofree char *options =
+        g_strdup_printf("AutoFailover=yes\nFailoverAfter=%s\n", failover_after);
+
+    return pair_make(options);
+}
+
+Pair *
+pair_new_failover_after(const char *failover_after)
+{
+    return pair_run(pair_new_empty(failover_after));
 }
 
 Pair *

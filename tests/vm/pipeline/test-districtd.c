@@ -60,6 +60,42 @@ test_home_daemon(void)
     pair_free(pair);
 }
 
+/* End districtd in an orderly way, as systemctl restart does. */
+static void
+end_daemon(Pair *pair, Host *host)
+{
+    kill(host->daemon.pid, SIGTERM);
+    int status = proc_wait(&host->daemon, RIG_LIMIT_MS);
+    if (status != 0)
+        rig_fail(pair->dir, "%s: districtd ended with status %d", host->name, status);
+}
+
+/* Whatever districtd is at when it is told to end, above all bringing a killed process back. */
+static void
+test_home_daemon_ends(void)
+{
+    /* While districtd and district-ckpt are both gone the home is as good as lost to a standby. */
+    Pair *pair = pair_new_with("AutoFailover=no\n");
+    Host *home = pair_home(pair);
+    GPid members[PAIR_MEMBERS] = {process_of(pair, home, "members.0.pid"),
+                                  process_of(pair, home, "members.1.pid")};
+
+    for (int round = 0; round < 2 * ROUNDS; round++) {
+        if (round % 2 == 0)
+            kill(process_of(pair, home, "processes.ckpt"), SIGKILL);
+        sleep_at_random(round % 2 == 0 ? 60 : 200);
+        end_daemon(pair, home);
+        pair_wait_progress(pair);
+        pair_daemon_start(pair, home);
+        pair_wait_protected(pair);
+        pair_wait_progress(pair);
+    }
+    g_assert_cmpint(process_of(pair, home, "members.0.pid"), ==, members[0]);
+    g_assert_cmpint(process_of(pair, home, "members.1.pid"), ==, members[1]);
+    pair_check_output(pair, home);
+    pair_free(pair);
+}
+
 static void
 test_standby_daemon(void)
 {
@@ -344,6 +380,9 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/districtd/guests and protection go on while the home's districtd is away",
                     test_home_daemon);
+    g_test_add_func(
+        "/districtd/guests go on when the home's districtd is told to end at any moment",
+        test_home_daemon_ends);
     g_test_add_func("/districtd/guests and protection go on while the standby's districtd is away",
                     test_standby_daemon);
     g_test_add_func("/districtd/whichever process is killed, protection returns by itself",
