@@ -135,10 +135,11 @@ on_adopted_state(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
             district_set_state(d, STATE_STANDBY, NULL);
     } else if (running) {
         district_set_state(d, STATE_RUNNING, NULL);
-    } else if (strcmp(state, "handed-over") == 0) {
+    } else if (strcmp(state, "handed-over") == 0 || d->state == STATE_HANDED_OVER) {
         adopted_handed_over(d);
     } else {
-        district_fail(d, "its start was interrupted: start it again");
+        /* A start that was interrupted, or a recovery. */
+        ckpt_resume(d);
     }
 }
 
@@ -159,7 +160,8 @@ undo_adopt(Job *job)
     District *d = job->district;
 
     if (d->record.role != ROLE_STANDBY) {
-        district_fail(d, job->error->message);
+        if (!d->ending && !d->unit_failed && !ckpt_lost(d, job->error))
+            district_fail(d, job->error->message);
         return;
     }
     processes_end(d, TRUE, NULL);

@@ -256,7 +256,7 @@ on_tick(gpointer data)
             district_poll_status(value);
         if (ticks % 5 == 0) {
             protect_resume(value);
-            migrate_ask_target(value);
+            migrate_go_on(value);
         }
     }
     return G_SOURCE_CONTINUE;

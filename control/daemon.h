@@ -110,6 +110,7 @@ struct District {
     GHashTable *members_off;    /* names of members whose guest powered itself off */
     gboolean unit_failed;       /* a member was lost; the others are being ended */
     char *namesake;             /* host that was last seen to have another district of this name */
+    gboolean taking_back;       /* handed over, but the target does not run it: to run on here */
     /* standby only */
     gboolean has_commit;
     gboolean stream_up;
@@ -161,6 +162,11 @@ void process_exited(Child *child, int status, gpointer data); /* fate.c: what th
 void district_fail(District *district, const char *why);
 /* Start district-ckpt again beside running members, which go on. */
 void ckpt_restart(District *district);
+/* Members run here, or are paused and are to run on, and district-ckpt is there: see to it. */
+void ckpt_resume(District *district);
+/* Did a request to district-ckpt fail with error because that has ended, or hangs? Then it is being
+ * started again, members are as it left them, and there is nothing to be undone. */
+gboolean ckpt_lost(District *district, const GError *error);
 /* A newer life is elsewhere: end ours at once. */
 void district_supersede(District *district, const char *host, uint64_t incarnation);
 /* After districtd was restarted: find out what is true and go on from there. */
@@ -248,8 +254,8 @@ void operation_takeover(District *district, uint64_t incarnation, gboolean plann
                         gboolean ask_home, JobDone done, gpointer data);
 void operation_migrate(District *district, const char *host, JobDone done, gpointer data);
 /* What became of a hand-over whose answer was lost. */
-/* Ask the target of an unresolved hand-over, if it can be reached. */
-void migrate_ask_target(District *district);
+/* Now and then: take back what is to be taken back, or ask the target of an unresolved hand-over. */
+void migrate_go_on(District *district);
 void migrate_resolve(District *district, const Claim *target);
 void operation_done_log(JsonObject *result, const GError *error, gpointer data);
 /* start.c: steps shared by operations that bring members up. */

@@ -192,13 +192,36 @@ resume_done(JsonObject *result, const GError *error, gpointer data)
 
 static const JobStep resume_steps[] = {step_resume, NULL};
 
+gboolean
+ckpt_lost(District *d, const GError *error)
+{
+    Child *ckpt = processes_find(d, "ckpt", NULL);
+
+    if (error->code != CONTROL_ERROR_UNREACHABLE)
+        return FALSE;
+    /* One that hangs is as good as dead. Its exit is what goes on from here. */
+    if (ckpt != NULL)
+        child_signal(ckpt, SIGKILL);
+    return TRUE;
+}
+
 static void
 undo_resume(Job *job)
 {
     District *d = job->district;
 
-    if (!d->ending && !d->unit_failed)
-        district_fail(d, "its coordinator was lost and cannot be started again");
+    if (!d->ending && !d->unit_failed && !ckpt_lost(d, job->error))
+        district_fail(d, job->error->message);
+}
+
+void
+ckpt_resume(District *d)
+{
+    Job *job = job_new(d, "recovery", resume_steps, resume_done, d);
+    if (job == NULL)
+        return;
+    job->undo = undo_resume;
+    job_next(job);
 }
 
 void
@@ -209,29 +232,27 @@ ckpt_restart(District *d)
     if (d->job != NULL)
         job_fail_new(d->job, CONTROL_ERROR_FAILED, "%s: district-ckpt ended: look into ckpt.log",
                      d->name);
-    if (!processes_start_one(d, "ckpt", &error)) {
+    if (d->ending || d->unit_failed)
+        return;
+    if (processes_start_one(d, "ckpt", &error))
+        ckpt_resume(d);
+    else
         district_fail(d, error->message);
-        return;
-    }
-    Job *job = job_new(d, "recovery", resume_steps, resume_done, d);
-    if (job == NULL)
-        return;
-    job->undo = undo_resume;
-    job_next(job);
 }
 
 static void
 ckpt_exited(District *d, int status)
 {
     g_clear_pointer(&d->ckpt, rpc_free);
-    if (d->state == STATE_HANDED_OVER)
+    if (d->state == STATE_HANDED_OVER && !d->taking_back)
         return; /* started again if the district is taken back */
     if (storm_note_death(&d->ckpt_storm)) {
         district_fail(d, "district-ckpt ends again and again: look into ckpt.log");
         return;
     }
     daemon_event(d->daemon, "restarted", d->name, "district-ckpt ended (status %d)", status);
-    ckpt_restart(d);
+    if (d->state != STATE_HANDED_OVER) /* else the ticker takes it back, once more */
+        ckpt_restart(d);
 }
 
 static void

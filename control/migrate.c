@@ -149,6 +149,7 @@ step_end_incarnation(Job *job)
         job_fail(job, error);
         return;
     }
+    d->taking_back = FALSE;
     district_set_state(d, STATE_HANDED_OVER, NULL);
     job_next(job);
 }
@@ -195,9 +196,11 @@ step_back_number(Job *job)
 
     /* A hand-over that changed nothing, and of which the target was not told, needs no new life. */
     gboolean untouched = strcmp(job->label, "running") == 0 && d->state == STATE_RUNNING;
+    /* By an attempt before this one, whose district-ckpt was lost. */
+    gboolean numbered = d->record.ended_incarnation == 0 && d->state == STATE_HANDED_OVER;
     /* Above the number that the target was given. */
     uint64_t number = MAX(district_next_incarnation(d), d->record.ended_incarnation + 2);
-    if (!untouched && !district_save_incarnation(d, number, &error)) {
+    if (!untouched && !numbered && !district_save_incarnation(d, number, &error)) {
         job_fail(job, error);
         return;
     }
@@ -239,6 +242,7 @@ step_back_running(Job *job)
 {
     District *d = job->district;
 
+    d->taking_back = FALSE;
     district_set_state(d, STATE_RUNNING, NULL);
     daemon_event(d->daemon, "taken-back", d->name, "goes on here as incarnation %" G_GUINT64_FORMAT,
                  d->incarnation);
@@ -248,8 +252,10 @@ step_back_running(Job *job)
 static void
 undo_back(Job *job)
 {
-    if (!job->district->ending && !job->district->unit_failed)
-        district_fail(job->district, job->error->message);
+    District *d = job->district;
+
+    if (!d->ending && !d->unit_failed && !ckpt_lost(d, job->error))
+        district_fail(d, job->error->message);
 }
 
 static const JobStep back_steps[] = {step_back_ckpt, step_back_look,    step_back_number,
@@ -259,6 +265,7 @@ static void
 take_back(District *d)
 {
     Job *job = job_new(d, "take-back", back_steps, operation_done_log, NULL);
+    d->taking_back = d->state == STATE_HANDED_OVER;
     if (job == NULL)
         return;
     job->undo = undo_back;
@@ -307,7 +314,6 @@ on_target(JsonObject *answer, const GError *error, gpointer data)
                                       (double)(clock_monotonic_ns() - job->started_ns) / 1e6);
         job_next(job);
     } else if (error->code == CONTROL_ERROR_UNREACHABLE) {
-        job->planned = TRUE; /* unresolved: leave everything as it is */
         job_fail_new(job, CONTROL_ERROR_UNREACHABLE,
                      "%s: host %s has not said whether it runs there; the members stay paused here "
                      "until it has: connect the hosts",
@@ -327,6 +333,7 @@ step_activate(Job *job)
     JsonObject *arguments = exchange_arguments(d);
 
     json_object_set_int_member(arguments, "incarnation", (gint64)d->incarnation + 1);
+    job->planned = TRUE; /* unresolved, until the target has answered */
     if (peer != NULL) {
         peer_request(peer, "activate", arguments, ACTIVATE_MS, on_target, job_ref(job));
         return;
@@ -343,13 +350,12 @@ undo_migrate(Job *job)
 
     if (job->id == 0 || d->ending || d->unit_failed)
         return; /* the members never stopped running, or are gone */
-    if (d->state == STATE_RUNNING) {
-        /* Handed over or not, district-ckpt may have paused them; the target was told nothing. */
-        d->record.ended_incarnation = d->incarnation;
+    /* Handed over or not, district-ckpt may have paused them; the target was told nothing. If it was
+     * lost, so was the hand-over: they go on as after any other loss of it. */
+    if (d->state == STATE_RUNNING && !ckpt_lost(d, job->error))
         take_back(d);
-    } else if (d->state == STATE_HANDED_OVER && !job->planned) {
+    else if (d->state == STATE_HANDED_OVER && !job->planned)
         take_back(d);
-    }
 }
 
 static const JobStep migrate_steps[] = {step_check,
@@ -424,11 +430,9 @@ on_target_claim(JsonObject *answer, const GError *error, gpointer data)
     g_free(question);
 }
 
-void
-migrate_ask_target(District *d)
+static void
+ask_target(District *d)
 {
-    if (d->state != STATE_HANDED_OVER || d->job != NULL || d->record.handing_to == NULL)
-        return;
     Peer *peer = g_hash_table_lookup(d->daemon->peers, d->record.handing_to);
     if (peer == NULL || !peer_reachable(peer))
         return;
@@ -437,4 +441,15 @@ migrate_ask_target(District *d)
     question->daemon = d->daemon;
     question->district = g_strdup(d->name);
     peer_request(peer, "who-runs", arguments, ASK_MS, on_target_claim, question);
+}
+
+void
+migrate_go_on(District *d)
+{
+    if (d->state != STATE_HANDED_OVER || d->job != NULL || d->ending)
+        return;
+    if (d->taking_back)
+        take_back(d);
+    else if (d->record.handing_to != NULL)
+        ask_target(d);
 }

@@ -23,21 +23,39 @@ static const char *const guest_options[PAIR_MEMBERS] = {
 
 /* ---- The district command ---- */
 
-JsonNode *
-pair_command(Pair *pair, const Host *host, char **error_text, const char *const *args)
+static GPtrArray *
+command_line(const Host *host, const char *const *args)
 {
     const char *fixed[] = {"timeout", COMMAND_LIMIT, g_getenv("DISTRICT"),
                            "-c",      host->conf,    "--json"};
-    g_autoptr(GPtrArray) argv = g_ptr_array_new();
-    g_autofree char *out = NULL, *err = NULL;
-    g_autoptr(GError) error = NULL;
-    int status = 0;
+    GPtrArray *argv = g_ptr_array_new();
 
     for (guint i = 0; i < G_N_ELEMENTS(fixed); i++)
         g_ptr_array_add(argv, (gpointer)fixed[i]);
     for (; *args; args++)
         g_ptr_array_add(argv, (gpointer)*args);
     g_ptr_array_add(argv, NULL);
+    return argv;
+}
+
+void
+pair_command_start(Pair *pair, const Host *host, Proc *proc, const char *const *args)
+{
+    g_autoptr(GPtrArray) argv = command_line(host, args);
+    g_autofree char *program = g_find_program_in_path(argv->pdata[0]);
+
+    argv->pdata[0] = program;
+    proc_start(proc, pair->dir, args[0], (const char *const *)argv->pdata);
+}
+
+JsonNode *
+pair_command(Pair *pair, const Host *host, char **error_text, const char *const *args)
+{
+    g_autoptr(GPtrArray) argv = command_line(host, args);
+    g_autofree char *out = NULL, *err = NULL;
+    g_autoptr(GError) error = NULL;
+    int status = 0;
+
     g_spawn_sync(NULL, (char **)argv->pdata, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &out, &err,
                  &status, &error);
     g_assert_no_error(error);

@@ -66,6 +66,9 @@ JsonNode *pair_command(Pair *pair, const Host *host, char **error_text, const ch
 /* The same for a command that must succeed; the answer is dropped. */
 void pair_must(Pair *pair, const Host *host, const char *const *args);
 
+/* The same without waiting for it: reap proc by proc_wait. What it says goes to DIR/VERB.log. */
+void pair_command_start(Pair *pair, const Host *host, Proc *proc, const char *const *args);
+
 /*
  * One value of `district show shop --json` by its path ("state", "processes.ckpt",
  * "members.0.pid"): a string or number as text, NULL if there is none or districtd does not answer.

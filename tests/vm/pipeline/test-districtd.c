@@ -12,6 +12,8 @@
 
 #define ROUNDS 10
 #define TAKEOVERS 5
+/* Of kills of one process as fast as it comes back: fewer than what districtd takes for a loop. */
+#define FAST_ROUNDS 4
 #define SKIP 77
 
 static void
@@ -182,6 +184,46 @@ test_helpers(void)
     g_assert_cmpint(process_of(pair, pair_home(pair), "members.0.pid"), ==, members[0]);
     g_assert_cmpint(process_of(pair, pair_home(pair), "members.1.pid"), ==, members[1]);
     pair_check_output(pair, pair_home(pair));
+    pair_free(pair);
+}
+
+/* ---- district-ckpt in a migration ---- */
+
+/* Its standby hears nothing, so the hand-over hangs with the members paused; then its owner dies. */
+static void
+kill_in_hand_over(Pair *pair)
+{
+    Host *home = pair_home(pair);
+    GPid standby = process_of(pair, pair_standby(pair), "processes.standby");
+    GPid ckpt = process_of(pair, home, "processes.ckpt");
+    const char *migrate[] = {"migrate", "shop", "--to", pair_standby(pair)->name, NULL};
+    Proc command = {0};
+
+    kill(standby, SIGSTOP);
+    pair_command_start(pair, home, &command, migrate);
+    pair_wait(pair, home, "operation", "migrate");
+    sleep_at_random(300);
+    kill(ckpt, SIGKILL);
+    g_assert_cmpint(proc_wait(&command, RIG_LIMIT_MS), !=, 0);
+    g_free(command.name);
+    kill(standby, SIGCONT);
+    pair_wait_progress(pair);
+    pair_wait_protected(pair);
+}
+
+static void
+test_hand_over(void)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\n");
+    Host *home = pair_home(pair);
+    GPid members[PAIR_MEMBERS] = {process_of(pair, home, "members.0.pid"),
+                                  process_of(pair, home, "members.1.pid")};
+
+    for (int round = 0; round < FAST_ROUNDS; round++)
+        kill_in_hand_over(pair);
+    g_assert_cmpint(process_of(pair, home, "members.0.pid"), ==, members[0]);
+    g_assert_cmpint(process_of(pair, home, "members.1.pid"), ==, members[1]);
+    pair_check_output(pair, home);
     pair_free(pair);
 }
 
@@ -389,6 +431,9 @@ main(int argc, char **argv)
                     test_helpers);
     g_test_add_func("/districtd/a switch started again holds output from the start",
                     test_net_holds);
+    g_test_add_func(
+        "/districtd/a migration whose district-ckpt is killed leaves the guests running",
+        test_hand_over);
     g_test_add_func("/districtd/the standby takes over by itself from a killed member",
                     test_members);
     g_test_add_func("/districtd/the standby takes over when home and its districtd are killed",
