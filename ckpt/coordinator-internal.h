@@ -150,8 +150,9 @@ void numbers_skip_to(Coordinator *c, uint64_t number);
 
 /* ---- members.c: all members at once ---- */
 bool member_is_on(const Member *member);
-/* End the engine of a member that an image does not have: off it was, off it stays. */
-void members_leave_off(Coordinator *c, Member *member);
+/* End the engines of the members that an image does not have (off[i]): off they were, off they stay.
+ */
+void members_leave_off(Coordinator *c, const bool *off);
 /* RESUME all that are paused. FALSE: a member was in trouble, which has been dealt with. */
 bool members_resume(Coordinator *c);
 /* PAUSE all that run, without saving state. FALSE: trouble with a member, dealt with; those that

@@ -6,14 +6,21 @@
 #include <string.h>
 #include <sys/random.h>
 
+/* All members but those that are off. */
 static bool
 life_members_are(const Coordinator *c, District__MemberState state)
 {
+    uint32_t on = 0;
+
     for (uint32_t i = 0; i < c->n_members; i++) {
-        if (!member_is_on(c->members[i]) || c->members[i]->run_state != state)
+        const Member *m = c->members[i];
+        if (m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN)
+            continue;
+        if (!member_is_on(m) || m->run_state != state)
             return false;
+        on++;
     }
-    return true;
+    return on > 0;
 }
 
 /* Everything is in place: run. */
@@ -145,6 +152,26 @@ life_restore_members(Coordinator *c, const Image *image, const uint32_t *index_o
     return first == NULL;
 }
 
+/*
+ * Load image into all that takes part, then mark it as spent. From there on the engines hold the
+ * only copy of the district, so what takes time comes before, and what is left is to resume.
+ */
+static gboolean
+life_load(Coordinator *c, const Image *image, const uint32_t *index_of, bool reset_crossing,
+          uint64_t incarnation, GError **error)
+{
+    g_autofree bool *off = g_new0(bool, c->n_members);
+
+    if (!life_restore_members(c, image, index_of, error) ||
+        !netctl_restore(c->net, image->cut->net.data, image->cut->net.len, reset_crossing,
+                        incarnation, error))
+        return FALSE;
+    for (uint32_t i = 0; i < c->n_members; i++)
+        off[i] = index_of[i] == IMAGE_WITHOUT;
+    members_leave_off(c, off);
+    return image_mark_spent(image, error);
+}
+
 static gboolean
 life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t incarnation,
              GError **error)
@@ -160,17 +187,10 @@ life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t i
     }
     if (!life_match(c, image->cut, index_of, error))
         return FALSE;
-    if (!life_restore_members(c, image, index_of, error) ||
-        !netctl_restore(c->net, image->cut->net.data, image->cut->net.len, reset_crossing,
-                        incarnation, error) ||
-        !image_mark_spent(image, error)) {
+    if (!life_load(c, image, index_of, reset_crossing, incarnation, error)) {
         /* Some may have loaded it, others not: nothing may run from here. */
         members_fail_district(c, "the image could not be loaded into all members");
         return FALSE;
-    }
-    for (uint32_t i = 0; i < c->n_members; i++) {
-        if (index_of[i] == IMAGE_WITHOUT)
-            members_leave_off(c, c->members[i]);
     }
     c->incarnation = incarnation;
     numbers_skip_to(c, MAX(image->cut->epoch, image->cut->cut));

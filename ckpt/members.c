@@ -156,12 +156,20 @@ members_mark_off(Coordinator *c, Member *member)
 }
 
 void
-members_leave_off(Coordinator *c, Member *member)
+members_leave_off(Coordinator *c, const bool *off)
 {
-    g_message("member %s: was off at the checkpoint, and stays off", member->name);
-    if (member_send_quit(member, NULL))
-        member_collect_quit(member, QUIT_TIMEOUT_MS, NULL);
-    members_mark_off(c, member);
+    bool *asked = g_newa0(bool, c->n_members);
+
+    for (uint32_t i = 0; i < c->n_members; i++)
+        asked[i] = off[i] && member_send_quit(c->members[i], NULL);
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (asked[i])
+            member_collect_quit(c->members[i], QUIT_TIMEOUT_MS, NULL);
+        if (!off[i])
+            continue;
+        g_message("member %s: was off at the checkpoint, and stays off", c->members[i]->name);
+        members_mark_off(c, c->members[i]);
+    }
 }
 
 /* A guest powered itself off: the others go on without it. */
