@@ -7,8 +7,8 @@
  *   home     all members and district-ckpt there: what district-ckpt says decides; one of
  *            district-net and district-ckpt missing: started again; a member missing: failed as
  *            a unit. A member that run.json does not list had powered itself off before
- *   standby  district-standby there: connected to; else started again. Members that run already
- *            mean that a take-over was done but not written down
+ *   standby  district-standby there: connected to; else started again. Members that run already,
+ *            or are loaded with the image, mean that a take-over was not brought to its end
  *   none     nothing may run
  */
 #include "control/daemon.h"
@@ -107,19 +107,6 @@ district_reconcile(District *d, const char *ckpt_state)
 }
 
 static void
-adopted_became_home(District *d, uint64_t incarnation)
-{
-    g_autoptr(GError) error = NULL;
-
-    d->record.role = ROLE_HOME;
-    if (!district_save_record(d, &error) ||
-        !district_save_incarnation(d, MAX(d->incarnation, incarnation), &error))
-        g_warning("%s", error->message);
-    processes_end_standby(d);
-    district_set_state(d, STATE_RUNNING, NULL);
-}
-
-static void
 on_adopted_state(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
 {
     District *d = job->district;
@@ -128,12 +115,7 @@ on_adopted_state(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
     gboolean running = strcmp(state, "running") == 0;
 
     job_next(job); /* ends it: what follows may be an operation of its own */
-    if (d->record.role == ROLE_STANDBY) {
-        if (running)
-            adopted_became_home(d, s->incarnation);
-        else
-            district_set_state(d, STATE_STANDBY, NULL);
-    } else if (running) {
+    if (running) {
         district_set_state(d, STATE_RUNNING, NULL);
     } else if (strcmp(state, "handed-over") == 0 || d->state == STATE_HANDED_OVER) {
         adopted_handed_over(d);
@@ -159,13 +141,8 @@ undo_adopt(Job *job)
 {
     District *d = job->district;
 
-    if (d->record.role != ROLE_STANDBY) {
-        if (!d->ending && !d->unit_failed && !ckpt_lost(d, job->error))
-            district_fail(d, job->error->message);
-        return;
-    }
-    processes_end(d, TRUE, NULL);
-    district_set_state(d, STATE_STANDBY, NULL);
+    if (!d->ending && !d->unit_failed && !ckpt_lost(d, job->error))
+        district_fail(d, job->error->message);
 }
 
 static const JobStep adopt_steps[] = {step_ask_state, NULL};
@@ -208,19 +185,35 @@ adopt_home(District *d, const Found *found)
         ckpt_restart(d);
 }
 
+/* What of district-net and district-ckpt is missing, beside members. */
+static gboolean
+start_missing(District *d, const Found *found, GError **error)
+{
+    if (!found->net && !processes_start_one(d, "net", error))
+        return FALSE;
+    if (!found->ckpt)
+        return processes_start_one(d, "ckpt", error);
+    connect_ckpt(d);
+    return TRUE;
+}
+
 static void
 adopt_standby(District *d, const Found *found)
 {
     g_autoptr(GError) error = NULL;
 
     /* They may run already: until that is known, nobody is told that they do not. */
-    gboolean complete =
-        found->listed > 0 && found->members == found->listed && found->ckpt && found->net;
+    gboolean complete = found->listed > 0 && found->members == found->listed;
     d->state = complete ? STATE_ACTIVATING : STATE_STANDBY;
-    if (complete)
-        ask_ckpt(d);
-    else if (processes_count(d) > 0)
+    if (complete && start_missing(d, found, &error)) {
+        takeover_resume(d);
+    } else {
+        d->state = STATE_STANDBY;
         processes_end(d, TRUE, NULL);
+    }
+    if (error != NULL)
+        g_warning("%s", error->message);
+    g_clear_error(&error);
     if (!processes_start_standby(d, &error))
         g_warning("%s", error->message);
 }

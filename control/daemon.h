@@ -252,6 +252,12 @@ void protect_resume(District *district);
 /* On the standby: take over. incarnation 0: the next one. planned: the home has handed over. */
 void operation_takeover(District *district, uint64_t incarnation, gboolean planned,
                         gboolean ask_home, JobDone done, gpointer data);
+/* Has the image been passed to members here, which may hold the only copy of the district? */
+gboolean takeover_has_image(const District *district);
+/* district-ckpt ended then: go on with what it has left. FALSE: the standby still has the image. */
+gboolean takeover_recover(District *district, GError **error);
+/* A districtd before us may have passed the image on: find out, and go on. */
+void takeover_resume(District *district);
 void operation_migrate(District *district, const char *host, JobDone done, gpointer data);
 /* What became of a hand-over whose answer was lost. */
 /* Now and then: take back what is to be taken back, or ask the target of an unresolved hand-over. */

@@ -314,9 +314,31 @@ member_exited(District *d, const char *member, int status)
     operation_stop(d, FALSE, operation_done_log, NULL);
 }
 
+/* A take-over goes on without district-net or district-ckpt: TRUE if they are started again. */
+static gboolean
+restarted_in_takeover(District *d, const char *kind, int status)
+{
+    gboolean net = strcmp(kind, "net") == 0;
+    g_autoptr(GError) error = NULL;
+
+    if (!takeover_has_image(d) || strcmp(kind, "vmm") == 0 ||
+        storm_note_death(net ? &d->net_storm : &d->ckpt_storm))
+        return FALSE;
+    /* Whether a lost district-net had the image's flows already, district-ckpt will find. */
+    if (net ? processes_start_one(d, "net", &error) : takeover_recover(d, &error)) {
+        daemon_event(d->daemon, "restarted", d->name, "district-%s ended (status %d)", kind,
+                     status);
+        return TRUE;
+    }
+    g_warning("%s", error->message);
+    return FALSE;
+}
+
 static void
 exited_while_busy(District *d, const RunProcess *p, int status)
 {
+    if (restarted_in_takeover(d, p->kind, status))
+        return;
     /* A guest that powers itself off at once, or was off in the image that is being run. */
     if (d->job != NULL && strcmp(p->kind, "vmm") == 0 && status == 0) {
         g_hash_table_add(d->members_off, g_strdup(p->member));

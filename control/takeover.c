@@ -8,17 +8,28 @@
  * processes are up and waiting before district-standby is asked for the image, and that keeps it until
  * the members run. The role on disk changes last; an adopting districtd finds out from district-ckpt
  * whether the members already run.
+ *
+ * Right before they run district-ckpt marks the image as spent: from then on the engines hold the
+ * only copy of the district. So a district-ckpt that ends after that is started again, and goes on
+ * with the members that it finds loaded; before that, everything is ended and the image is kept.
  */
 #include "control/daemon.h"
 #include "common/clock.h"
+#include "common/fdmsg.h"
+#include "common/memfd.h"
 #include "ckpt.pb-c.h"
 #include "standby.pb-c.h"
 
-#include <signal.h>
+#include <fcntl.h>
+#include <string.h>
 
 #define ASK_HOME_MS 3000
 #define CKPT_READY_MS 20000
 #define ACTIVATE_MS 30000
+/* What district-ckpt allows itself: 30 s to load, 5 s each for the switch, the members to resume and
+ * the announcement, 2 s for engines of members that stay off; and as much again on a busy host. */
+#define START_IMAGE_MS 90000
+#define CKPT_TIMEOUT_MS 30000
 
 static void
 step_check(Job *job)
@@ -105,6 +116,93 @@ must_reset_crossing(const Job *job)
                                d->definition->detach_after_ms);
 }
 
+/* ---- With the image at district-ckpt ---- */
+
+/* If district-ckpt was lost its exit goes on from here: takeover_recover. */
+static void
+on_started(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error, gpointer data)
+{
+    Job *job = data;
+    District *d = job->district;
+
+    if (error == NULL || job->finished || d->daemon->closing)
+        job_next(job);
+    else if (!ckpt_lost(d, error))
+        job_fail(job, error);
+    job_unref(job);
+}
+
+static void
+call_ckpt(Job *job, District__CkptRequest *request, const int *fds, guint n_fds, int timeout_ms,
+          RpcReply reply)
+{
+    rpc_call(job->district->ckpt, &request->base, fds, n_fds, timeout_ms, reply, job_ref(job));
+}
+
+/* How many members of a district-ckpt are in this state? */
+static guint
+members_in(const District__CkptStatusReply *s, const char *state)
+{
+    guint n = 0;
+
+    for (size_t i = 0; i < s->n_members; i++)
+        n += strcmp(s->members[i]->state, state) == 0 ? 1 : 0;
+    return n;
+}
+
+static void
+go_on_from(Job *job, const District__CkptStatusReply *s)
+{
+    District *d = job->district;
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptStartRequest start = DISTRICT__CKPT_START_REQUEST__INIT;
+    guint awaiting = members_in(s, "awaiting restore");
+
+    if (strcmp(s->state, "running") == 0) {
+        job_next(job);
+    } else if (strcmp(s->state, "waiting") == 0 && awaiting == 0) {
+        start.incarnation = job->incarnation;
+        request.op_case = DISTRICT__CKPT_REQUEST__OP_START;
+        request.start = &start;
+        call_ckpt(job, &request, NULL, 0, CKPT_TIMEOUT_MS, on_started);
+    } else if (strcmp(s->state, "waiting") == 0 && members_in(s, "paused") == 0) {
+        /* Only kept warm: nothing was activated, and the next step will find that. */
+        district_set_state(d, STATE_STANDBY, NULL);
+        job_next(job);
+    } else {
+        job_fail_new(job, CONTROL_ERROR_FAILED,
+                     "%s: district-ckpt is \"%.40s\" after a take-over that was interrupted: look "
+                     "into ckpt.log",
+                     d->name, s->state);
+    }
+}
+
+static void
+on_found(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error, gpointer data)
+{
+    Job *job = data;
+    const District__CkptStatusReply *s =
+        error == NULL ? ((const District__CkptMessage *)message)->reply->status : NULL;
+
+    if (s == NULL || job->finished) {
+        on_started(message, fds, n_fds, error, data);
+        return;
+    }
+    go_on_from(job, s);
+    job_unref(job);
+}
+
+static void
+step_look(Job *job)
+{
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptStatusRequest status = DISTRICT__CKPT_STATUS_REQUEST__INIT;
+
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_STATUS;
+    request.status = &status;
+    call_ckpt(job, &request, NULL, 0, CKPT_TIMEOUT_MS, on_found);
+}
+
 static void
 on_activated(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
 {
@@ -127,7 +225,9 @@ on_activated(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
     json_object_set_boolean_member(job->result, "connections_reset", start.reset_crossing);
     request.op_case = DISTRICT__CKPT_REQUEST__OP_START_IMAGE;
     request.start_image = &start;
-    job_call(job, job->district->ckpt, &request.base, fds, n_fds, ACTIVATE_MS, NULL);
+    job->fd = fcntl(fds[1], F_DUPFD_CLOEXEC, 3); /* to see when it is spent */
+    job->id = 1;                                 /* from here on members may hold the image */
+    call_ckpt(job, &request, fds, n_fds, START_IMAGE_MS, on_started);
 }
 
 static void
@@ -151,6 +251,10 @@ step_become_home(Job *job)
     g_autoptr(GError) error = NULL;
     double ms = (double)(clock_monotonic_ns() - job->started_ns) / 1e6;
 
+    if (d->state != STATE_ACTIVATING) {
+        job_next(job); /* found to be warm only */
+        return;
+    }
     d->record.role = ROLE_HOME;
     d->record.home_stopped = FALSE;
     d->record.home_incarnation = 0;
@@ -195,6 +299,49 @@ operation_takeover(District *d, uint64_t incarnation, gboolean planned, gboolean
     job->incarnation = incarnation;
     job->planned = planned;
     job->force = ask_home;
+    job->undo = undo_takeover;
+    job_next(job);
+}
+
+/* ---- Interrupted take-overs ---- */
+
+gboolean
+takeover_has_image(const District *d)
+{
+    return d->state == STATE_ACTIVATING && d->job != NULL && d->job->undo == undo_takeover &&
+           d->job->id != 0;
+}
+
+gboolean
+takeover_recover(District *d, GError **error)
+{
+    Job *job = d->job;
+
+    g_clear_pointer(&d->ckpt, rpc_free);
+    /* The descriptor is missing if a districtd before us passed the image on. */
+    if (job->fd >= 0 && !memfd_is_spent(job->fd)) {
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED,
+                    "%s: district-ckpt ended before the members ran; the standby keeps the image: "
+                    "look into ckpt.log",
+                    d->name);
+        return FALSE;
+    }
+    if (!processes_start_one(d, "ckpt", error))
+        return FALSE;
+    step_look(job);
+    return TRUE;
+}
+
+static const JobStep resume_steps[] = {step_look, step_become_home, NULL};
+
+void
+takeover_resume(District *d)
+{
+    Job *job = job_new(d, "take-over", resume_steps, operation_done_log, NULL);
+    if (job == NULL)
+        return;
+    job->incarnation = d->incarnation;
+    job->id = 1;
     job->undo = undo_takeover;
     job_next(job);
 }

@@ -15,6 +15,7 @@
 
 #define PAIR_MEMBERS 2
 #define PAIR_FAILOVER_AFTER "10s"
+#define PAIR_MEMBER_BYTES (32 << 20)
 
 typedef struct Host {
     char *name;

@@ -6,8 +6,16 @@
  */
 #include "pair.h"
 
+#include "common/memfd.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define ROUNDS 10
@@ -227,6 +235,135 @@ test_hand_over(void)
     pair_free(pair);
 }
 
+/* ---- A take-over ---- */
+
+/* One RAM memfd of the image that the standby keeps, opened by way of its process. */
+static int
+open_image_ram(Pair *pair)
+{
+    GPid pid = process_of(pair, pair_standby(pair), "processes.standby");
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd", pid);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *link = g_build_filename(path, name, NULL);
+        g_autofree char *target = g_file_read_link(link, NULL);
+        struct stat st;
+        if (target && g_str_has_prefix(target, "/memfd:") && stat(link, &st) == 0 &&
+            st.st_size == PAIR_MEMBER_BYTES)
+            return open(link, O_RDONLY | O_CLOEXEC);
+    }
+    rig_fail(pair->dir, "district-standby keeps no RAM");
+}
+
+/* Wait until the image is marked: from here on the engines have the only copy. */
+static void
+wait_spent(Pair *pair, int ram)
+{
+    gint64 deadline = g_get_monotonic_time() + RIG_LIMIT_MS * 1000;
+
+    while (!memfd_is_spent(ram)) {
+        if (g_get_monotonic_time() > deadline)
+            rig_fail(pair->dir, "the image is not run");
+    }
+}
+
+static const char *const failover[] = {"failover", "shop", NULL};
+
+/* The standby is home now: its guests run, and are protected by the other host. */
+static void
+after_failover(Pair *pair)
+{
+    pair_wait(pair, pair_standby(pair), "state", "running");
+    pair_swap(pair);
+    pair_wait_progress(pair);
+    pair_check_output(pair, pair_home(pair));
+    pair_wait(pair, pair_standby(pair), "state", "superseded");
+    const char *protect[] = {"protect", "shop", "--standby", pair_standby(pair)->name,
+                             "--wait",  NULL};
+    pair_must(pair, pair_home(pair), protect);
+}
+
+/* Kill a process of the new home as soon as the members may run. */
+static void
+kill_after_spent(Pair *pair, const char *path)
+{
+    Host *standby = pair_standby(pair);
+    Proc command = {0};
+    int ram = open_image_ram(pair);
+    GPid pid = process_of(pair, standby, path);
+
+    pair_command_start(pair, standby, &command, failover);
+    wait_spent(pair, ram);
+    kill(pid, SIGKILL);
+    close(ram);
+    if (proc_wait(&command, RIG_LIMIT_MS) != 0)
+        rig_fail(pair->dir, "%s: failover gave up when %s was killed", standby->name, path);
+    g_free(command.name);
+    after_failover(pair);
+}
+
+static void
+test_killed_after_spent(void)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\n");
+
+    for (int round = 0; round < ROUNDS; round++)
+        kill_after_spent(pair, round % 2 ? "processes.net" : "processes.ckpt");
+    pair_free(pair);
+}
+
+/* The same with districtd, and with both: its successor finishes what was begun. */
+static void
+test_daemon_killed_after_spent(void)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\n");
+
+    for (int round = 0; round < ROUNDS; round++) {
+        Host *standby = pair_standby(pair);
+        Proc command = {0};
+        int ram = open_image_ram(pair);
+        GPid ckpt = process_of(pair, standby, "processes.ckpt");
+
+        pair_command_start(pair, standby, &command, failover);
+        wait_spent(pair, ram);
+        proc_kill(&standby->daemon);
+        if (round % 2)
+            kill(ckpt, SIGKILL);
+        close(ram);
+        g_assert_cmpint(proc_wait(&command, RIG_LIMIT_MS), !=, 0);
+        g_free(command.name);
+        pair_daemon_start(pair, standby);
+        after_failover(pair);
+    }
+    pair_free(pair);
+}
+
+/* A switch that hangs holds the image up before it is marked; then district-ckpt dies. */
+static void
+test_killed_before_spent(void)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\n");
+
+    for (int round = 0; round < FAST_ROUNDS; round++) {
+        Host *standby = pair_standby(pair);
+        Proc command = {0};
+        GPid ckpt = process_of(pair, standby, "processes.ckpt");
+        kill(process_of(pair, standby, "processes.net"), SIGSTOP);
+        pair_command_start(pair, standby, &command, failover);
+        pair_wait(pair, standby, "state", "activating");
+        sleep_at_random(300);
+        kill(ckpt, SIGKILL);
+        g_assert_cmpint(proc_wait(&command, RIG_LIMIT_MS), !=, 0);
+        g_free(command.name);
+        /* Nothing is lost: once more, with new processes. */
+        pair_must(pair, standby, failover);
+        after_failover(pair);
+    }
+    pair_free(pair);
+}
+
 /* ---- A member ---- */
 
 /* Kill an engine at home: the other host takes over by itself, under the next incarnation. */
@@ -434,6 +571,12 @@ main(int argc, char **argv)
     g_test_add_func(
         "/districtd/a migration whose district-ckpt is killed leaves the guests running",
         test_hand_over);
+    g_test_add_func("/districtd/a take-over goes on when its processes are killed with the image",
+                    test_killed_after_spent);
+    g_test_add_func("/districtd/a take-over goes on when districtd is killed with the image",
+                    test_daemon_killed_after_spent);
+    g_test_add_func("/districtd/a take-over that fails before the members run can be repeated",
+                    test_killed_before_spent);
     g_test_add_func("/districtd/the standby takes over by itself from a killed member",
                     test_members);
     g_test_add_func("/districtd/the standby takes over when home and its districtd are killed",
