@@ -275,6 +275,9 @@ standby_exited(District *d, int status)
     g_autoptr(GError) error = NULL;
 
     g_clear_pointer(&d->standby, rpc_free);
+    /* Its stream ended with it: if the home does not come back, silence counts from here. */
+    if (d->stream_up && d->stream_lost_ns == 0)
+        d->stream_lost_ns = clock_monotonic_ns();
     d->stream_up = FALSE;
     exposure_broken(&d->exposure, d->stream_heard_ns, clock_monotonic_ns());
     if (d->standby_ending || d->record.role != ROLE_STANDBY)

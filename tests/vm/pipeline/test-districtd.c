@@ -544,6 +544,31 @@ test_silent_home(void)
     pair_free(pair);
 }
 
+/* District-standby ends, and before its home comes back to it the whole home host is lost. */
+static void
+test_home_lost_after_standby(void)
+{
+    Pair *pair = pair_new_failover_after("1s");
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    GPid pids[G_N_ELEMENTS(home_paths)];
+
+    for (guint i = 0; i < G_N_ELEMENTS(home_paths); i++)
+        pids[i] = process_of(pair, home, home_paths[i]);
+    kill(pids[0], SIGSTOP); /* it does not connect again */
+    kill(process_of(pair, standby, "processes.standby"), SIGKILL);
+    while (!pair_had_event(pair, standby, "restarted"))
+        g_usleep(1000);
+    proc_kill(&home->daemon);
+    for (guint i = 0; i < G_N_ELEMENTS(home_paths); i++)
+        kill(pids[i], SIGKILL);
+    pair_wait(pair, standby, "state", "running");
+    pair_daemon_start(pair, home);
+    pair_swap(pair);
+    pair_wait_progress(pair);
+    pair_check_output(pair, pair_home(pair));
+    pair_free(pair);
+}
+
 /* ---- Main ---- */
 
 int
@@ -587,5 +612,7 @@ main(int argc, char **argv)
     g_test_add_func("/districtd/a stop that loses a member ends the others",
                     test_stop_loses_member);
     g_test_add_func("/districtd/the standby takes over from a silent home", test_silent_home);
+    g_test_add_func("/districtd/a home that is lost right after district-standby is failed over",
+                    test_home_lost_after_standby);
     return g_test_run();
 }
