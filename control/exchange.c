@@ -293,7 +293,10 @@ activation_done(JsonObject *result, const GError *error, gpointer data)
     Asked *asked = data;
     District *d = g_hash_table_lookup(asked->daemon->districts, asked->district);
 
-    if (error != NULL && d != NULL)
+    /* Nothing was activated, nor is being ended or activated: what is kept warm does not run. */
+    gboolean quiet = d != NULL && d->state == STATE_STANDBY && d->job == NULL && !d->ending;
+
+    if (error != NULL && d != NULL && !quiet)
         answer_when_ended(asked, d, error);
     else
         asked_done(result, error, asked);
