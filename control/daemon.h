@@ -107,6 +107,7 @@ struct District {
     Storm net_storm, ckpt_storm, standby_storm;
     JsonObject *ckpt_status;    /* last known, or NULL */
     JsonObject *standby_status; /* last known, or NULL */
+    char *standby_reason;       /* what our standby says is wrong with it, or NULL */
     GHashTable *members_off;    /* names of members whose guest powered itself off */
     gboolean unit_failed;       /* a member was lost; the others are being ended */
     char *namesake;             /* host that was last seen to have another district of this name */
@@ -167,6 +168,8 @@ void ckpt_resume(District *district);
 /* Did a request to district-ckpt fail with error because that has ended, or hangs? Then it is being
  * started again, members are as it left them, and there is nothing to be undone. */
 gboolean ckpt_lost(District *district, const GError *error);
+/* Stay the standby; this host and the home say why it would not be able to take over. */
+void district_cannot_take_over(District *district, const char *why);
 /* A newer life is elsewhere: end ours at once. */
 void district_supersede(District *district, const char *host, uint64_t incarnation);
 /* After districtd was restarted: find out what is true and go on from there. */

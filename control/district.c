@@ -68,6 +68,7 @@ district_free(District *d)
     record_clear(&d->record);
     definition_free(d->definition);
     g_free(d->namesake);
+    g_free(d->standby_reason);
     g_free(d->reason);
     g_free(d->name);
     g_free(d);
@@ -83,18 +84,20 @@ void
 district_set_state(District *d, DistrictState state, const char *reason)
 {
     g_autofree char *kept = g_strdup(reason);
+    gboolean told = state == d->state && g_strcmp0(reason, d->reason) == 0;
 
     if (state != d->state && state != STATE_SUPERSEDED && !(state_moves[d->state] & (1u << state)))
         g_warning("%s: unexpected change from %s to %s", d->name, state_names[d->state],
                   state_names[state]);
     g_free(d->reason);
     d->reason = g_steal_pointer(&kept);
-    if (state == d->state)
-        return;
-    d->state = state;
-    daemon_event(d->daemon, "state", d->name, "%s%s%s", state_names[state], reason ? ": " : "",
-                 reason ? reason : "");
-    exchange_announce(d->daemon);
+    if (state != d->state) {
+        d->state = state;
+        daemon_event(d->daemon, "state", d->name, "%s%s%s", state_names[state],
+                     d->reason ? ": " : "", d->reason ? d->reason : "");
+    }
+    if (!told)
+        exchange_announce(d->daemon);
 }
 
 gboolean
@@ -338,6 +341,7 @@ district_summary(District *d)
     json_object_set_string_member(object, "protection", protection);
     set_string(object, "reason", d->reason);
     set_string(object, "peer", d->record.peer);
+    set_string(object, "standby_reason", d->record.protect ? d->standby_reason : NULL);
     set_string(object, "superseded_by", d->record.superseded_by);
     if (d->record.superseded_by != NULL)
         json_object_set_int_member(object, "superseded_incarnation",

@@ -100,6 +100,8 @@ claim_to_json(const District *d)
     json_object_set_boolean_member(item, "home", claim.home);
     json_object_set_boolean_member(item, "active", claim.active);
     json_object_set_string_member(item, "state", district_state_name(d->state));
+    if (d->record.role == ROLE_STANDBY && d->reason != NULL)
+        json_object_set_string_member(item, "reason", d->reason);
     return item;
 }
 
@@ -156,9 +158,24 @@ set_home_stopped(District *d, gboolean stopped)
         g_warning("%s", error->message);
 }
 
+/* What our standby says of itself; NULL: nothing is wrong. */
 static void
-judge_claim(Peer *peer, District *d, const Claim *claim, const char *state)
+note_standby(District *d, const char *host, const char *reason)
 {
+    g_autofree char *text = reason != NULL ? g_strdup_printf("%.200s", reason) : NULL;
+
+    if (g_strcmp0(text, d->standby_reason) == 0)
+        return;
+    g_free(d->standby_reason);
+    d->standby_reason = g_steal_pointer(&text);
+    if (d->standby_reason != NULL)
+        daemon_event(d->daemon, "standby-unfit", d->name, "host %s: %s", host, d->standby_reason);
+}
+
+static void
+judge_claim(Peer *peer, District *d, const Claim *claim, JsonObject *item)
+{
+    const char *state = json_get_string(item, "state", "");
     Claim own = district_claim(d);
     const char *host = peer_daemon(peer)->config->host_name;
     gboolean is_peer = g_strcmp0(d->record.peer, peer_name(peer)) == 0;
@@ -171,6 +188,8 @@ judge_claim(Peer *peer, District *d, const Claim *claim, const char *state)
         district_supersede(d, peer_name(peer), claim->incarnation);
     } else if (d->record.role == ROLE_STANDBY && is_peer && claim->home) {
         set_home_stopped(d, strcmp(state, "stopped") == 0 || strcmp(state, "stopping") == 0);
+    } else if (d->record.role == ROLE_HOME && is_peer) {
+        note_standby(d, peer_name(peer), json_get_string(item, "reason", NULL));
     }
     /* It has missed that a newer life is here: say so at once, not at our next change. */
     if (claim->active && own.home && claim->incarnation < own.incarnation)
@@ -191,7 +210,7 @@ handle_claims(Peer *peer, JsonObject *arguments, gint64 id)
         if (d != NULL && !is_of(d, item))
             note_namesake(d, peer);
         else if (d != NULL && claim_from_json(item, &claim))
-            judge_claim(peer, d, &claim, json_get_string(item, "state", ""));
+            judge_claim(peer, d, &claim, item);
     }
 }
 

@@ -121,6 +121,15 @@ district_fail(District *d, const char *why)
 }
 
 void
+district_cannot_take_over(District *d, const char *why)
+{
+    g_autofree char *reason = g_strdup_printf("cannot take over: %s", why);
+
+    district_set_state(d, STATE_STANDBY, reason);
+    daemon_event(d->daemon, "standby-unfit", d->name, "%s", reason);
+}
+
+void
 district_supersede(District *d, const char *host, uint64_t incarnation)
 {
     g_autofree char *reason =
@@ -348,14 +357,21 @@ exited_while_busy(District *d, const RunProcess *p, int status)
         daemon_event(d->daemon, "member-off", d->name, "member %s is off", p->member);
         return;
     }
-    if (d->job != NULL)
-        job_fail_new(d->job, CONTROL_ERROR_FAILED,
-                     "%s: district-%s%s%s ended (status %d)%s: look into %s.log", d->name, p->kind,
-                     p->member != NULL ? " of " : "", p->member != NULL ? p->member : "", status,
-                     status == CHILD_STATUS_NO_EXEC ? ", it could not be executed" : "",
-                     p->member != NULL ? p->member : p->kind);
-    else /* processes kept warm for a take-over; it starts them anew */
-        processes_end(d, TRUE, NULL);
+    g_autofree char *why =
+        g_strdup_printf("district-%s%s%s ended (status %d)%s: look into %s.log", p->kind,
+                        p->member != NULL ? " of " : "", p->member != NULL ? p->member : "", status,
+                        status == CHILD_STATUS_NO_EXEC ? ", it could not be executed" : "",
+                        p->member != NULL ? p->member : p->kind);
+    gboolean standby = d->record.role == ROLE_STANDBY;
+    if (d->job != NULL) {
+        job_fail_new(d->job, CONTROL_ERROR_FAILED, "%s: %s", d->name, why);
+        if (!standby)
+            return;
+    } else if (standby) {
+        district_cannot_take_over(d, why);
+    }
+    /* Those kept warm for a take-over are of use together only; it starts them anew. */
+    processes_end(d, TRUE, NULL);
 }
 
 void
@@ -448,9 +464,12 @@ standby_has_commit(District *d)
     d->has_commit = TRUE;
     daemon_event(d->daemon, "standby-ready", d->name, "can take over");
     /* Have everything but the RAM ready for a take-over; if that fails it is tried again then. */
-    if (d->state == STATE_STANDBY && d->job == NULL && !d->ending &&
-        !processes_start(d, TRUE, &error))
-        g_warning("%s: cannot prepare a take-over: %s", d->name, error->message);
+    if (d->state != STATE_STANDBY || d->job != NULL || d->ending)
+        return;
+    if (processes_start(d, TRUE, &error))
+        district_set_state(d, STATE_STANDBY, NULL);
+    else
+        district_cannot_take_over(d, error->message);
 }
 
 /* A life sign ends a silence, but makes nothing committed: see control/exposure.h. */

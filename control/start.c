@@ -171,9 +171,10 @@ step_start_processes(Job *job)
 {
     District *d = job->district;
     g_autoptr(GError) error = NULL;
-    gboolean incoming = job->path != NULL || d->state == STATE_ACTIVATING;
+    gboolean standby = d->record.role == ROLE_STANDBY;
+    gboolean incoming = job->path != NULL || standby;
 
-    if (d->state != STATE_ACTIVATING)
+    if (!standby)
         district_set_state(d, STATE_STARTING, NULL);
     if (processes_start(d, incoming, &error))
         job_next(job);

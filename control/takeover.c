@@ -3,10 +3,12 @@
  * Operation: the standby becomes home; by failover (decided by a person, by a silent home, or by a
  * home whose members failed) or as the target of a migration.
  *
- * The order makes it safe to be killed between any two steps. The new incarnation is on disk before
- * anyone is told of it. The home, if it can be reached, ends its members before ours run. Our
- * processes are up and waiting before district-standby is asked for the image, and that keeps it until
- * the members run. The role on disk changes last; an adopting districtd finds out from district-ckpt
+ * The order makes it safe to be killed between any two steps. Our processes are up and waiting before
+ * anything is asked of others: a host that cannot run the district does not end it elsewhere. The
+ * new incarnation is on disk before anyone is told of it. The home, if it can be reached, ends its
+ * members before ours run. Then district-standby is asked for the image, and keeps it until the
+ * members run. A home that has handed over must be told at once that we are at it, or it would take
+ * back: so a planned take-over is ACTIVATING from its first step. The role on disk changes last; an adopting districtd finds out from district-ckpt
  * whether the members already run.
  *
  * Right before they run district-ckpt marks the image as spent: from then on the engines hold the
@@ -31,22 +33,39 @@
 #define START_IMAGE_MS 90000
 #define CKPT_TIMEOUT_MS 30000
 
+static void undo_takeover(Job *job);
+
+static gboolean
+check_can_take_over(const District *d, GError **error)
+{
+    if (d->record.role != ROLE_STANDBY)
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE, "%s: this host is not its standby",
+                    d->name);
+    else if (d->standby == NULL)
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED,
+                    "%s: district-standby does not run: look into standby.log", d->name);
+    else if (!d->has_commit)
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
+                    "%s: nothing has been committed here yet: wait for the first full copy",
+                    d->name);
+    else
+        return TRUE;
+    return FALSE;
+}
+
 static void
 step_check(Job *job)
 {
-    District *d = job->district;
+    g_autoptr(GError) error = NULL;
 
-    if (d->record.role != ROLE_STANDBY)
-        job_fail_new(job, CONTROL_ERROR_STATE, "%s: this host is not its standby", d->name);
-    else if (d->standby == NULL)
-        job_fail_new(job, CONTROL_ERROR_FAILED,
-                     "%s: district-standby does not run: look into standby.log", d->name);
-    else if (!d->has_commit)
-        job_fail_new(job, CONTROL_ERROR_STATE,
-                     "%s: nothing has been committed here yet: wait for the first full copy",
-                     d->name);
-    else
-        job_next(job);
+    if (!check_can_take_over(job->district, &error)) {
+        job_fail(job, error);
+        return;
+    }
+    job->undo = undo_takeover; /* from here on there is something to undo */
+    if (job->planned)
+        district_set_state(job->district, STATE_ACTIVATING, NULL);
+    job_next(job);
 }
 
 static void
@@ -278,16 +297,17 @@ undo_takeover(Job *job)
 {
     District *d = job->district;
 
-    if (d->state != STATE_ACTIVATING)
+    if (d->state != STATE_ACTIVATING && d->state != STATE_STANDBY)
         return;
     /* district-standby keeps the image until it is ended, and refuses it once members have run. */
-    processes_end(d, TRUE, NULL);
-    district_set_state(d, STATE_STANDBY, job->error->message);
+    if (d->state == STATE_ACTIVATING)
+        processes_end(d, TRUE, NULL);
+    district_cannot_take_over(d, job->error->message);
 }
 
 static const JobStep takeover_steps[] = {
-    step_check,      step_new_incarnation, step_end_home,    step_start_processes,
-    step_wait_ready, step_activate,        step_become_home, NULL};
+    step_check,    step_start_processes, step_wait_ready,  step_new_incarnation,
+    step_end_home, step_activate,        step_become_home, NULL};
 
 void
 operation_takeover(District *d, uint64_t incarnation, gboolean planned, gboolean ask_home,
@@ -299,7 +319,6 @@ operation_takeover(District *d, uint64_t incarnation, gboolean planned, gboolean
     job->incarnation = incarnation;
     job->planned = planned;
     job->force = ask_home;
-    job->undo = undo_takeover;
     job_next(job);
 }
 

@@ -206,6 +206,7 @@ cli_show(Cli *cli, int argc, char **argv, GError **error)
     add_line(rows, "Operation", json_get_string(d, "operation", ""));
     add_line(rows, "Role", json_get_string(d, "role", "?"));
     add_line(rows, "Peer", json_get_string(d, "peer", ""));
+    add_line(rows, "Standby", json_get_string(d, "standby_reason", ""));
     add_number(rows, "Incarnation", d, "incarnation");
     add_checkpointing(rows, json_get_object(d, "checkpointing"));
     add_standby(rows, json_get_object(d, "standby"));

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -364,6 +365,39 @@ test_killed_before_spent(void)
     pair_free(pair);
 }
 
+/* On a standby that can start nothing neither a failover nor a migration costs the home anything. */
+static void
+test_unfit_standby(void)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\n");
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    const char *migrate[] = {"migrate", "shop", "--to", standby->name, NULL};
+    g_autofree char *logs = g_strdup_printf("%s/%s/log/shop", pair->dir, standby->name);
+    g_autofree char *aside = g_strdup_printf("%s.aside", logs);
+    GPid members[PAIR_MEMBERS] = {process_of(pair, home, "members.0.pid"),
+                                  process_of(pair, home, "members.1.pid")};
+
+    g_assert_cmpint(rename(logs, aside), ==, 0);
+    g_assert_true(g_file_set_contents(logs, "", 0, NULL));
+    kill(process_of(pair, standby, "members.0.pid"), SIGKILL);
+    pair_wait(pair, home, "standby_reason",
+              "cannot take over: district-vmm of db ended (status 137): look into db.log");
+    g_assert_null(pair_command(pair, standby, NULL, failover));
+    pair_wait_progress(pair);
+    gint64 began = g_get_monotonic_time();
+    g_assert_null(pair_command(pair, home, NULL, migrate));
+    g_assert_cmpint(g_get_monotonic_time() - began, <, 5000000);
+    pair_wait_progress(pair);
+    pair_wait_protected(pair);
+    g_assert_cmpint(process_of(pair, home, "members.0.pid"), ==, members[0]);
+    g_assert_cmpint(process_of(pair, home, "members.1.pid"), ==, members[1]);
+    g_assert_cmpint(remove(logs), ==, 0);
+    g_assert_cmpint(rename(aside, logs), ==, 0);
+    pair_must(pair, standby, failover);
+    after_failover(pair);
+    pair_free(pair);
+}
+
 /* ---- A member ---- */
 
 /* Kill an engine at home: the other host takes over by itself, under the next incarnation. */
@@ -602,6 +636,8 @@ main(int argc, char **argv)
                     test_daemon_killed_after_spent);
     g_test_add_func("/districtd/a take-over that fails before the members run can be repeated",
                     test_killed_before_spent);
+    g_test_add_func("/districtd/a standby that can run nothing costs the home nothing",
+                    test_unfit_standby);
     g_test_add_func("/districtd/the standby takes over by itself from a killed member",
                     test_members);
     g_test_add_func("/districtd/the standby takes over when home and its districtd are killed",
