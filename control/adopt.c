@@ -6,7 +6,8 @@
  *
  *   home     all members and district-ckpt there: what district-ckpt says decides; one of
  *            district-net and district-ckpt missing: started again; a member missing: failed as
- *            a unit. A member that run.json does not list had powered itself off before
+ *            a unit, unless it left word that its guest is off. A member that run.json does not
+ *            list had powered itself off before
  *   standby  district-standby there: connected to; else started again. Members that run already,
  *            or are loaded with the image, mean that a take-over was not brought to its end
  *   none     nothing may run
@@ -40,6 +41,25 @@ note_members_off(District *d, GPtrArray *processes)
         if (!listed)
             g_hash_table_add(d->members_off, g_strdup(m->name));
     }
+}
+
+/* Those that ended while districtd was away: off, if they left word. FALSE: one was lost. */
+static gboolean
+note_ended(District *d)
+{
+    gboolean all = TRUE;
+
+    for (guint i = 0; i < d->definition->members->len; i++) {
+        const DefinitionMember *m = d->definition->members->pdata[i];
+        if (processes_find(d, "vmm", m->name) != NULL ||
+            g_hash_table_contains(d->members_off, m->name))
+            continue;
+        if (process_member_ended(d, m->name))
+            district_member_off(d, m->name);
+        else
+            all = FALSE;
+    }
+    return all;
 }
 
 static Found
@@ -170,10 +190,12 @@ adopt_home(District *d, const Found *found)
     }
     /* So that a process which ends from now on is treated as one of a running district. */
     d->state = d->record.ended_incarnation != 0 ? STATE_HANDED_OVER : STATE_RUNNING;
-    if (found->members < found->listed) {
+    if (!note_ended(d)) {
         district_fail(d, "members ended while districtd was away");
         return;
     }
+    if (d->job != NULL)
+        return; /* all are off: it is being stopped */
     if (!found->net) {
         g_autoptr(GError) error = NULL;
         if (!processes_start_one(d, "net", &error))
@@ -203,7 +225,7 @@ adopt_standby(District *d, const Found *found)
     g_autoptr(GError) error = NULL;
 
     /* They may run already: until that is known, nobody is told that they do not. */
-    gboolean complete = found->listed > 0 && found->members == found->listed;
+    gboolean complete = found->members > 0 && note_ended(d);
     d->state = complete ? STATE_ACTIVATING : STATE_STANDBY;
     if (complete && start_missing(d, found, &error)) {
         takeover_resume(d);

@@ -151,6 +151,8 @@ gboolean processes_start(District *district, gboolean incoming, GError **error);
 gboolean processes_start_standby(District *district, GError **error);
 gboolean processes_start_one(District *district, const char *kind, GError **error);
 Child *processes_find(const District *district, const char *kind, const char *member);
+/* Has the engine of member left word that it ended because its guest is off, or was told to? */
+gboolean process_member_ended(const District *district, const char *member);
 /* Number of processes other than district-standby. */
 guint processes_count(const District *district);
 /* End them: gently (members quit, then SIGTERM, then SIGKILL) or at once. job, if not NULL, goes on
@@ -159,6 +161,8 @@ void processes_end(District *district, gboolean at_once, Job *job);
 void processes_end_standby(District *district);
 gboolean processes_save(District *district, GError **error);
 void process_exited(Child *child, int status, gpointer data); /* fate.c: what then */
+/* The guest of member has powered itself off. The last one to do so stops the district. */
+void district_member_off(District *district, const char *member);
 /* A unit: one member lost ends all. Members are ended, then state FAILED, then perhaps failover. */
 void district_fail(District *district, const char *why);
 /* Start district-ckpt again beside running members, which go on. */

@@ -303,20 +303,10 @@ standby_exited(District *d, int status)
         g_warning("%s", error->message);
 }
 
-static void
-member_exited(District *d, const char *member, int status)
+void
+district_member_off(District *d, const char *member)
 {
-    g_autofree char *why = NULL;
-
-    if (status == 0)
-        g_hash_table_add(d->members_off, g_strdup(member));
-    if (!g_hash_table_contains(d->members_off, member)) {
-        why =
-            g_strdup_printf("member %s was lost (district-vmm ended, status %d): look into %s.log",
-                            member, status, member);
-        district_fail(d, why);
-        return;
-    }
+    g_hash_table_add(d->members_off, g_strdup(member));
     daemon_event(d->daemon, "member-off", d->name, "member %s powered itself off", member);
     for (guint i = 0; i < d->definition->members->len; i++) {
         const DefinitionMember *m = d->definition->members->pdata[i];
@@ -324,6 +314,27 @@ member_exited(District *d, const char *member, int status)
             return;
     }
     operation_stop(d, FALSE, operation_done_log, NULL);
+}
+
+/* Of an engine that we adopted there is no exit status. */
+static gboolean
+ended_well(const District *d, const char *member, int status)
+{
+    return status == 0 || (status == CHILD_STATUS_UNKNOWN && process_member_ended(d, member));
+}
+
+static void
+member_exited(District *d, const char *member, int status)
+{
+    g_autofree char *why = NULL;
+
+    if (ended_well(d, member, status) || g_hash_table_contains(d->members_off, member)) {
+        district_member_off(d, member);
+        return;
+    }
+    why = g_strdup_printf("member %s was lost (district-vmm ended, status %d): look into %s.log",
+                          member, status, member);
+    district_fail(d, why);
 }
 
 /* A take-over goes on without district-net or district-ckpt: TRUE if they are started again. */
@@ -352,7 +363,7 @@ exited_while_busy(District *d, const RunProcess *p, int status)
     if (restarted_in_takeover(d, p->kind, status))
         return;
     /* A guest that powers itself off at once, or was off in the image that is being run. */
-    if (d->job != NULL && strcmp(p->kind, "vmm") == 0 && status == 0) {
+    if (d->job != NULL && strcmp(p->kind, "vmm") == 0 && ended_well(d, p->member, status)) {
         g_hash_table_add(d->members_off, g_strdup(p->member));
         daemon_event(d->daemon, "member-off", d->name, "member %s is off", p->member);
         return;

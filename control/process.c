@@ -21,6 +21,8 @@
 #define QUIT_TIMEOUT_MS 5000
 #define TERM_TIMEOUT_MS 2000
 #define CONFIG_TIMEOUT_MS 10000
+/* What an engine leaves beside its member socket when its guest is off (district-vmm(8)). */
+#define MEMBER_ENDED ".member.sock.ended"
 
 Child *
 processes_find(const District *d, const char *kind, const char *member)
@@ -31,6 +33,14 @@ processes_find(const District *d, const char *kind, const char *member)
             return d->children->pdata[i];
     }
     return NULL;
+}
+
+gboolean
+process_member_ended(const District *d, const char *member)
+{
+    g_autofree char *mark = district_member_path(d, member, MEMBER_ENDED);
+
+    return access(mark, F_OK) == 0;
 }
 
 guint
@@ -119,9 +129,11 @@ spawn_vmm(District *d, const DefinitionMember *m, gboolean incoming, GError **er
     g_autoptr(GPtrArray) argv = argv_new(d, "district-vmm", error);
     g_autofree char *log_file = g_strconcat(m->name, ".console.log", NULL);
     g_autofree char *link = district_member_path(d, m->name, ".console");
+    g_autofree char *ended = district_member_path(d, m->name, MEMBER_ENDED);
 
     if (argv == NULL)
         return FALSE;
+    unlink(ended);
     add(argv, "--name", g_strdup_printf("%s/%s", d->name, m->name));
     add(argv, "--memory", units_format_size(m->memory));
     add(argv, "--cpus", g_strdup_printf("%u", m->cpus));

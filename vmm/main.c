@@ -342,7 +342,7 @@ main(int argc, char **argv)
     if (vmm.machine->state != MACHINE_SHUTDOWN)
         machine_shut_down(vmm.machine);
     if (vmm.server != NULL)
-        member_server_close(vmm.server);
+        member_server_close(vmm.server, vmm.status == STATUS_OK);
     /* vCPU threads are parked; nothing is left to flush but stdio. */
     return vmm.status;
 }

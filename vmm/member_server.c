@@ -24,6 +24,8 @@
 
 #include "member.pb-c.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <glib-unix.h>
 #include <string.h>
 #include <unistd.h>
@@ -546,7 +548,14 @@ member_server_go_on(MemberServer *server)
 }
 
 void
-member_server_close(MemberServer *server)
+member_server_close(MemberServer *server, bool ended)
 {
+    g_autofree char *mark = g_strconcat(server->path, ".ended", NULL);
+    int fd = ended ? open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+
+    if (fd >= 0)
+        close(fd);
+    else if (ended)
+        g_warning("%s: %s", mark, g_strerror(errno));
     unlink(server->path);
 }

@@ -45,7 +45,8 @@ MemberHandover member_server_handover(const MemberServer *server);
 /* Answer what the reset left unanswered; the machine runs. */
 void member_server_go_on(MemberServer *server);
 
-/* Remove the socket file. */
-void member_server_close(MemberServer *server);
+/* Remove the socket file. ended: the guest is off, or is wanted no more; for who was not there to see
+ * the exit status, PATH.ended tells that. */
+void member_server_close(MemberServer *server, bool ended);
 
 #endif

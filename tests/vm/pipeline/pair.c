@@ -369,7 +369,7 @@ pair_join(Pair *pair, const guint ports[2])
 }
 
 static char *
-pair_definition(Pair *pair, const char *options)
+pair_definition(Pair *pair, const char *options, char *const commands[PAIR_MEMBERS])
 {
     g_autoptr(GString) text = g_string_new("[District]\nName=shop\nInterval=5ms\n");
     char *path = g_build_filename(pair->dir, "shop.district", NULL);
@@ -379,7 +379,7 @@ pair_definition(Pair *pair, const char *options)
         g_string_append_printf(text,
                                "[Member %s]\nKernel=%s\nCommandLine=%s\nMemory=32M\n"
                                "Debugcon=%s/out/%s\n",
-                               member_names[i], g_getenv("TINY_GUEST"), guest_options[i], pair->dir,
+                               member_names[i], g_getenv("TINY_GUEST"), commands[i], pair->dir,
                                member_names[i]);
     g_assert_true(g_file_set_contents(path, text->str, -1, NULL));
     return path;
@@ -403,27 +403,29 @@ pair_libexec(Pair *pair)
     g_setenv("DISTRICT_LIBEXEC", dir, TRUE);
 }
 
-/* Two hosts that know each other, and a definition with these options. */
+/* Two hosts that know each other, and a definition with these options. app: more for its guest. */
 static Pair *
-pair_make(const char *options)
+pair_make(const char *options, const char *app)
 {
     Pair *pair = g_new0(Pair, 1);
     g_autoptr(GError) error = NULL;
     const guint ports[2] = {free_port(), free_port()};
+    g_autofree char *app_command = g_strconcat(guest_options[1], " ", app, NULL);
+    char *const commands[PAIR_MEMBERS] = {(char *)guest_options[0], app_command};
 
     pair->dir = g_dir_make_tmp("district-pair-XXXXXX", &error);
     g_assert_no_error(error);
     g_autofree char *out = g_build_filename(pair->dir, "out", NULL);
     g_assert_cmpint(g_mkdir_with_parents(out, 0700), ==, 0);
     for (int i = 0; i < PAIR_MEMBERS; i++) {
-        pair->checkers[i] = guest_checker_new(guest_options[i], &error);
+        pair->checkers[i] = guest_checker_new(commands[i], &error);
         g_assert_no_error(error);
     }
     pair_libexec(pair);
     host_init(pair, &pair->hosts[0], "h1", ports[0]);
     host_init(pair, &pair->hosts[1], "h2", ports[1]);
     pair_join(pair, ports);
-    pair->definition = pair_definition(pair, options);
+    pair->definition = pair_definition(pair, options, commands);
     return pair;
 }
 
@@ -442,9 +444,9 @@ pair_run(Pair *pair)
 }
 
 Pair *
-pair_new_with(const char *options)
+pair_new_with(const char *options, const char *app)
 {
-    return pair_run(pair_make(options));
+    return pair_run(pair_make(options, app));
 }
 
 Pair *
@@ -453,7 +455,7 @@ pair_new_empty(const char *failover_after)
     g_autofree char *options =
         g_strdup_printf("AutoFailover=yes\nFailoverAfter=%s\n", failover_after);
 
-    return pair_make(options);
+    return pair_make(options, "");
 }
 
 Pair *

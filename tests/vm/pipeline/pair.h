@@ -46,8 +46,9 @@ Pair *pair_new_empty(const char *failover_after);
 Pair *pair_new_failover_after(const char *failover_after);
 /* The same for tests in which nobody is meant to be silent, on machines that stand still at times. */
 Pair *pair_new(void);
-/* The same with lines of its own in the definition's [District] instead of AutoFailover=yes. */
-Pair *pair_new_with(const char *options);
+/* The same with lines of its own in the definition's [District] instead of AutoFailover=yes, and
+ * more options for the guest app. */
+Pair *pair_new_with(const char *options, const char *app);
 /* Stops everything. */
 void pair_free(Pair *pair);
 

@@ -24,6 +24,9 @@
 /* Of kills of one process as fast as it comes back: fewer than what districtd takes for a loop. */
 #define FAST_ROUNDS 4
 #define SKIP 77
+/* A guest's life from boot to power-off: some seconds more than it takes to set a pair up. */
+#define OFF_ROUNDS "3000"
+#define OFF_LIMIT_MS 120000
 
 static void
 sleep_at_random(int limit_ms)
@@ -86,7 +89,7 @@ static void
 test_home_daemon_ends(void)
 {
     /* While districtd and district-ckpt are both gone the home is as good as lost to a standby. */
-    Pair *pair = pair_new_with("AutoFailover=no\n");
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
     Host *home = pair_home(pair);
     GPid members[PAIR_MEMBERS] = {process_of(pair, home, "members.0.pid"),
                                   process_of(pair, home, "members.1.pid")};
@@ -223,7 +226,7 @@ kill_in_hand_over(Pair *pair)
 static void
 test_hand_over(void)
 {
-    Pair *pair = pair_new_with("AutoFailover=no\n");
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
     Host *home = pair_home(pair);
     GPid members[PAIR_MEMBERS] = {process_of(pair, home, "members.0.pid"),
                                   process_of(pair, home, "members.1.pid")};
@@ -308,7 +311,7 @@ kill_after_spent(Pair *pair, const char *path)
 static void
 test_killed_after_spent(void)
 {
-    Pair *pair = pair_new_with("AutoFailover=no\n");
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
 
     for (int round = 0; round < ROUNDS; round++)
         kill_after_spent(pair, round % 2 ? "processes.net" : "processes.ckpt");
@@ -319,7 +322,7 @@ test_killed_after_spent(void)
 static void
 test_daemon_killed_after_spent(void)
 {
-    Pair *pair = pair_new_with("AutoFailover=no\n");
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
 
     for (int round = 0; round < ROUNDS; round++) {
         Host *standby = pair_standby(pair);
@@ -345,7 +348,7 @@ test_daemon_killed_after_spent(void)
 static void
 test_killed_before_spent(void)
 {
-    Pair *pair = pair_new_with("AutoFailover=no\n");
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
 
     for (int round = 0; round < FAST_ROUNDS; round++) {
         Host *standby = pair_standby(pair);
@@ -369,7 +372,7 @@ test_killed_before_spent(void)
 static void
 test_unfit_standby(void)
 {
-    Pair *pair = pair_new_with("AutoFailover=no\n");
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
     Host *home = pair_home(pair), *standby = pair_standby(pair);
     const char *migrate[] = {"migrate", "shop", "--to", standby->name, NULL};
     g_autofree char *logs = g_strdup_printf("%s/%s/log/shop", pair->dir, standby->name);
@@ -603,6 +606,41 @@ test_home_lost_after_standby(void)
     pair_free(pair);
 }
 
+/* A guest powers itself off while districtd is away, with or without district-ckpt. */
+static void
+power_off_unseen(gboolean kill_ckpt)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\n", "rounds=" OFF_ROUNDS " poweroff=0x604:0x3400");
+    Host *home = pair_home(pair);
+    GPid db = process_of(pair, home, "members.0.pid"),
+         app = process_of(pair, home, "members.1.pid");
+    GPid ckpt = process_of(pair, home, "processes.ckpt");
+    gint64 deadline = g_get_monotonic_time() + OFF_LIMIT_MS * 1000;
+
+    proc_kill(&home->daemon);
+    if (kill_ckpt)
+        kill(ckpt, SIGKILL);
+    while (kill(app, 0) == 0) {
+        if (g_get_monotonic_time() > deadline)
+            rig_fail(pair->dir, "the guest does not power itself off");
+        g_usleep(10000);
+    }
+    pair_daemon_start(pair, home);
+    pair_wait_protected(pair);
+    g_assert_cmpint(pair_number(pair, home, "members.1.off"), ==, 1);
+    g_assert_cmpint(process_of(pair, home, "members.0.pid"), ==, db);
+    gint64 epoch = pair_number(pair, home, "checkpointing.epoch");
+    pair_wait_above(pair, pair_standby(pair), "standby.committed_epoch", epoch);
+    pair_free(pair);
+}
+
+static void
+test_power_off_unseen(void)
+{
+    power_off_unseen(FALSE);
+    power_off_unseen(TRUE);
+}
+
 /* ---- Main ---- */
 
 int
@@ -650,5 +688,7 @@ main(int argc, char **argv)
     g_test_add_func("/districtd/the standby takes over from a silent home", test_silent_home);
     g_test_add_func("/districtd/a home that is lost right after district-standby is failed over",
                     test_home_lost_after_standby);
+    g_test_add_func("/districtd/a guest that powers itself off while districtd is away is off",
+                    test_power_off_unseen);
     return g_test_run();
 }
