@@ -6,7 +6,8 @@
  * epochs that build on it. It goes through the same Receiver as a stream from the wire, so every
  * byte is verified. Pages are written to fresh memfds as they come; these become an Image only when
  * the file ends exactly after an EPOCH_END. On any other end they are dropped, also when a BYE says
- * that it was wanted: an image is whole or it is not there.
+ * that it was wanted: an image is whole or it is not there. To verify a file is to do all that but
+ * keep the pages.
  */
 #include "ckpt/image.h"
 
@@ -23,8 +24,11 @@
 #define MEMORY_CHECK_PAGES 8192
 
 typedef struct Loader {
-    RamSet *ram;
-    char **names; /* of the members whose RAM that is */
+    bool keep;
+    RamSet *ram;     /* NULL unless keep */
+    uint64_t *sizes; /* of the members' RAM; NULL before the first full epoch */
+    char **names;    /* of the members */
+    size_t n;
     District__CutState *cut;
     uint64_t epoch;
     uint64_t pages; /* stored since memory was last looked at */
@@ -42,11 +46,11 @@ load_hello(void *opaque, const District__StreamHello *hello, GError **error)
 static bool
 same_members(const Loader *loader, const District__StreamEpochBegin *begin)
 {
-    if (loader->ram == NULL || loader->ram->n != begin->n_members)
+    if (loader->sizes == NULL || loader->n != begin->n_members)
         return false;
-    for (uint32_t i = 0; i < loader->ram->n; i++) {
+    for (size_t i = 0; i < loader->n; i++) {
         if (strcmp(loader->names[i], begin->members[i]->name) != 0 ||
-            loader->ram->sizes[i] != begin->members[i]->ram_size)
+            loader->sizes[i] != begin->members[i]->ram_size)
             return false;
     }
     return true;
@@ -57,13 +61,13 @@ drop_ram(Loader *loader)
 {
     g_clear_pointer(&loader->ram, ram_set_free);
     g_clear_pointer(&loader->names, g_strfreev);
+    g_clear_pointer(&loader->sizes, g_free);
 }
 
 static gboolean
 load_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error)
 {
     Loader *loader = opaque;
-    g_autofree uint64_t *sizes = NULL;
 
     if (!begin->full) {
         if (begin->base_epoch == loader->epoch && same_members(loader, begin))
@@ -75,14 +79,16 @@ load_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error
         return FALSE;
     }
     drop_ram(loader);
-    sizes = g_new(uint64_t, begin->n_members);
-    loader->names = g_new0(char *, begin->n_members + 1);
-    for (size_t i = 0; i < begin->n_members; i++) {
-        sizes[i] = begin->members[i]->ram_size;
+    loader->n = begin->n_members;
+    loader->sizes = g_new(uint64_t, loader->n);
+    loader->names = g_new0(char *, loader->n + 1);
+    for (size_t i = 0; i < loader->n; i++) {
+        loader->sizes[i] = begin->members[i]->ram_size;
         loader->names[i] = g_strdup(begin->members[i]->name);
     }
-    loader->ram = ram_set_new(sizes, (uint32_t)begin->n_members, error);
-    return loader->ram != NULL;
+    if (loader->keep)
+        loader->ram = ram_set_new(loader->sizes, (uint32_t)loader->n, error);
+    return !loader->keep || loader->ram != NULL;
 }
 
 static gboolean
@@ -110,6 +116,8 @@ load_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t cou
 {
     Loader *loader = opaque;
 
+    if (!loader->keep)
+        return TRUE;
     if (!check_memory(loader, count, error))
         return FALSE;
     for (uint32_t i = 0; i < count; i++)
@@ -256,16 +264,10 @@ feed_file(int fd, Receiver *receiver, GError **error)
 }
 
 static Image *
-image_from_loader(Loader *loader, GError **error)
+image_from_loader(Loader *loader)
 {
-    Image *image;
+    Image *image = g_new0(Image, 1);
 
-    if (loader->epoch == 0) {
-        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_TRUNCATED,
-                    "truncated: there is no whole epoch in it: use an intact copy");
-        return NULL;
-    }
-    image = g_new0(Image, 1);
     image->cut = g_steal_pointer(&loader->cut);
     image->n_members = loader->ram->n;
     image->ram_fds = g_memdup2(loader->ram->fds, loader->ram->n * sizeof *loader->ram->fds);
@@ -274,21 +276,49 @@ image_from_loader(Loader *loader, GError **error)
     return image;
 }
 
-Image *
-image_load_file(int fd, const char *path, GError **error)
+static gboolean
+load_file(Loader *loader, int fd, const char *path, GError **error)
 {
-    Loader loader = {0};
-    Receiver *receiver = receiver_new(&load_ops, &loader);
-    Image *image = NULL;
+    Receiver *receiver = receiver_new(&load_ops, loader);
 
     if (lseek(fd, 0, SEEK_SET) < 0 && errno != ESPIPE)
         g_debug("%s: lseek: %s", path, g_strerror(errno));
-    if (feed_file(fd, receiver, error))
-        image = image_from_loader(&loader, error);
+    gboolean whole = feed_file(fd, receiver, error);
     receiver_free(receiver);
-    drop_ram(&loader);
-    drop_cut(&loader);
-    if (image == NULL)
+    if (whole && loader->epoch == 0) {
+        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_TRUNCATED,
+                    "truncated: there is no whole epoch in it: use an intact copy");
+        whole = FALSE;
+    }
+    if (!whole)
         g_prefix_error(error, "checkpoint file %s: ", path);
+    return whole;
+}
+
+static void
+loader_clear(Loader *loader)
+{
+    drop_ram(loader);
+    drop_cut(loader);
+}
+
+Image *
+image_load_file(int fd, const char *path, GError **error)
+{
+    Loader loader = {.keep = true};
+    Image *image = load_file(&loader, fd, path, error) ? image_from_loader(&loader) : NULL;
+
+    loader_clear(&loader);
     return image;
+}
+
+District__CutState *
+image_verify_file(int fd, const char *path, GError **error)
+{
+    Loader loader = {.keep = false};
+    District__CutState *cut =
+        load_file(&loader, fd, path, error) ? g_steal_pointer(&loader.cut) : NULL;
+
+    loader_clear(&loader);
+    return cut;
 }

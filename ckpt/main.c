@@ -2,16 +2,21 @@
 /* district-ckpt: coordinator and pipeline of one district. */
 #include "ckpt/coordinator.h"
 
+#include "ckpt/image.h"
 #include "ckpt/layout.h"
 #include "common/log.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #define CONNECT_MS 10000
 
 static char *opt_name, *opt_host, *opt_control, *opt_net, *opt_pki, *opt_definition;
+static char *opt_verify;
 static char **opt_members;
 static gint64 opt_incarnation = 1;
 
@@ -27,6 +32,8 @@ static const GOptionEntry options[] = {
     {"definition", 0, 0, G_OPTION_ARG_FILENAME, &opt_definition, "The .district file", "FILE"},
     {"incarnation", 0, 0, G_OPTION_ARG_INT64, &opt_incarnation,
      "Incarnation, when the members run already (default 1)", "N"},
+    {"verify", 0, 0, G_OPTION_ARG_FILENAME, &opt_verify,
+     "Only verify a checkpoint file and print what it is of", "FILE"},
     G_OPTION_ENTRY_NULL,
 };
 
@@ -73,6 +80,8 @@ parse_config(int argc, char **argv, CoordinatorConfig *config, GError **error)
     g_option_context_add_main_entries(context, options, NULL);
     if (!g_option_context_parse(context, &argc, &argv, error))
         return FALSE;
+    if (argc == 1 && opt_verify)
+        return TRUE;
     if (argc > 1 || !opt_name || !opt_host || !opt_control || !opt_net)
         return usage_error(error, "--name, --host, --control and --net are needed, nothing else");
     if (!layout_name_good(opt_name) || opt_incarnation < 1)
@@ -105,6 +114,31 @@ config_clear(CoordinatorConfig *config)
     g_free(opt_definition);
 }
 
+/* One thing a line: of which district, incarnation and members the file is. */
+static int
+verify(void)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = open(opt_verify, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0) {
+        g_printerr("checkpoint file %s: %s\n", opt_verify, g_strerror(errno));
+        return 1;
+    }
+    District__CutState *cut = image_verify_file(fd, opt_verify, &error);
+    close(fd);
+    if (!cut) {
+        g_printerr("%s\n", error->message);
+        return 1;
+    }
+    g_print("district %s\nincarnation %" G_GUINT64_FORMAT "\n", cut->district, cut->incarnation);
+    for (size_t i = 0; i < cut->n_members; i++)
+        g_print("member %s %" G_GUINT64_FORMAT "\n", cut->members[i]->name,
+                cut->members[i]->ram_size);
+    district__cut_state__free_unpacked(cut, NULL);
+    return 0;
+}
+
 /* A checkpoint of 256 members needs that many descriptors several times over. */
 static void
 raise_fd_limit(void)
@@ -131,6 +165,8 @@ main(int argc, char **argv)
         g_printerr("district-ckpt: %s\n", error->message);
         return 2;
     }
+    if (opt_verify)
+        return verify();
     log_init("district-ckpt", config.district);
     Coordinator *coordinator = coordinator_new(&config, inbox, CONNECT_MS, &error);
     ControlServer *control = coordinator ? control_server_new(opt_control, inbox, &error) : NULL;
