@@ -7,7 +7,7 @@
  *   daemon.c      set-up, listener routing, look-ups
  *   api.c verbs.c the user API            peer.c exchange.c   the other hosts
  *   job.c         operations of several steps, built of steps in
- *                 start.c stop.c protect.c takeover.c migrate.c checkpoint.c remove.c
+ *                 start.c verify.c stop.c protect.c takeover.c migrate.c checkpoint.c remove.c
  *   district.c    a district's state      process.c fate.c adopt.c  its processes
  */
 #ifndef DISTRICT_CONTROL_DAEMON_H
@@ -274,6 +274,8 @@ void operation_done_log(JsonObject *result, const GError *error, gpointer data);
 /* start.c: steps shared by operations that bring members up. */
 void step_start_processes(Job *job);
 void step_wait_ckpt(Job *job);
+/* verify.c: of restart, before anything is ended. */
+void step_verify_file(Job *job);
 void job_wait_ckpt_state(Job *job, const char *state, int timeout_ms);
 
 /* ---- other hosts (peer.c, exchange.c) ---- */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Operations that bring members up on their home: start, and restart from a checkpoint file. */
+/*
+ * Operations that bring members up on their home: start, and restart from a checkpoint file. A
+ * restart ends what runs only when nothing is known that would stand in the way of what is to come.
+ */
 #include "control/daemon.h"
 #include "common/clock.h"
 #include "ckpt.pb-c.h"
@@ -69,18 +72,15 @@ why_not_startable(const District *d)
 {
     if (d->record.role == ROLE_STANDBY)
         return "its home is another host: start it there, or take over with district failover";
-    if (processes_count(d) > 0 || district_is_active(d))
-        return "it runs already";
     if (d->state == STATE_HANDED_OVER)
         return "it was handed over and the target has not answered yet: connect the hosts";
     return NULL;
 }
 
 static void
-step_check(Job *job)
+check_startable(Job *job, const char *why)
 {
     District *d = job->district;
-    const char *why = why_not_startable(d);
     g_autoptr(GError) error = NULL;
 
     if (why != NULL)
@@ -93,6 +93,30 @@ step_check(Job *job)
         job_fail(job, error);
     else
         job_next(job);
+}
+
+static void
+step_check(Job *job)
+{
+    const District *d = job->district;
+    const char *why = why_not_startable(d);
+
+    if (why == NULL && (processes_count(d) > 0 || district_is_active(d)))
+        why = "it runs already";
+    check_startable(job, why);
+}
+
+/* The same for one that may run now. */
+static void
+step_check_restart(Job *job)
+{
+    const District *d = job->district;
+    const char *why = why_not_startable(d);
+
+    if (why == NULL && d->state != STATE_RUNNING &&
+        (processes_count(d) > 0 || district_is_active(d)))
+        why = "it is being started or ended: wait, or stop it first";
+    check_startable(job, why);
 }
 
 static void
@@ -201,17 +225,22 @@ step_ckpt_start(Job *job)
 }
 
 static void
+step_open_file(Job *job)
+{
+    job->fd = open(job->path, O_RDONLY | O_CLOEXEC);
+    if (job->fd < 0)
+        job_fail_new(job, CONTROL_ERROR_NOT_FOUND, "%s: cannot open: %s", job->path,
+                     g_strerror(errno));
+    else
+        job_next(job);
+}
+
+static void
 step_ckpt_start_file(Job *job)
 {
     District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
     District__CkptStartFileRequest start = DISTRICT__CKPT_START_FILE_REQUEST__INIT;
 
-    job->fd = open(job->path, O_RDONLY | O_CLOEXEC);
-    if (job->fd < 0) {
-        job_fail_new(job, CONTROL_ERROR_NOT_FOUND, "%s: cannot open: %s", job->path,
-                     g_strerror(errno));
-        return;
-    }
     start.path = job->path;
     start.incarnation = job->district->incarnation;
     request.op_case = DISTRICT__CKPT_REQUEST__OP_START_FILE;
@@ -272,9 +301,14 @@ step_stopped(Job *job)
     job_next(job);
 }
 
-static const JobStep restart_steps[] = {
-    step_end_running,     step_stopped,   step_check,           step_ask_peer, step_new_incarnation,
-    step_start_processes, step_wait_ckpt, step_ckpt_start_file, step_running,  NULL};
+/* The peer is asked again when all have ended: it may have taken over meanwhile. */
+static const JobStep restart_steps[] = {step_check_restart,   step_open_file,
+                                        step_verify_file,     step_ask_peer,
+                                        step_end_running,     step_stopped,
+                                        step_check,           step_ask_peer,
+                                        step_new_incarnation, step_start_processes,
+                                        step_wait_ckpt,       step_ckpt_start_file,
+                                        step_running,         NULL};
 
 void
 operation_start(District *d, gboolean force, JobDone done, gpointer data)

@@ -374,13 +374,15 @@ pair_definition(Pair *pair, const char *options, char *const commands[PAIR_MEMBE
     g_autoptr(GString) text = g_string_new("[District]\nName=shop\nInterval=5ms\n");
     char *path = g_build_filename(pair->dir, "shop.district", NULL);
 
+    /* A link that a test may remove. */
+    g_autofree char *kernel = g_build_filename(pair->dir, "kernel", NULL);
+    g_assert_cmpint(symlink(g_getenv("TINY_GUEST"), kernel), ==, 0);
     g_string_append(text, options);
     for (int i = 0; i < PAIR_MEMBERS; i++)
         g_string_append_printf(text,
                                "[Member %s]\nKernel=%s\nCommandLine=%s\nMemory=32M\n"
                                "Debugcon=%s/out/%s\n",
-                               member_names[i], g_getenv("TINY_GUEST"), commands[i], pair->dir,
-                               member_names[i]);
+                               member_names[i], kernel, commands[i], pair->dir, member_names[i]);
     g_assert_true(g_file_set_contents(path, text->str, -1, NULL));
     return path;
 }

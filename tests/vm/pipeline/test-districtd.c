@@ -641,6 +641,70 @@ test_power_off_unseen(void)
     power_off_unseen(TRUE);
 }
 
+/* ---- Restart ---- */
+
+static const char *const restart[] = {"restart", "shop", NULL};
+
+/* It is refused, and the guests that run have not noticed. */
+static void
+restart_refused(Pair *pair, const char *why)
+{
+    Host *home = pair_home(pair);
+    GPid db = process_of(pair, home, "members.0.pid"),
+         app = process_of(pair, home, "members.1.pid");
+    g_autofree char *text = NULL;
+
+    g_assert_null(pair_command(pair, home, &text, restart));
+    if (strstr(text, why) == NULL)
+        rig_fail(pair->dir, "restart: not \"%s\" but: %s", why, text);
+    pair_wait_progress(pair);
+    g_assert_cmpint(process_of(pair, home, "members.0.pid"), ==, db);
+    g_assert_cmpint(process_of(pair, home, "members.1.pid"), ==, app);
+}
+
+static void
+flip_byte(const char *path, off_t at)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    uint8_t byte;
+
+    g_assert_cmpint(pread(fd, &byte, 1, at), ==, 1);
+    byte ^= 0x40;
+    g_assert_cmpint(pwrite(fd, &byte, 1, at), ==, 1);
+    close(fd);
+}
+
+static void
+test_restart_refused(void)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
+    Host *home = pair_home(pair);
+    const char *checkpoint[] = {"checkpoint", "shop", NULL};
+    g_autofree char *file =
+        g_strdup_printf("%s/%s/state/districts/shop/checkpoints/1.dckpt", pair->dir, home->name);
+    g_autofree char *kernel = g_build_filename(pair->dir, "kernel", NULL);
+    struct stat st;
+
+    pair_must(pair, home, checkpoint);
+    g_assert_cmpint(stat(file, &st), ==, 0);
+    flip_byte(file, st.st_size / 2);
+    restart_refused(pair, "damaged");
+    flip_byte(file, st.st_size / 2);
+    g_assert_cmpint(unlink(kernel), ==, 0);
+    restart_refused(pair, "Kernel");
+    g_assert_cmpint(symlink(g_getenv("TINY_GUEST"), kernel), ==, 0);
+    proc_kill(&pair_standby(pair)->daemon);
+    restart_refused(pair, "may have taken over");
+    pair_daemon_start(pair, pair_standby(pair));
+    pair_wait_protected(pair);
+    gint64 incarnation = pair_number(pair, home, "incarnation");
+    pair_wait(pair, pair_standby(pair), "state", "standby");
+    pair_must(pair, home, restart);
+    g_assert_cmpint(pair_number(pair, home, "incarnation"), ==, incarnation + 1);
+    pair_wait_progress(pair);
+    pair_free(pair);
+}
+
 /* ---- Main ---- */
 
 int
@@ -690,5 +754,7 @@ main(int argc, char **argv)
                     test_home_lost_after_standby);
     g_test_add_func("/districtd/a guest that powers itself off while districtd is away is off",
                     test_power_off_unseen);
+    g_test_add_func("/districtd/a restart that cannot be does not end what runs",
+                    test_restart_refused);
     return g_test_run();
 }
