@@ -141,8 +141,8 @@ static const JobStep shut_down_steps[] = {step_check, step_press,   step_await_o
 void
 operation_stop(District *d, gboolean force, JobDone done, gpointer data)
 {
-    /* Force also ends an operation that hangs. */
-    if (force && d->job != NULL) {
+    /* Force also ends an operation that hangs; but not one whose members may be the only copy. */
+    if (force && d->job != NULL && !takeover_has_image(d)) {
         if (d->job->steps == shut_down_steps)
             d->job->undo = NULL; /* it would do what is done here */
         job_fail_new(d->job, CONTROL_ERROR_STATE, "%s: stopped by force", d->name);

@@ -200,14 +200,17 @@ static void
 on_found(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error, gpointer data)
 {
     Job *job = data;
-    const District__CkptStatusReply *s =
-        error == NULL ? ((const District__CkptMessage *)message)->reply->status : NULL;
 
-    if (s == NULL || job->finished) {
+    if (error != NULL || job->finished) {
         on_started(message, fds, n_fds, error, data);
         return;
     }
-    go_on_from(job, s);
+    const District__CkptStatusReply *s = ((const District__CkptMessage *)message)->reply->status;
+    if (s != NULL)
+        go_on_from(job, s);
+    else
+        job_fail_new(job, CONTROL_ERROR_FAILED, "%s: district-ckpt does not say how it is",
+                     job->district->name);
     job_unref(job);
 }
 
