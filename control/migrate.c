@@ -352,9 +352,8 @@ undo_migrate(Job *job)
         return; /* the members never stopped running, or are gone */
     /* Handed over or not, district-ckpt may have paused them; the target was told nothing. If it was
      * lost, so was the hand-over: they go on as after any other loss of it. */
-    if (d->state == STATE_RUNNING && !ckpt_lost(d, job->error))
-        take_back(d);
-    else if (d->state == STATE_HANDED_OVER && !job->planned)
+    gboolean refused = d->state == STATE_HANDED_OVER && !job->planned;
+    if (refused || (d->state == STATE_RUNNING && !ckpt_lost(d, job->error)))
         take_back(d);
 }
 

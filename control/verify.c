@@ -69,22 +69,30 @@ check_lines(const Job *job, const char *text, GError **error)
     return TRUE;
 }
 
+static gboolean
+check_answer(const Job *job, GSubprocess *process, GAsyncResult *result, GError **error)
+{
+    g_autofree char *out = NULL, *err = NULL;
+
+    if (!g_subprocess_communicate_utf8_finish(process, result, &out, &err, error))
+        return FALSE;
+    if (g_subprocess_get_successful(process))
+        return check_lines(job, out, error);
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED, "%s: %s", job->district->name,
+                g_strstrip(err));
+    return FALSE;
+}
+
 static void
 on_verified(GObject *source, GAsyncResult *result, gpointer data)
 {
-    GSubprocess *process = G_SUBPROCESS(source);
     Job *job = data;
-    g_autofree char *out = NULL, *err = NULL;
     g_autoptr(GError) error = NULL;
 
-    if (!g_subprocess_communicate_utf8_finish(process, result, &out, &err, &error))
-        job_fail(job, error);
-    else if (!g_subprocess_get_successful(process))
-        job_fail_new(job, CONTROL_ERROR_FAILED, "%s: %s", job->district->name, g_strstrip(err));
-    else if (!check_lines(job, out, &error))
-        job_fail(job, error);
-    else
+    if (check_answer(job, G_SUBPROCESS(source), result, &error))
         job_next(job);
+    else
+        job_fail(job, error);
     job_unref(job);
 }
 
