@@ -21,9 +21,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define STREAM_VERSION 1
+#define STREAM_VERSION 2
 /* CutState.version. */
-#define CUT_STATE_VERSION 1
+#define CUT_STATE_VERSION 2
 /* Largest packed CutState, bytes. */
 #define CUT_STATE_BYTES_MAX (256u * 1024 * 1024)
 /* Largest epoch number: whoever reads one can add to it and shift it. */

@@ -66,7 +66,7 @@ freeze_pack_state(const Coordinator *c, const Epoch *epoch, uint64_t number, GEr
         freeze_member_state(c, epoch, i, &members[i], regions + (size_t)i * MEMBER_REGIONS_MAX);
         list[cut.n_members++] = &members[i];
     }
-    cut.version = STREAM_VERSION;
+    cut.version = CUT_STATE_VERSION;
     cut.district = c->district;
     cut.epoch = number;
     cut.cut = epoch->cut;

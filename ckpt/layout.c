@@ -105,6 +105,22 @@ check_member(const char *name, uint64_t ram_size, District__RamRegion *const *re
 }
 
 static gboolean
+check_disks(const char *name, District__StreamDisk *const *disks, size_t n_disks, GError **error)
+{
+    if (n_disks > DISKS_MAX)
+        return damaged(error, "member %s: %zu disks, at most %d are allowed", name, n_disks,
+                       DISKS_MAX);
+    for (size_t i = 0; i < n_disks; i++) {
+        uint64_t size = disks[i]->size;
+
+        if (size == 0 || size > DISK_BYTES_MAX || size % SECTOR_BYTES != 0)
+            return damaged(error, "member %s: %" G_GUINT64_FORMAT " is not a possible disk size",
+                           name, size);
+    }
+    return TRUE;
+}
+
+static gboolean
 check_member_count(size_t n_members, GError **error)
 {
     if (n_members >= 1 && n_members <= MEMBERS_MAX)
@@ -122,7 +138,8 @@ layout_check_begin(const District__StreamEpochBegin *begin, GError **error)
     for (size_t i = 0; i < begin->n_members; i++) {
         const District__StreamMember *m = begin->members[i];
 
-        if (!check_member(m->name, m->ram_size, m->regions, m->n_regions, error))
+        if (!check_member(m->name, m->ram_size, m->regions, m->n_regions, error) ||
+            !check_disks(m->name, m->disks, m->n_disks, error))
             return FALSE;
         for (size_t j = 0; j < i; j++) {
             if (strcmp(begin->members[j]->name, m->name) == 0)
@@ -150,7 +167,8 @@ layout_check_cut(const District__CutState *cut, GError **error)
         return FALSE;
     for (size_t i = 0; i < cut->n_members; i++) {
         const District__CutMember *m = cut->members[i];
-        if (!check_member(m->name, m->ram_size, m->regions, m->n_regions, error))
+        if (!check_member(m->name, m->ram_size, m->regions, m->n_regions, error) ||
+            !check_disks(m->name, m->disks, m->n_disks, error))
             return FALSE;
     }
     return TRUE;
@@ -163,6 +181,18 @@ regions_equal(District__RamRegion *const *a, size_t n_a, District__RamRegion *co
         return false;
     for (size_t i = 0; i < n_a; i++) {
         if (a[i]->gpa != b[i]->gpa || a[i]->size != b[i]->size || a[i]->offset != b[i]->offset)
+            return false;
+    }
+    return true;
+}
+
+static bool
+disks_equal(District__StreamDisk *const *a, size_t n_a, District__StreamDisk *const *b, size_t n_b)
+{
+    if (n_a != n_b)
+        return false;
+    for (size_t i = 0; i < n_a; i++) {
+        if (a[i]->size != b[i]->size)
             return false;
     }
     return true;
@@ -191,6 +221,35 @@ layout_check_match(const District__StreamEpochBegin *begin, const District__CutS
             !regions_equal(c->regions, c->n_regions, b->regions, b->n_regions))
             return damaged(error, "member %s: the cut's state and its RAM differ in layout",
                            c->name);
+        if (!disks_equal(c->disks, c->n_disks, b->disks, b->n_disks))
+            return damaged(error, "member %s: the cut's state and the epoch differ in disks",
+                           c->name);
     }
     return TRUE;
+}
+
+uint32_t
+layout_image_count(const District__StreamEpochBegin *begin)
+{
+    size_t n = begin->n_members;
+
+    for (size_t i = 0; i < begin->n_members; i++)
+        n += begin->members[i]->n_disks;
+    return (uint32_t)n;
+}
+
+uint64_t *
+layout_image_pages(const District__StreamEpochBegin *begin)
+{
+    uint64_t *pages = g_new(uint64_t, layout_image_count(begin));
+    size_t image = begin->n_members;
+
+    for (size_t i = 0; i < begin->n_members; i++) {
+        const District__StreamMember *m = begin->members[i];
+
+        pages[i] = page_count(m->ram_size);
+        for (size_t k = 0; k < m->n_disks; k++)
+            pages[image++] = disk_blocks(m->disks[k]->size);
+    }
+    return pages;
 }

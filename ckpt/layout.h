@@ -23,6 +23,11 @@ ProtobufCMessage *layout_unpack(const ProtobufCMessageDescriptor *type, const ui
 /* 1 to MEMBERS_MAX members with distinct good names and possible memory layouts. */
 gboolean layout_check_begin(const District__StreamEpochBegin *begin, GError **error);
 
+/* The images that PAGES records of begin may name: RAM of each member, then the disks of each. */
+uint32_t layout_image_count(const District__StreamEpochBegin *begin);
+/* Pages of each image; caller frees. begin has been checked. */
+uint64_t *layout_image_pages(const District__StreamEpochBegin *begin);
+
 /* Version, district name, epoch and members of a CutState on its own. */
 gboolean layout_check_cut(const District__CutState *cut, GError **error);
 

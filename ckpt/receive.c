@@ -55,7 +55,8 @@ struct Receiver {
     char *district;
     uint64_t incarnation;
     District__StreamEpochBegin *begin; /* of the open epoch */
-    uint64_t *n_pages_of;
+    uint32_t n_images;
+    uint64_t *n_pages_of; /* of each image */
     EpochTally tally;
     Decoder *decoder;
 };
@@ -188,9 +189,8 @@ take_begin(Receiver *receiver, const RecordHeader *header, const uint8_t *payloa
         return FALSE;
     }
     receiver->begin = begin;
-    receiver->n_pages_of = g_new(uint64_t, begin->n_members);
-    for (size_t i = 0; i < begin->n_members; i++)
-        receiver->n_pages_of[i] = page_count(begin->members[i]->ram_size);
+    receiver->n_images = layout_image_count(begin);
+    receiver->n_pages_of = layout_image_pages(begin);
     epoch_tally_start(&receiver->tally);
     epoch_tally_add(&receiver->tally, header, 0);
     receiver->state = RECEIVE_PAGES;
@@ -200,15 +200,15 @@ take_begin(Receiver *receiver, const RecordHeader *header, const uint8_t *payloa
 static gboolean
 take_pages(Receiver *receiver, const RecordHeader *header, const uint8_t *payload, GError **error)
 {
-    uint32_t member, count;
+    uint32_t image, count;
     const DecodedPage *pages =
         decoder_pages(receiver->decoder, payload, header->length, receiver->n_pages_of,
-                      (uint32_t)receiver->begin->n_members, &member, &count, error);
+                      receiver->n_images, &image, &count, error);
 
     if (pages == NULL)
         return FALSE;
     epoch_tally_add(&receiver->tally, header, count);
-    return receiver->ops->pages(receiver->opaque, member, pages, count, error);
+    return receiver->ops->pages(receiver->opaque, image, pages, count, error);
 }
 
 static gboolean

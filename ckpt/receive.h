@@ -17,8 +17,9 @@ typedef struct ReceiverOps {
     gboolean (*hello)(void *opaque, const District__StreamHello *hello, GError **error);
     /* A new epoch. Members, names and sizes are already checked against the limits. */
     gboolean (*begin)(void *opaque, const District__StreamEpochBegin *begin, GError **error);
-    /* Pages of member (index into begin's list). Only staged: the epoch is not verified yet. */
-    gboolean (*pages)(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count,
+    /* Pages of an image (RAM of each of begin's members, then their disks; layout_image_count).
+     * Only staged: the epoch is not verified yet. */
+    gboolean (*pages)(void *opaque, uint32_t image, const DecodedPage *pages, uint32_t count,
                       GError **error);
     /* The rest of the cut: packed CutState bytes and the same parsed; consistent with begin. */
     gboolean (*state)(void *opaque, const uint8_t *packed, size_t len,

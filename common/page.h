@@ -12,6 +12,11 @@
 /* Largest guest RAM accepted anywhere, bytes: 1 TiB. Peers' and files' sizes are checked against
  * it. */
 #define RAM_BYTES_MAX ((uint64_t)1 << 40)
+/* Largest disk, bytes: 64 TiB; and most disks of a member. */
+#define DISK_BYTES_MAX ((uint64_t)1 << 46)
+#define DISKS_MAX 8
+/* Sizes of disks are multiples of this, bytes. */
+#define SECTOR_BYTES 512
 /* Most members of a district. */
 #define MEMBERS_MAX 256
 /* Longest district, member or host name, bytes without the terminating NUL. */
@@ -21,6 +26,13 @@ static inline uint64_t
 page_count(uint64_t bytes)
 {
     return bytes >> PAGE_SHIFT_4K;
+}
+
+/* Blocks of PAGE_BYTES of a disk of so many bytes; the last one may be only partly there. */
+static inline uint64_t
+disk_blocks(uint64_t bytes)
+{
+    return (bytes + PAGE_BYTES - 1) >> PAGE_SHIFT_4K;
 }
 
 #endif
