@@ -161,24 +161,31 @@ op_complete(Uring *uring, UringOp *op, int result)
     g_free(op);
 }
 
-static gboolean
-uring_dispatch(GSource *source, GSourceFunc callback, gpointer opaque)
+/* Take the completions there are. One of them may free the ring: the caller holds a reference. */
+static void
+uring_reap(Uring *uring)
 {
-    Uring *uring = (Uring *)source;
     struct io_uring_cqe *cqe;
-    uint64_t count;
 
-    /* Only wakes; how many there are is in the queue. Empty if this turn did not need waking. */
-    while (read(uring->event_fd, &count, sizeof count) < 0 && errno == EINTR)
-        continue;
-    /* A completion may start operations, or free the ring: GLib holds a reference of it here. */
-    while (!g_source_is_destroyed(source) && io_uring_peek_cqe(&uring->ring, &cqe) == 0) {
+    while (!g_source_is_destroyed(&uring->source) && io_uring_peek_cqe(&uring->ring, &cqe) == 0) {
         UringOp *op = io_uring_cqe_get_data(cqe);
         int result = cqe->res;
 
         io_uring_cqe_seen(&uring->ring, cqe);
         op_complete(uring, op, result);
     }
+}
+
+static gboolean
+uring_dispatch(GSource *source, GSourceFunc callback, gpointer opaque)
+{
+    Uring *uring = (Uring *)source;
+    uint64_t count;
+
+    /* Only wakes; how many there are is in the queue. Empty if this turn did not need waking. */
+    while (read(uring->event_fd, &count, sizeof count) < 0 && errno == EINTR)
+        continue;
+    uring_reap(uring);
     return G_SOURCE_CONTINUE;
 }
 
@@ -240,6 +247,19 @@ uring_free(Uring *uring)
     g_assert(uring_busy(uring) == 0);
     g_source_destroy(&uring->source);
     g_source_unref(&uring->source);
+}
+
+void
+uring_drain(Uring *uring)
+{
+    struct io_uring_cqe *cqe;
+
+    while (uring_busy(uring) > 0) {
+        if (!uring_submit(uring))
+            g_usleep(SUBMIT_RETRY_MS * G_TIME_SPAN_MILLISECOND);
+        else if (io_uring_wait_cqe(&uring->ring, &cqe) == 0)
+            uring_reap(uring);
+    }
 }
 
 unsigned

@@ -25,6 +25,10 @@ Uring *uring_new(GError **error);
 /* No operation is under way. May be called from a completion. */
 void uring_free(Uring *uring);
 
+/* Wait here until nothing is under way; completions are called. For the end of a life only: it
+ * blocks. */
+void uring_drain(Uring *uring);
+
 /* Operations under way. */
 unsigned uring_busy(const Uring *uring);
 
