@@ -20,149 +20,15 @@
  * have some of them. Such a request can be begun anew without harm, and until it ends the guest can
  * count neither on the old nor on the new.
  */
-#include "disk/internal.h"
+#include "disk/write.h"
 
 #include <errno.h>
-#include <limits.h>
-#include <string.h>
 
 #define RETRY_MS 500
 /* Most blocks of one piece of zeroing or discarding. */
 #define PIECE_BLOCKS 16384
 
-typedef enum WriteState {
-    WRITE_BLOCKED,
-    WRITE_READING,
-    WRITE_WRITING,
-    WRITE_ENDING,
-} WriteState;
-
-typedef struct DiskWrite {
-    GList link, starved_link;
-    Disk *disk;
-    WriteKind kind;
-    WriteState state;
-    uint64_t offset, len;
-    const uint8_t *buf;
-    DiskDone done;
-    void *opaque;
-
-    uint64_t first, last;            /* blocks */
-    bool head_partial, tail_partial; /* first, last; tail only if it is not the first */
-    unsigned blockers;               /* earlier requests that this one waits for */
-    /* First and last block whole, where buf does not have them so. */
-    uint8_t *head, *tail;
-    /* Of WRITE_DATA for all blocks, else for first and last if they are partial: where they go. */
-    uint64_t *places;
-    uint64_t n_places;
-    uint64_t at; /* next block to end */
-    unsigned pending;
-    int error;
-    bool starving; /* has met a full file system */
-} DiskWrite;
-
 static void write_step(DiskWrite *write);
-
-/* ---- Which blocks ---- */
-
-/* Bytes of a block that the disk has. */
-static uint64_t
-block_bytes(const Disk *disk, uint64_t block)
-{
-    return MIN(PAGE_BYTES, disk_bytes(disk) - block * PAGE_BYTES);
-}
-
-static bool
-write_has_whole(const DiskWrite *write, uint64_t block)
-{
-    uint64_t start = block * PAGE_BYTES;
-
-    return write->offset <= start &&
-           start + block_bytes(write->disk, block) <= write->offset + write->len;
-}
-
-static bool
-write_touches(const DiskWrite *write, uint64_t block)
-{
-    return write->first <= block && block <= write->last;
-}
-
-static bool
-writes_conflict(const DiskWrite *a, const DiskWrite *b)
-{
-    return (a->head_partial && write_touches(b, a->first)) ||
-           (a->tail_partial && write_touches(b, a->last)) ||
-           (b->head_partial && write_touches(a, b->first)) ||
-           (b->tail_partial && write_touches(a, b->last));
-}
-
-/* ---- Where the data of each block is, and where it goes ---- */
-
-/* The data of a block, whole. Not for the middle of what has no data. */
-static uint8_t *
-write_data(const DiskWrite *write, uint64_t block)
-{
-    if (block == write->first && write->head != NULL)
-        return write->head;
-    if (block == write->last && write->tail != NULL)
-        return write->tail;
-    return (uint8_t *)write->buf + (block * PAGE_BYTES - write->offset);
-}
-
-/* The entry for a block in places; NULL: it has no data, it becomes zero. */
-static uint64_t *
-write_place(const DiskWrite *write, uint64_t block)
-{
-    if (write->kind == WRITE_DATA)
-        return &write->places[block - write->first];
-    if (block == write->first && write->head != NULL)
-        return &write->places[0];
-    if (block == write->last && write->tail != NULL)
-        return &write->places[write->n_places - 1];
-    return NULL;
-}
-
-static bool
-block_is_zero(const uint8_t *data)
-{
-    return data[0] == 0 && memcmp(data, data + 1, PAGE_BYTES - 1) == 0;
-}
-
-/* Give back places that no block is at. */
-static void
-write_drop_places(DiskWrite *write)
-{
-    for (uint64_t i = 0; i < write->n_places; i++) {
-        if (write->places[i] < PLACES_MAX)
-            places_give(overlay_places(write->disk->io->overlay), write->places[i]);
-        write->places[i] = PLACE_NONE;
-    }
-}
-
-/* Find a place for each block that needs one. false: there are not enough. */
-static bool
-write_take_places(DiskWrite *write)
-{
-    Places *places = overlay_places(write->disk->io->overlay);
-    uint64_t need = 0, place = 0, got = 0;
-
-    for (uint64_t i = 0; i < write->n_places; i++)
-        need += write->places[i] == PLACE_NONE;
-    for (uint64_t i = 0; i < write->n_places; i++) {
-        if (write->places[i] != PLACE_NONE)
-            continue;
-        if (got == 0)
-            place = places_take(places, need, &got);
-        if (place == PLACE_NONE) {
-            write_drop_places(write);
-            return false;
-        }
-        write->places[i] = place++;
-        got--;
-        need--;
-    }
-    return true;
-}
 
 /* ---- The end ---- */
 
@@ -263,47 +129,6 @@ disk_waiting(const Disk *disk)
 
 /* ---- ENDING ---- */
 
-/* Entries for the blocks from write->at to end (without it). Returns how many. */
-static size_t
-write_entries(const DiskWrite *write, uint64_t end, DiskIndexEntry *entries)
-{
-    size_t n = 0;
-
-    for (uint64_t block = write->at; block < end; block++) {
-        const uint64_t *place = write_place(write, block);
-
-        if (place == NULL) {
-            uint64_t now = overlay_find(write->disk->io->overlay, block);
-
-            /* The home's blocks may stay as they are where the content is of no interest. */
-            if (now == PLACE_ZERO || (write->kind == WRITE_DISCARD && now == PLACE_NONE))
-                continue;
-        }
-        entries[n++] = (DiskIndexEntry){
-            .block = block,
-            .offset = place == NULL || *place == PLACE_ZERO ? DISK_INDEX_ZERO : *place * PAGE_BYTES,
-        };
-    }
-    return n;
-}
-
-/* The entries are in the index: change the map likewise. */
-static void
-write_set_map(DiskWrite *write, const DiskIndexEntry *entries, size_t n)
-{
-    OverlayIo *io = write->disk->io;
-
-    for (size_t i = 0; i < n; i++) {
-        uint64_t *place = write_place(write, entries[i].block);
-
-        overlay_set(io->overlay, entries[i].block, place == NULL ? PLACE_ZERO : *place);
-        if (place != NULL)
-            *place = PLACE_ZERO; /* it is the map's now */
-    }
-    if (places_spare(overlay_places(io->overlay)))
-        overlay_io_tidy(io);
-}
-
 static void
 write_commit(DiskWrite *write)
 {
@@ -386,27 +211,6 @@ write_run(DiskWrite *write, uint64_t block, uint64_t n)
     uring_writev(io->uring, io->data_fd, iov, n_iov, place * PAGE_BYTES, on_written, write);
 }
 
-/* Whether a block has a place in the data file. */
-static bool
-write_is_placed(const DiskWrite *write, uint64_t block)
-{
-    const uint64_t *place = write_place(write, block);
-
-    return place != NULL && *place < PLACES_MAX;
-}
-
-/* Blocks from this one on that go to places in a row; 0: this one has no place. */
-static uint64_t
-write_run_length(const DiskWrite *write, uint64_t block)
-{
-    uint64_t n = 0;
-
-    while (block + n <= write->last && write_is_placed(write, block + n) &&
-           *write_place(write, block + n) == *write_place(write, block) + n)
-        n++;
-    return n;
-}
-
 static void
 write_submit(DiskWrite *write)
 {
@@ -435,39 +239,16 @@ write_submit(DiskWrite *write)
     }
 }
 
-/* The data is complete: see which blocks need no place. */
+/* The data is complete. */
 static void
 write_begin(DiskWrite *write)
 {
     write->state = WRITE_WRITING;
-    for (uint64_t block = write->first; write->n_places > 0 && block <= write->last; block++) {
-        uint64_t *place = write_place(write, block);
-
-        if (place != NULL)
-            *place = block_is_zero(write_data(write, block)) ? PLACE_ZERO : PLACE_NONE;
-        else if (block < write->last)
-            block = write->last - 1; /* nothing between head and tail has data */
-    }
+    write_find_zeros(write);
     write_submit(write);
 }
 
 /* ---- READING ---- */
-
-/* Put the request's data over what the disk has of a block. */
-static void
-write_merge(const DiskWrite *write, uint64_t block, uint8_t *whole)
-{
-    uint64_t start = block * PAGE_BYTES;
-    uint64_t from = MAX(start, write->offset);
-    uint64_t to = MIN(start + PAGE_BYTES, write->offset + write->len);
-
-    if (whole == NULL)
-        return;
-    if (write->kind == WRITE_DATA)
-        memcpy(whole + (from - start), write->buf + (from - write->offset), to - from);
-    else
-        memset(whole + (from - start), 0, to - from);
-}
 
 static void
 write_complete_data(DiskWrite *write)
@@ -531,35 +312,6 @@ write_step(DiskWrite *write)
 }
 
 /* ---- The beginning ---- */
-
-/* A buffer for a block that the request has not whole in its own. */
-static uint8_t *
-write_buffer(const DiskWrite *write, uint64_t block, bool partial)
-{
-    bool padded = write->kind == WRITE_DATA && block_bytes(write->disk, block) < PAGE_BYTES;
-
-    return partial || padded ? g_malloc0(PAGE_BYTES) : NULL;
-}
-
-static void
-write_lay_out(DiskWrite *write)
-{
-    write->first = write->at = write->offset / PAGE_BYTES;
-    write->last = (write->offset + write->len - 1) / PAGE_BYTES;
-    write->head_partial = !write_has_whole(write, write->first);
-    write->head = write_buffer(write, write->first, write->head_partial);
-    if (write->first != write->last) {
-        write->tail_partial = !write_has_whole(write, write->last);
-        write->tail = write_buffer(write, write->last, write->tail_partial);
-    }
-    if (write->kind == WRITE_DATA)
-        write->n_places = write->last - write->first + 1;
-    else
-        write->n_places = (write->head != NULL) + (write->tail != NULL);
-    write->places = g_new(uint64_t, write->n_places);
-    for (uint64_t i = 0; i < write->n_places; i++)
-        write->places[i] = PLACE_NONE;
-}
 
 void
 disk_write_start(Disk *disk, WriteKind kind, uint64_t offset, const void *buf, uint64_t len,

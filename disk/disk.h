@@ -15,7 +15,9 @@
  *
  * One thread, that of the default main context, as for block.h. Completions come from the main
  * loop. A request may end before or after a cut, but never partly before it: the entries of one
- * block are atomic, those of a request of several blocks are made together when it ends.
+ * block are atomic, those of a request of several blocks are made together when it ends. (Only
+ * zeroing and discarding of more than 64 MiB is done in pieces of that; beginning it anew after a
+ * restore does no harm.)
  */
 #ifndef DISTRICT_DISK_DISK_H
 #define DISTRICT_DISK_DISK_H
@@ -25,13 +27,14 @@
 typedef struct Disk Disk;
 typedef BlockDone DiskDone;
 
-/* home is taken over. overlay_dir: where the overlay's files are made, NULL: no overlay. name: for
+/* home is taken over, on failure too. overlay_dir: where the overlay's files are made, NULL: no overlay. name: for
  * messages. */
 Disk *disk_new(const char *name, BlockBackend *home, const char *overlay_dir, GError **error);
 /* No request is under way. */
 void disk_free(Disk *disk);
 
 uint64_t disk_bytes(const Disk *disk);
+/* Whether the guest may only read it: the home may, and there is no overlay. */
 bool disk_read_only(const Disk *disk);
 const char *disk_home(const Disk *disk);
 bool disk_has_overlay(const Disk *disk);

@@ -72,7 +72,7 @@ static gboolean
 index_take(const OverlayIo *io, Overlay *overlay, int index_fd, uint64_t entries,
            uint64_t data_places, GError **error)
 {
-    g_autofree DiskIndexEntry *batch = g_new(DiskIndexEntry, RESTORE_BATCH);
+    g_autofree DiskIndexEntry *batch = g_new0(DiskIndexEntry, RESTORE_BATCH);
 
     for (uint64_t first = 0; first < entries; first += RESTORE_BATCH) {
         size_t n = (size_t)MIN(entries - first, RESTORE_BATCH);
@@ -164,7 +164,7 @@ overlay_io_hand_on(OverlayIo *io, GError **error)
     int fd;
 
     /* What is punched by this life must not be written by the next one yet. */
-    uring_drain(io->uring);
+    overlay_io_quiet(io);
     while (overlay_sweep(io->overlay))
         continue;
     fd = state_memfd(io, error);

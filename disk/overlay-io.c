@@ -72,7 +72,7 @@ void
 overlay_io_free(OverlayIo *io)
 {
     if (io->uring != NULL) {
-        uring_drain(io->uring);
+        overlay_io_quiet(io);
         uring_free(io->uring);
     }
     if (io->work_source != 0)
@@ -192,12 +192,16 @@ on_punched(void *opaque, int error)
 }
 
 static void
-punch_data(OverlayIo *io, bool all)
+punch_data(OverlayIo *io)
 {
-    if (io->punching ||
-        !places_punch(overlay_places(io->overlay), all, &io->punch_first, &io->punch_count))
+    if (io->punching)
         return;
-    io->punching = true;
+    io->punching = places_punch(overlay_places(io->overlay), io->punch_all, &io->punch_first,
+                                &io->punch_count);
+    if (!io->punching) {
+        io->punch_all = false;
+        return;
+    }
     uring_fallocate(io->uring, io->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                     io->punch_first * PAGE_BYTES, io->punch_count * PAGE_BYTES, on_punched, io);
 }
@@ -232,7 +236,7 @@ on_work(gpointer opaque)
 
     if (overlay_sweep(io->overlay))
         return G_SOURCE_CONTINUE;
-    punch_data(io, false);
+    punch_data(io);
     punch_index(io);
     io->work_source = 0;
     return G_SOURCE_REMOVE;
@@ -246,9 +250,52 @@ overlay_io_tidy(OverlayIo *io)
         io->work_source = g_idle_add_full(G_PRIORITY_DEFAULT, on_work, io, NULL);
 }
 
+static void scour_gap(OverlayIo *io, uint64_t from);
+
+static void
+on_gap_punched(void *opaque, int error)
+{
+    OverlayIo *io = opaque;
+    uint64_t given = places_given(overlay_places(io->overlay));
+
+    note_punch(io, error);
+    for (uint64_t i = 0; i < io->gap_count; i++)
+        places_give(overlay_places(io->overlay), io->gap_first + i);
+    /* That was nothing new. */
+    io->scoured_given += places_given(overlay_places(io->overlay)) - given;
+    scour_gap(io, io->gap_first + io->gap_count);
+}
+
+static void
+scour_gap(OverlayIo *io, uint64_t from)
+{
+    io->scouring = !io->ending && places_take_gap(overlay_places(io->overlay), from, &io->gap_first,
+                                                  &io->gap_count);
+    if (io->scouring)
+        uring_fallocate(io->uring, io->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                        io->gap_first * PAGE_BYTES, io->gap_count * PAGE_BYTES, on_gap_punched, io);
+}
+
 void
 overlay_io_make_room(OverlayIo *io)
 {
-    punch_data(io, true);
+    uint64_t given = places_given(overlay_places(io->overlay));
+
+    io->punch_all = true;
+    punch_data(io);
     overlay_io_tidy(io);
+    /* Free places between others have room on the file system, too, and the places that a waiting
+     * write has got may have none. */
+    if (!io->scouring && io->scoured_given != given) {
+        io->scoured_given = given;
+        scour_gap(io, 0);
+    }
+}
+
+void
+overlay_io_quiet(OverlayIo *io)
+{
+    io->ending = true;
+    uring_drain(io->uring);
+    io->ending = false;
 }

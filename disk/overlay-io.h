@@ -19,8 +19,12 @@ typedef struct OverlayIo {
     int state_fd; /* handed on; -1: none */
     guint work_source;
     bool punching, index_punching;
+    bool punch_all;                    /* keep no free chunks */
     uint64_t punch_first, punch_count; /* places, while punching */
     uint64_t index_punched;            /* bytes */
+    bool scouring, ending;
+    uint64_t gap_first, gap_count; /* places, while scouring */
+    uint64_t scoured_given;        /* places_given when the last scouring began */
 } OverlayIo;
 
 /* An empty overlay with new, nameless files in dir. */
@@ -34,8 +38,10 @@ int overlay_io_resend(OverlayIo *io);
 
 /* Something may have become free: see to it in the background. */
 void overlay_io_tidy(OverlayIo *io);
-/* The file system is full: give back now what is kept for later writes. */
+/* The file system is full: give back all that is free. */
 void overlay_io_make_room(OverlayIo *io);
+/* Wait until nothing is done in the background. */
+void overlay_io_quiet(OverlayIo *io);
 
 /* As disk_restore, disk_hand_on, disk_inherit. */
 gboolean overlay_io_restore(OverlayIo *io, int data_fd, int index_fd, uint64_t entries,

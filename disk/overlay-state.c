@@ -279,7 +279,7 @@ Overlay *
 overlay_load(const uint8_t *data, size_t len, uint64_t n_blocks, uint64_t data_places,
              GError **error)
 {
-    StateHead head;
+    StateHead head = {0};
     g_autoptr(Overlay) overlay = NULL;
     const uint8_t *held, *ends;
 

@@ -49,6 +49,7 @@ struct Places {
     uint32_t current; /* or CHUNK_NONE */
     unsigned cursor;  /* in the current one: where to look on */
     uint64_t used;
+    uint64_t given;
 };
 
 static void
@@ -96,6 +97,14 @@ chunk_fullness(const Chunk *chunk)
     if (chunk->used == 0)
         return CHUNK_FREE;
     return chunk->used <= CHUNK_PLACES / 2 ? CHUNK_PARTIAL : CHUNK_FULL;
+}
+
+/* Its fullness has changed. */
+static void
+chunk_settle(Places *places, uint32_t i)
+{
+    if (i != places->current)
+        chunk_move(places, i, chunk_fullness(&places->chunks[i]));
 }
 
 static void
@@ -228,7 +237,7 @@ places_claim(Places *places, uint64_t place)
     if (chunk_test(&places->chunks[i], place % CHUNK_PLACES))
         return false;
     chunk_set(places, (uint32_t)i, place % CHUNK_PLACES);
-    chunk_move(places, (uint32_t)i, chunk_fullness(&places->chunks[i]));
+    chunk_settle(places, (uint32_t)i);
     return true;
 }
 
@@ -242,8 +251,35 @@ places_give(Places *places, uint64_t place)
     chunk->bits[place % CHUNK_PLACES / 64] &= ~((uint64_t)1 << (place % 64));
     chunk->used--;
     places->used--;
-    if (i != places->current)
-        chunk_move(places, i, chunk_fullness(chunk));
+    places->given++;
+    chunk_settle(places, i);
+}
+
+uint64_t
+places_given(const Places *places)
+{
+    return places->given;
+}
+
+bool
+places_take_gap(Places *places, uint64_t from, uint64_t *first, uint64_t *count)
+{
+    unsigned start = (unsigned)(from % CHUNK_PLACES), end;
+
+    for (uint64_t i = from / CHUNK_PLACES; i < places->n_chunks; i++, start = 0) {
+        const Chunk *chunk = &places->chunks[i];
+
+        if (chunk->used == 0 || (start = chunk_next(chunk, start, false)) == CHUNK_PLACES)
+            continue;
+        end = chunk_next(chunk, start, true);
+        *first = i * CHUNK_PLACES + start;
+        *count = end - start;
+        for (unsigned place = start; place < end; place++)
+            chunk_set(places, (uint32_t)i, place);
+        chunk_settle(places, (uint32_t)i);
+        return true;
+    }
+    return false;
 }
 
 bool

@@ -39,4 +39,10 @@ bool places_spare(const Places *places);
 bool places_punch(Places *places, bool all, uint64_t *first, uint64_t *count);
 void places_punched(Places *places, uint64_t first, uint64_t count);
 
+/* How often places_give has been called. */
+uint64_t places_given(const Places *places);
+/* Take the next free places in a row from this one on that share a chunk with others in use, to be
+ * punched and given back. false: there are no more. */
+bool places_take_gap(Places *places, uint64_t from, uint64_t *first, uint64_t *count);
+
 #endif

@@ -174,6 +174,32 @@ test_places_punch(void)
     }
 }
 
+static void
+test_places_gaps(void)
+{
+    g_autoptr(Places) places = places_new(UINT64_C(1) << 30);
+    uint64_t n = (uint64_t)4 * CHUNK_PLACES, got, first, count;
+
+    for (uint64_t place = 0; place < n; place += got)
+        places_take(places, CHUNK_PLACES, &got);
+    for (uint64_t place = 10; place < 20; place++)
+        places_give(places, place);
+    places_give(places, 300);
+    /* A chunk without any place in use is no gap. */
+    for (uint64_t place = 2 * CHUNK_PLACES; place < 3 * CHUNK_PLACES; place++)
+        places_give(places, place);
+    g_assert_true(places_take_gap(places, 0, &first, &count));
+    g_assert_cmpuint(first, ==, 10);
+    g_assert_cmpuint(count, ==, 10);
+    g_assert_true(places_take_gap(places, 20, &first, &count));
+    g_assert_cmpuint(first, ==, 300);
+    g_assert_cmpuint(count, ==, 1);
+    g_assert_false(places_take_gap(places, 301, &first, &count));
+    g_assert_cmpuint(places_used(places), ==, n - CHUNK_PLACES);
+    places_give(places, 300);
+    g_assert_cmpuint(places_used(places), ==, n - CHUNK_PLACES - 1);
+}
+
 /* ---- Cuts ---- */
 
 /* Put block at a new place. */
@@ -470,6 +496,7 @@ main(int argc, char **argv)
     g_test_add_func("/places/the limit is kept", test_places_limit);
     g_test_add_func("/places/what is free is used again", test_places_bounded);
     g_test_add_func("/places/free chunks are punched, and used after that", test_places_punch);
+    g_test_add_func("/places/gaps are found, and are not handed out meanwhile", test_places_gaps);
     g_test_add_func("/overlay/a place overwritten in its own cut is free", test_same_cut);
     g_test_add_func("/overlay/a frozen place is free when its cut is released", test_frozen);
     g_test_add_func("/overlay/a place of a released cut is free at once", test_released_already);
