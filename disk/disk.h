@@ -27,8 +27,8 @@
 typedef struct Disk Disk;
 typedef BlockDone DiskDone;
 
-/* home is taken over, on failure too. overlay_dir: where the overlay's files are made, NULL: no overlay. name: for
- * messages. */
+/* home is taken over, on failure too. overlay_dir: where the overlay's files are made, NULL: no
+ * overlay. name: for messages. */
 Disk *disk_new(const char *name, BlockBackend *home, const char *overlay_dir, GError **error);
 /* No request is under way. */
 void disk_free(Disk *disk);
