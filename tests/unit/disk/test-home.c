@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Home images as district-ckpt reads and writes them, beside an engine that has them open. */
+#include "image.h"
+
+#include "disk/home.h"
+
+#include <signal.h>
+#include <string.h>
+
+#define MIB (1024 * 1024)
+#define SIZE (64 * MIB)
+
+typedef struct Fixture {
+    Image image;
+    BlockBackend *engine;
+    Home *home;
+    uint8_t *buf;
+} Fixture;
+
+static void
+set_up(Fixture *f, gconstpointer format)
+{
+    g_autoptr(GError) error = NULL;
+
+    image_make(&f->image, format, SIZE);
+    f->engine = image_open(&f->image, false);
+    f->home = home_open(f->engine->home, SIZE, true, &error);
+    g_assert_no_error(error);
+    f->buf = g_malloc(MIB);
+}
+
+static void
+tear_down(Fixture *f, gconstpointer format)
+{
+    home_close(f->home);
+    image_close(f->engine);
+    image_remove(&f->image);
+    g_free(f->buf);
+}
+
+static void
+both_see_what_the_other_wrote(Fixture *f, gconstpointer format)
+{
+    g_autoptr(GError) error = NULL;
+
+    memset(f->buf, 0x11, 8192);
+    home_write(f->home, 12 * MIB, f->buf, 8192, &error);
+    g_assert_no_error(error);
+    memset(f->buf, 0, 8192);
+    g_assert_cmpint(block_read(f->engine, 12 * MIB, f->buf, 8192), ==, 0);
+    g_assert_true(all_bytes(f->buf, 8192, 0x11));
+    memset(f->buf, 0x22, 4096);
+    g_assert_cmpint(block_write(f->engine, 12 * MIB, f->buf, 4096), ==, 0);
+    home_flush(f->home, &error);
+    g_assert_no_error(error);
+    home_read(f->home, 12 * MIB, f->buf, 8192, &error);
+    g_assert_no_error(error);
+    g_assert_true(all_bytes(f->buf, 4096, 0x22));
+    g_assert_true(all_bytes(f->buf + 4096, 4096, 0x11));
+    home_zero(f->home, 12 * MIB, 4096, &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(block_read(f->engine, 12 * MIB, f->buf, 8192), ==, 0);
+    g_assert_true(all_bytes(f->buf, 4096, 0));
+    g_assert_true(all_bytes(f->buf + 4096, 4096, 0x11));
+}
+
+static void
+finds_data(Fixture *f, gconstpointer format)
+{
+    const uint64_t wrote[] = {0, 20 * MIB, SIZE - MIB};
+    g_autoptr(GError) error = NULL;
+    uint64_t start, end = 0;
+    unsigned found = 0;
+
+    memset(f->buf, 1, MIB);
+    for (size_t i = 0; i < G_N_ELEMENTS(wrote); i++) {
+        home_write(f->home, wrote[i], f->buf, MIB, &error);
+        g_assert_no_error(error);
+    }
+    home_flush(f->home, &error);
+    for (;;) {
+        home_next_data(f->home, end, &start, &end, &error);
+        g_assert_no_error(error);
+        if (start == SIZE)
+            break;
+        g_test_message("data from %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT, start, end);
+        g_assert_cmpuint(found, <, G_N_ELEMENTS(wrote));
+        g_assert_cmpuint(start, ==, wrote[found]);
+        g_assert_cmpuint(end, ==, wrote[found] + MIB);
+        found++;
+    }
+    g_assert_cmpuint(found, ==, G_N_ELEMENTS(wrote));
+    /* From the middle of a range: what is left of it. */
+    home_next_data(f->home, 20 * MIB + 4096, &start, &end, &error);
+    g_assert_cmpuint(start, ==, 20 * MIB + 4096);
+    g_assert_cmpuint(end, ==, 21 * MIB);
+}
+
+static void
+empty_image_has_no_data(Fixture *f, gconstpointer format)
+{
+    g_autoptr(GError) error = NULL;
+    uint64_t start = 0, end = 0;
+
+    home_next_data(f->home, 0, &start, &end, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(start, ==, SIZE);
+}
+
+static void
+another_size_is_refused(Fixture *f, gconstpointer format)
+{
+    g_autoptr(GError) error = NULL;
+
+    g_assert_null(home_open(f->engine->home, SIZE + 512, false, &error));
+    g_test_message("%s", error->message);
+    g_assert_nonnull(strstr(error->message, f->image.dir));
+}
+
+static void
+unknown_kind_is_refused(Fixture *f, gconstpointer format)
+{
+    g_autoptr(GError) error = NULL;
+
+    g_assert_null(home_open("floppy:/a", SIZE, false, &error));
+    g_assert_nonnull(strstr(error->message, "floppy:/a"));
+}
+
+static void
+reader_does_not_write(Fixture *f, gconstpointer format)
+{
+    g_autoptr(GError) error = NULL;
+    Home *reader = home_open(f->engine->home, SIZE, false, &error);
+
+    g_assert_no_error(error);
+    home_read(reader, 0, f->buf, 4096, &error);
+    g_assert_no_error(error);
+    home_close(reader);
+}
+
+static void
+killed_server_fails_calls(Fixture *f, gconstpointer format)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GError) again = NULL;
+    uint64_t start, end;
+
+    kill(image_server(f->engine), SIGKILL);
+    g_assert_false(home_write(f->home, 0, f->buf, MIB, &error));
+    g_test_message("%s", error->message);
+    g_assert_nonnull(strstr(error->message, "nbd:"));
+    g_assert_false(home_read(f->home, 0, f->buf, 4096, NULL));
+    g_assert_false(home_flush(f->home, NULL));
+    g_assert_false(home_next_data(f->home, 0, &start, &end, NULL));
+    g_assert_null(home_open(f->engine->home, SIZE, false, &again));
+}
+
+#define RAW(name, function) g_test_add("/raw/" name, Fixture, "raw", set_up, function, tear_down)
+#define NBD(name, function)                                                                        \
+    g_test_add("/qcow2/" name, Fixture, "qcow2", set_up, function, tear_down)
+#define BOTH(name, function)                                                                       \
+    RAW(name, function);                                                                           \
+    NBD(name, function)
+
+int
+main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    BOTH("engine and client see what the other wrote", both_see_what_the_other_wrote);
+    BOTH("ranges with data are found", finds_data);
+    BOTH("an empty image has no data", empty_image_has_no_data);
+    BOTH("an image of another size is refused", another_size_is_refused);
+    BOTH("several may have it open", reader_does_not_write);
+    RAW("an unknown kind of home is refused", unknown_kind_is_refused);
+    NBD("a killed qemu-nbd fails every call", killed_server_fails_calls);
+    return g_test_run();
+}
