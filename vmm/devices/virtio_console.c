@@ -152,7 +152,7 @@ console_restore(Device *device, const uint8_t *data, size_t len, GError **error)
     g_autoptr(District__VirtioConsoleState) state = (District__VirtioConsoleState *)state_parse(
         console_virtio_ops.kind, &district__virtio_console_state__descriptor, data, len, error);
 
-    if (!state || !virtio_check_state(&con->virtio, state->virtio, error))
+    if (!state || !virtio_check_state(&con->virtio, state->virtio, NULL, error))
         return FALSE;
     virtio_restore(&con->virtio, state->virtio);
     return TRUE;

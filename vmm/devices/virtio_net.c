@@ -309,7 +309,7 @@ check_state(const VirtioNet *net, const District__VirtioNetState *state, GError 
     }
     if (!frame_link_pending_valid(state->tx_backlog.data, state->tx_backlog.len))
         return state_refuse(error, kind, "frames to send are of impossible length");
-    return virtio_check_state(&net->virtio, state->virtio, error);
+    return virtio_check_state(&net->virtio, state->virtio, NULL, error);
 }
 
 STATE_DEFINE_AUTOPTR(District__VirtioNetState)

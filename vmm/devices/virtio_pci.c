@@ -388,7 +388,7 @@ vector_possible(const VirtioDevice *device, uint32_t vector)
 
 gboolean
 virtio_check_state(const VirtioDevice *device, const District__VirtioPciState *state,
-                   GError **error)
+                   const size_t *in_flight, GError **error)
 {
     const char *kind = device->ops->kind;
 
@@ -412,7 +412,8 @@ virtio_check_state(const VirtioDevice *device, const District__VirtioPciState *s
     for (size_t i = 0; i < state->n_queues; i++) {
         if (!vector_possible(device, state->queues[i]->vector))
             return state_refuse(error, kind, "vector %u", state->queues[i]->vector);
-        if (!virtqueue_check_state(&device->queues[i].ring, state->queues[i], kind, error))
+        if (!virtqueue_check_state(&device->queues[i].ring, state->queues[i],
+                                   in_flight != NULL ? in_flight[i] : 0, kind, error))
             return FALSE;
     }
     return msix_check_state(&device->msix, state->msix, kind, error);

@@ -15,11 +15,12 @@
 #include "vmm/devices/msix.h"
 #include "vmm/devices/virtqueue.h"
 
-#define VIRTIO_QUEUES_MAX 4
+#define VIRTIO_QUEUES_MAX 16
 #define VIRTIO_CONFIG_MAX 64
 
 typedef enum {
     VIRTIO_ID_NET = 1,
+    VIRTIO_ID_BLOCK = 2,
     VIRTIO_ID_CONSOLE = 3,
     VIRTIO_ID_RNG = 4,
 } VirtioId;
@@ -105,8 +106,9 @@ typedef struct VirtioDump {
 } VirtioDump;
 
 void virtio_dump(VirtioDevice *device, VirtioDump *dump);
+/* in_flight: for each queue, how many chains had been taken and not returned; NULL: none. */
 gboolean virtio_check_state(const VirtioDevice *device, const District__VirtioPciState *state,
-                            GError **error);
+                            const size_t *in_flight, GError **error);
 /* Only after virtio_check_state, and after the PCI bus has been restored. */
 void virtio_restore(VirtioDevice *device, const District__VirtioPciState *state);
 

@@ -82,7 +82,7 @@ rng_restore(Device *device, const uint8_t *data, size_t len, GError **error)
     g_autoptr(District__VirtioRngState) state = (District__VirtioRngState *)state_parse(
         rng_virtio_ops.kind, &district__virtio_rng_state__descriptor, data, len, error);
 
-    if (!state || !virtio_check_state(&rng->virtio, state->virtio, error))
+    if (!state || !virtio_check_state(&rng->virtio, state->virtio, NULL, error))
         return FALSE;
     virtio_restore(&rng->virtio, state->virtio);
     return TRUE;

@@ -194,13 +194,23 @@ virtqueue_pop(VirtQueue *queue, VirtChain *chain)
     if (count == 0)
         return VIRTQUEUE_EMPTY;
     slot = queue->last_avail & (queue->size - 1);
-    if (count > queue->size ||
+    /* More at once, or more not returned, than there are descriptors for. */
+    if (count > queue->size || (uint16_t)(queue->last_avail - queue->used_idx) >= queue->size ||
         !chain_load(queue, chain, load16(queue->avail + AVAIL_RING + 2 * (size_t)slot))) {
         queue->broken = true;
         return VIRTQUEUE_STOP;
     }
     queue->last_avail++;
     return VIRTQUEUE_CHAIN;
+}
+
+bool
+virtqueue_take_head(VirtQueue *queue, VirtChain *chain, uint16_t head)
+{
+    if (!virtqueue_usable(queue))
+        return false;
+    queue->broken = !chain_load(queue, chain, head);
+    return !queue->broken;
 }
 
 void
@@ -310,17 +320,19 @@ virtqueue_dump(const VirtQueue *queue, District__VirtQueueState *state)
 
 gboolean
 virtqueue_check_state(const VirtQueue *queue, const District__VirtQueueState *state,
-                      const char *kind, GError **error)
+                      size_t in_flight, const char *kind, GError **error)
 {
+    uint32_t taken = (state->last_avail - state->used_idx) & UINT16_MAX;
+
     if (state->size == 0 || state->size > queue->size_max || (state->size & (state->size - 1)))
         return state_refuse(error, kind, "a queue of size %u", state->size);
     if (state->last_avail > UINT16_MAX || state->used_idx > UINT16_MAX ||
         state->signalled > UINT16_MAX)
         return state_refuse(error, kind, "a ring index does not fit 16 bits");
-    /* Nothing is in flight at a cut, so all that was taken has been returned. */
-    if (state->last_avail != state->used_idx)
-        return state_refuse(error, kind, "requests were in flight (taken %u, returned %u)",
-                            state->last_avail, state->used_idx);
+    if (taken != in_flight || taken > state->size || (taken > 0 && !state->enabled))
+        return state_refuse(error, kind,
+                            "%u requests were in flight (taken %u, returned %u), it has %zu", taken,
+                            state->last_avail, state->used_idx, in_flight);
     return TRUE;
 }
 

@@ -68,6 +68,11 @@ void virtqueue_init(VirtQueue *queue, Machine *m, uint16_t size_max);
 void virtqueue_reset(VirtQueue *queue);
 
 VirtQueueResult virtqueue_pop(VirtQueue *queue, VirtChain *chain);
+/*
+ * Load the chain with this head again, that was popped before a save and not returned. False: the
+ * queue is not in use, or what is there now cannot be right; then the queue is broken.
+ */
+bool virtqueue_take_head(VirtQueue *queue, VirtChain *chain, uint16_t head);
 /* Put the chain popped last back, as if it had not been taken; n_chains undoes that many. */
 void virtqueue_unpop(VirtQueue *queue, unsigned n_chains);
 /* Return the chain with this head; the first written bytes of its in buffers hold data. */
@@ -81,9 +86,10 @@ size_t virtchain_read(const VirtChain *chain, uint64_t offset, void *to, size_t 
 size_t virtchain_write(const VirtChain *chain, uint64_t offset, const void *from, size_t len);
 
 void virtqueue_dump(const VirtQueue *queue, District__VirtQueueState *state);
-/* Only ranges are checked here; ring addresses are when they are used. */
+/* Only ranges are checked here; ring addresses are when they are used. in_flight: chains that had
+ * been taken and not returned. */
 gboolean virtqueue_check_state(const VirtQueue *queue, const District__VirtQueueState *state,
-                               const char *kind, GError **error);
+                               size_t in_flight, const char *kind, GError **error);
 void virtqueue_restore(VirtQueue *queue, const District__VirtQueueState *state);
 
 #endif

@@ -327,7 +327,7 @@ state_goes_round(Fixture *f, gconstpointer data)
         use_one(f);
     virtqueue_dump(&f->queue, &state);
     virtqueue_init(&other, f->m, 256);
-    g_assert_true(virtqueue_check_state(&other, &state, "test", NULL));
+    g_assert_true(virtqueue_check_state(&other, &state, 0, "test", NULL));
     virtqueue_restore(&other, &state);
     offer(f, 0);
     g_assert_cmpint(virtqueue_pop(&other, &f->chain), ==, VIRTQUEUE_CHAIN);
@@ -346,14 +346,52 @@ impossible_state_is_refused(Fixture *f, gconstpointer data)
 
         virtqueue_dump(&f->queue, &state);
         state.size = sizes[i];
-        g_assert_false(virtqueue_check_state(&f->queue, &state, "test", &error));
+        g_assert_false(virtqueue_check_state(&f->queue, &state, 0, "test", &error));
         g_assert_true(g_str_has_prefix(error->message, "test: saved state refused: "));
     }
     virtqueue_dump(&f->queue, &state);
     state.last_avail = 65536;
-    g_assert_false(virtqueue_check_state(&f->queue, &state, "test", NULL));
+    g_assert_false(virtqueue_check_state(&f->queue, &state, 0, "test", NULL));
     state.last_avail = 1; /* one taken, none returned */
-    g_assert_false(virtqueue_check_state(&f->queue, &state, "test", NULL));
+    g_assert_false(virtqueue_check_state(&f->queue, &state, 0, "test", NULL));
+}
+
+static void
+chains_in_flight_are_taken_by_head(Fixture *f, gconstpointer data)
+{
+    District__VirtQueueState state;
+    VirtQueue other;
+
+    describe(f, 3, DATA, 7, WRITE, 0);
+    offer(f, 3);
+    g_assert_cmpint(virtqueue_pop(&f->queue, &f->chain), ==, VIRTQUEUE_CHAIN);
+    virtqueue_dump(&f->queue, &state);
+    virtqueue_init(&other, f->m, 256);
+    g_assert_false(virtqueue_check_state(&other, &state, 0, "test", NULL));
+    g_assert_true(virtqueue_check_state(&other, &state, 1, "test", NULL));
+    g_assert_false(virtqueue_check_state(&other, &state, 2, "test", NULL));
+    virtqueue_restore(&other, &state);
+    g_assert_true(virtqueue_take_head(&other, &f->chain, 3));
+    g_assert_cmpuint(f->chain.head, ==, 3);
+    g_assert_cmpuint(f->chain.in_len, ==, 7);
+    virtqueue_push(&other, &f->chain, 7);
+    g_assert_cmpuint(fake_peek16(f->m, USED + 2), ==, 1);
+    /* What is there no more breaks the queue. */
+    describe(f, 3, UINT64_MAX, 7, WRITE, 0);
+    g_assert_false(virtqueue_take_head(&other, &f->chain, 3));
+    g_assert_true(other.broken);
+}
+
+static void
+more_chains_out_than_descriptors_break_the_queue(Fixture *f, gconstpointer data)
+{
+    describe(f, 0, DATA, 1, WRITE, 0);
+    for (int i = 0; i < SIZE; i++) {
+        offer(f, 0);
+        g_assert_cmpint(virtqueue_pop(&f->queue, &f->chain), ==, VIRTQUEUE_CHAIN);
+    }
+    offer(f, 0);
+    assert_broken(f);
 }
 
 #define ADD(name, function)                                                                        \
@@ -383,5 +421,8 @@ main(int argc, char **argv)
     ADD("an empty queue asks for the next kick", empty_queue_asks_for_the_next_kick);
     ADD("state goes round", state_goes_round);
     ADD("impossible state is refused", impossible_state_is_refused);
+    ADD("a chain in flight is taken again by its head", chains_in_flight_are_taken_by_head);
+    ADD("more chains out than descriptors break the queue",
+        more_chains_out_than_descriptors_break_the_queue);
     return g_test_run();
 }
