@@ -6,6 +6,7 @@
 #include "vmm/machine.h"
 
 typedef struct PciHost PciHost;
+typedef struct Disk Disk;
 
 /* MC146818-style CMOS clock at 0x70/0x71: wall clock time, RAM size fields; no alarms. */
 gboolean cmos_init(Machine *m, uint64_t ram_size, GError **error);
@@ -43,6 +44,15 @@ PciHost *pci_host_init(Machine *m, GError **error);
  */
 gboolean virtio_net_init(Machine *m, PciHost *pci, const uint8_t mac[6], const char *socket_path,
                          GError **error);
+/*
+ * virtio-blk (§5.2) on disk, which stays the caller's and must live as long as the process. id: what
+ * the guest is told as its serial number, at most 20 bytes. n_queues: one for each vCPU; no more
+ * than the device can have are made.
+ */
+gboolean virtio_blk_init(Machine *m, PciHost *pci, Disk *disk, const char *id, unsigned n_queues,
+                         GError **error);
+/* No request of any virtio-blk is with its disk (main thread). */
+bool virtio_blk_idle(void);
 /* virtio-console (§5.3), one port, on "file:PATH", "pty[:LINK]" or "none". */
 gboolean virtio_console_init(Machine *m, PciHost *pci, const char *spec, GError **error);
 /* virtio-rng (§5.4) from getrandom(2). */

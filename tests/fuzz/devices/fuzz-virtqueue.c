@@ -1,25 +1,29 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A hostile guest, and a hostile switch, against virtio-net, -rng and -console on the PCI bus.
+ * A hostile guest, and a hostile switch, against virtio-net, -rng, -console and -blk on the PCI bus.
  *
  * The input is a list of operations: writes to configuration space, BARs and RAM, descriptors,
- * notifications, bytes from the switch, save and restore. Beside what the sanitizers see, devices
+ * notifications, bytes from the switch, ends of disk requests, save and restore. Beside what the sanitizers see, devices
  * must have marked every page dirty that they wrote. Before each input the devices are restored to
  * their state after power-on, so a finding can be repeated from its input alone.
  */
 #include "driver.h"
+#include "fake-disk.h"
 
 #include "common/page.h"
 #include "vmm/devices/devices.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define RAM (64 * PAGE_BYTES)
-#define SLOTS 4 /* bridge, net, rng, console */
-#define QUEUES 5
+#define SLOTS 5 /* bridge, net, rng, console, blk */
+#define QUEUES 7
+#define BLK_QUEUES 2
+#define DISK (1024 * 1024)
 #define QUEUE_SIZE 16
 #define OPERATIONS_MAX 512
 
@@ -28,13 +32,15 @@ typedef struct Input {
     size_t len;
 } Input;
 
-static const char *const kinds[] = {"pci", "virtio-net", "virtio-rng", "virtio-console"};
+static const char *const kinds[] = {"pci", "virtio-net", "virtio-rng", "virtio-console",
+                                    "virtio-blk"};
 static const struct {
     unsigned slot;
     unsigned index;
-} queue_of[QUEUES] = {{1, 0}, {1, 1}, {2, 0}, {3, 0}, {3, 1}};
+} queue_of[QUEUES] = {{1, 0}, {1, 1}, {2, 0}, {3, 0}, {3, 1}, {4, 0}, {4, 1}};
 
 static Machine *m;
+static Disk *disk;
 static GByteArray *power_on[SLOTS];
 static Driver drivers[SLOTS];
 static DriverQueue queues[QUEUES];
@@ -97,6 +103,8 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
     g_assert(virtio_net_init(m, pci, mac, path, NULL));
     g_assert(virtio_rng_init(m, pci, NULL));
     g_assert(virtio_console_init(m, pci, "pty", NULL));
+    disk = fake_disk_new(DISK, false);
+    g_assert(virtio_blk_init(m, pci, disk, "disk0", BLK_QUEUES, NULL));
     fake_start(m);
     unlink(path);
     rmdir(dir);
@@ -115,6 +123,9 @@ power_cycle(void)
     fake_stop(m);
     for (unsigned i = 0; i < SLOTS; i++)
         g_assert(fake_restore(m, kinds[i], power_on[i], NULL));
+    fake_disk_hold(disk, false);
+    fake_disk_end(disk, fake_disk_pending(disk), 0);
+    memset(fake_disk_data(disk), 0, DISK);
     fake_poke(m, 0, zero, RAM);
     fake_start(m);
 }
@@ -260,10 +271,20 @@ notify(Input *in)
         driver_kick(queue);
 }
 
+/* Let some end, or none for now. */
+static void
+disk_turn(Input *in)
+{
+    uint8_t how = (uint8_t)take(in, 1);
+
+    fake_disk_hold(disk, how & 1);
+    fake_disk_end(disk, MIN(how >> 4, fake_disk_pending(disk)), how & 2 ? EIO : 0);
+}
+
 static void
 operate(Input *in)
 {
-    switch (take(in, 1) % 12) {
+    switch (take(in, 1) % 13) {
     case 0:
         configure(in);
         break;
@@ -294,6 +315,9 @@ operate(Input *in)
         break;
     case 10:
         save_and_restore();
+        break;
+    case 11:
+        disk_turn(in);
         break;
     default:
         fake_pump();

@@ -4,21 +4,25 @@
  * that its own restore refuses would mean a guest lost at failover.
  */
 #include "driver.h"
+#include "fake-disk.h"
 
 #include "vmm/devices/devices.h"
 
 #define RAM (1 << 20)
-#define FUNCTIONS 4 /* the bridge and three virtio devices */
+#define FUNCTIONS 5 /* the bridge and four virtio devices */
+#define BLOCK_SLOT 4
+#define BLOCK_REQUEST 0x2000
 #define QUEUES 2
 #define RINGS 0x10000
 #define ROUNDS 40
 #define ACCESSES 4000
 
-static const char *const kinds[] = {"cmos", "reset",      "acpi-pm",        "serial",
-                                    "pci",  "virtio-net", "virtio-console", "virtio-rng"};
+static const char *const kinds[] = {"cmos",      "reset",      "acpi-pm",    "serial",
+                                    "pci",       "virtio-net", "virtio-rng", "virtio-console",
+                                    "virtio-blk"};
 
 static Machine *
-make_machine(void)
+make_machine(Disk *disk)
 {
     static const uint8_t mac[6] = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
     Machine *m = fake_machine_new(RAM);
@@ -32,6 +36,7 @@ make_machine(void)
     g_assert_true(virtio_net_init(m, pci, mac, "/nonexistent/switch", NULL));
     g_assert_true(virtio_console_init(m, pci, "none", NULL));
     g_assert_true(virtio_rng_init(m, pci, NULL));
+    g_assert_true(virtio_blk_init(m, pci, disk, "disk0", QUEUES, NULL));
     return m;
 }
 
@@ -103,6 +108,15 @@ odd_access(Machine *m, GRand *rand)
     }
 }
 
+/* A read of a sector. */
+static void
+offer_block_read(DriverQueue *queue)
+{
+    driver_describe(queue, 0, BLOCK_REQUEST, 16, DRIVER_DESC_NEXT, 1);
+    driver_describe(queue, 1, BLOCK_REQUEST + 16, 513, DRIVER_DESC_WRITE, 0);
+    driver_offer(queue, 0);
+}
+
 /* Bring all virtio devices up, so that what follows meets devices at work. */
 static void
 sane_start(Machine *m)
@@ -116,7 +130,10 @@ sane_start(Machine *m)
         driver_use_msix(&driver, QUEUES, 0x50);
         for (unsigned i = 0; i < QUEUES; i++) {
             driver_queue_init(&queue, &driver, i, 64, RINGS + (slot * QUEUES + i) * 0x4000);
-            driver_add(&queue, 0x1000, 64, i == 0);
+            if (slot == BLOCK_SLOT)
+                offer_block_read(&queue);
+            else
+                driver_add(&queue, 0x1000, 64, i == 0);
         }
         driver_ok(&driver);
         fake_pump();
@@ -130,8 +147,10 @@ any_state_can_be_loaded(void)
 {
     for (unsigned round = 0; round < ROUNDS; round++) {
         g_autoptr(GRand) rand = g_rand_new_with_seed(round);
-        Machine *m = make_machine(), *other = make_machine();
+        Disk *disk = fake_disk_new(RAM, false);
+        Machine *m = make_machine(disk), *other = make_machine(fake_disk_new(RAM, false));
 
+        fake_disk_hold(disk, round % 2);
         fake_start(m);
         if (round % 4 != 0)
             sane_start(m);
@@ -150,6 +169,7 @@ any_state_can_be_loaded(void)
             g_assert_no_error(error);
         }
         g_assert_cmpuint(fake_unlogged_pages(m), ==, 0);
+        fake_disk_hold(disk, false);
     }
 }
 
