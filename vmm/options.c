@@ -13,6 +13,7 @@ typedef struct RawOptions {
     char *memory;
     char **nets;
     char **macs;
+    char **disks;
     char *dirty_source;
     char *vmgenid;
 } RawOptions;
@@ -93,6 +94,26 @@ options_nets_set(Options *o, const RawOptions *raw, GError **error)
 }
 
 static gboolean
+options_disks_set(Options *o, const RawOptions *raw, GError **error)
+{
+    guint n = raw->disks == NULL ? 0 : g_strv_length(raw->disks);
+
+    if (n > DISKS_MAX)
+        return options_refuse(error, "--disk", raw->disks[DISKS_MAX], "a member has at most 8");
+    if (o->overlay_dir != NULL && n == 0)
+        return options_refuse(error, "--overlay-dir", o->overlay_dir,
+                              "there is no --disk that could have an overlay");
+    o->disks = g_new0(OptionDisk, n);
+    for (o->n_disks = 0; o->n_disks < n; o->n_disks++) {
+        if (!option_disk_parse(raw->disks[o->n_disks], o->n_disks, &o->disks[o->n_disks], error)) {
+            o->n_disks++; /* clear it, too */
+            return FALSE;
+        }
+    }
+    return TRUE;
+}
+
+static gboolean
 options_source_set(Options *o, const char *text, GError **error)
 {
     static const char *const names[] = {
@@ -145,7 +166,7 @@ options_check(Options *o, const RawOptions *raw, GError **error)
         return FALSE;
     o->has_vmgenid = raw->vmgenid != NULL;
     return options_source_set(o, raw->dirty_source, error) && options_nets_set(o, raw, error) &&
-           options_combination_check(o, error);
+           options_disks_set(o, raw, error) && options_combination_check(o, error);
 }
 
 static void
@@ -154,6 +175,7 @@ raw_options_clear(RawOptions *raw)
     g_free(raw->memory);
     g_strfreev(raw->nets);
     g_strfreev(raw->macs);
+    g_strfreev(raw->disks);
     g_free(raw->dirty_source);
     g_free(raw->vmgenid);
 }
@@ -166,6 +188,10 @@ options_clear(Options *o)
     for (guint i = 0; i < o->n_nets && o->nets != NULL; i++)
         g_free(o->nets[i].socket);
     g_free(o->nets);
+    for (guint i = 0; i < o->n_disks; i++)
+        option_disk_clear(&o->disks[i]);
+    g_free(o->disks);
+    g_free(o->overlay_dir);
     g_free(o->name);
     g_free(o->kernel);
     g_free(o->initrd);
@@ -193,6 +219,10 @@ options_parse(int argc, char **argv, Options *o, GError **error)
          "Network card on a stream socket; may be repeated", "SOCKET"},
         {"mac", 0, 0, G_OPTION_ARG_STRING_ARRAY, &raw.macs, "Its address, in order of --net",
          "ADDR"},
+        {"disk", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &raw.disks,
+         "Disk: PATH[,format=F][,readonly=on][,id=SERIAL]; may be repeated", "DISK"},
+        {"overlay-dir", 0, 0, G_OPTION_ARG_FILENAME, &o->overlay_dir,
+         "Keep what the guest writes to its disks in overlays here", "DIR"},
         {"serial", 0, 0, G_OPTION_ARG_STRING, &o->serial,
          "Serial port: none, file:PATH, pty or pty:LINK (none)", "SPEC"},
         {"serial-log", 0, 0, G_OPTION_ARG_FILENAME, &o->serial_log,

@@ -10,6 +10,16 @@ typedef struct OptionNet {
     uint8_t mac[6];
 } OptionNet;
 
+/* Longest serial number of a disk, and as virtio-blk has it. */
+#define OPTION_DISK_ID_MAX 20
+
+typedef struct OptionDisk {
+    char *path;
+    char *format; /* "raw", or as qemu-nbd knows it */
+    char *id;
+    bool read_only;
+} OptionDisk;
+
 typedef struct Options {
     char *name;
     uint64_t ram_size;
@@ -19,6 +29,9 @@ typedef struct Options {
     char *append;
     OptionNet *nets;
     guint n_nets;
+    OptionDisk *disks;
+    guint n_disks;
+    char *overlay_dir;
     char *serial;
     char *serial_log;
     char *console;
@@ -40,5 +53,9 @@ void options_clear(Options *options);
 /* "512M", "2G", plain bytes; 0 if it is not a size. */
 uint64_t options_size_parse(const char *text);
 gboolean options_mac_parse(const char *text, uint8_t mac[6]);
+/* "PATH[,format=F][,readonly=on|off][,id=SERIAL]" of disk number; a comma in PATH is doubled. Free
+ * with option_disk_clear, also after an error. */
+gboolean option_disk_parse(const char *text, guint number, OptionDisk *disk, GError **error);
+void option_disk_clear(OptionDisk *disk);
 
 #endif

@@ -73,6 +73,16 @@ test_combinations(void)
     refused("--mac", "--kernel", "k", "--mac", "52:54:00:00:00:01", NULL);
     refused("dirty-source", "--kernel", "k", "--dirty-source", "magic", NULL);
     refused("UUID", "--kernel", "k", "--vmgenid", "1", NULL);
+    refused("--disk", "--kernel", "k", "--overlay-dir", "/d", NULL);
+    refused("at most 8", "--kernel", "k", "--disk", "1", "--disk", "2", "--disk", "3", "--disk",
+            "4", "--disk", "5", "--disk", "6", "--disk", "7", "--disk", "8", "--disk", "9", NULL);
+    refused("path is missing", "--kernel", "k", "--disk", ",format=raw", NULL);
+    refused("format=", "--kernel", "k", "--disk", "/a,format=", NULL);
+    refused("format=", "--kernel", "k", "--disk", "/a,format=a/b", NULL);
+    refused("on or off", "--kernel", "k", "--disk", "/a,readonly=", NULL);
+    refused("on or off", "--kernel", "k", "--disk", "/a,readonly=yes", NULL);
+    refused("20", "--kernel", "k", "--disk", "/a,id=123456789012345678901", NULL);
+    refused("doubled", "--kernel", "k", "--disk", "/a,b", NULL);
     refused("not expected", "--kernel", "k", "surplus", NULL);
     refused("Unknown option", "--kernell", "k", NULL);
 }
@@ -103,6 +113,58 @@ test_nets(void)
     options_clear(&options);
 }
 
+static void
+check_disk(const char *text, const char *path, const char *format, const char *id, bool read_only)
+{
+    g_autoptr(GError) error = NULL;
+    OptionDisk disk;
+
+    option_disk_parse(text, 3, &disk, &error);
+    g_assert_no_error(error);
+    g_assert_cmpstr(disk.path, ==, path);
+    g_assert_cmpstr(disk.format, ==, format);
+    g_assert_cmpstr(disk.id, ==, id);
+    g_assert_cmpint(disk.read_only, ==, read_only);
+    option_disk_clear(&disk);
+}
+
+static void
+test_disks(void)
+{
+    check_disk("/a/b.img", "/a/b.img", "raw", "disk3", false);
+    check_disk("/a.qcow2/b", "/a.qcow2/b", "raw", "disk3", false);
+    check_disk("/a/b.qcow2", "/a/b.qcow2", "qcow2", "disk3", false);
+    check_disk("/a/b.VMDK", "/a/b.VMDK", "vmdk", "disk3", false);
+    check_disk("/a/b.qcow2,format=raw", "/a/b.qcow2", "raw", "disk3", false);
+    check_disk("/a,,b,readonly=on,id=root-1", "/a,b", "raw", "root-1", true);
+    check_disk("/a,id=x,readonly=off,format=vpc", "/a", "vpc", "x", false);
+}
+
+static void
+test_disk_list(void)
+{
+    char *argv[] = {(char *)"district-vmm",
+                    (char *)"--kernel",
+                    (char *)"k",
+                    (char *)"--disk",
+                    (char *)"/a",
+                    (char *)"--disk",
+                    (char *)"/b.qcow2",
+                    (char *)"--overlay-dir",
+                    (char *)"/store",
+                    NULL};
+    g_autoptr(GError) error = NULL;
+    Options options;
+
+    options_parse(G_N_ELEMENTS(argv) - 1, argv, &options, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(options.n_disks, ==, 2);
+    g_assert_cmpstr(options.disks[1].format, ==, "qcow2");
+    g_assert_cmpstr(options.disks[1].id, ==, "disk1");
+    g_assert_cmpstr(options.overlay_dir, ==, "/store");
+    options_clear(&options);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -112,5 +174,7 @@ main(int argc, char **argv)
     g_test_add_func("/options/a VM generation id is stored as a GUID", test_vmgenid);
     g_test_add_func("/options/what cannot work is refused with the reason", test_combinations);
     g_test_add_func("/options/each --net is a card, with its --mac or a derived one", test_nets);
+    g_test_add_func("/options/a disk has a path, a format, an id", test_disks);
+    g_test_add_func("/options/each --disk is a disk", test_disk_list);
     return g_test_run();
 }
