@@ -15,7 +15,7 @@
 #include <glib.h>
 #include <stdbool.h>
 
-#define MEMBER_PROTOCOL_VERSION 1
+#define MEMBER_PROTOCOL_VERSION 2
 #define MEMBER_CALL_TIMEOUT_MS 5000     /* all but RESTORE */
 #define MEMBER_RESTORE_TIMEOUT_MS 30000 /* loading state may have to read a lot of it */
 #define MEMBER_STATE_BYTES_MAX (64u * 1024 * 1024)

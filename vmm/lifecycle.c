@@ -97,7 +97,8 @@ machine_pause(Machine *m, uint8_t *state, size_t capacity, uint64_t *bits, Pause
                     m->name, machine_state_name(m->state));
         return FALSE;
     }
-    if (!machine_rest(m, &result->times, error))
+    /* A guest that has gone stays out while its end is being dealt with. */
+    if (machine_guest_gone(m, error) || !machine_rest(m, &result->times, error))
         return FALSE;
     done = !machine_guest_gone(m, error) &&
            (state == NULL || state_save(m, state, capacity, &result->state_len, error));

@@ -8,7 +8,8 @@
  *
  * A guest reset starts the program anew in the same process (execve): VM, vCPUs and devices are
  * then as fresh as hardware after a reset. Guest RAM (emptied), the member socket and its
- * connection are handed on, so that a client sees nothing but a guest that rewrote its memory.
+ * connection, and the overlays of disks are handed on, so that a client sees nothing but a guest
+ * that rewrote its memory. Requests that are with the disks are waited for first, as hardware does.
  */
 #include "vmm/machine_priv.h"
 
@@ -16,9 +17,11 @@
 #include "common/page.h"
 #include "vmm/boot.h"
 #include "vmm/devices/devices.h"
+#include "vmm/disks.h"
 #include "vmm/lifecycle.h"
 #include "vmm/member_server.h"
 #include "vmm/options.h"
+#include "vmm/vcpu.h"
 #include "vmm/vmgenid.h"
 
 #include <errno.h>
@@ -41,11 +44,16 @@
 #define INHERIT_VMGENID_ENV "DISTRICT_VMM_INHERIT_VMGENID"
 /* How long a client may take to learn that the guest has powered off. */
 #define SHUTDOWN_LINGER_MS 2000
+/* While a reset waits for the disks. */
+#define DRAIN_POLL_MS 1
+#define DRAIN_NOTE_US (3 * G_USEC_PER_SEC)
 
 typedef struct Vmm {
     Options options;
     char **argv;
     Machine *machine;
+    Disks disks;
+    gint64 drain_note;    /* when to say that a reset waits for the disks; G_MAXINT64: said */
     MemberServer *server; /* NULL without --member-socket */
     GMainLoop *loop;
     MemberHandover inherited;
@@ -121,18 +129,19 @@ inherit_write(const MemberHandover *h, const uint8_t vmgenid[VMGENID_BYTES])
     return g_setenv(INHERIT_VMGENID_ENV, id, TRUE) && g_setenv(INHERIT_ENV, text, TRUE);
 }
 
-/* Does not return if it works. */
+/* Nothing is with the disks. Does not return if it works. */
 static void
-vmm_reset(Vmm *vmm)
+vmm_start_anew(Vmm *vmm)
 {
     MemberHandover handover = MEMBER_HANDOVER_NONE;
+    g_autoptr(GError) error = NULL;
 
-    if (vmm->options.kernel == NULL) {
-        g_message("the guest reset itself, but was restored without --kernel to boot it from");
+    machine_shut_down(vmm->machine);
+    if (!disks_hand_on(&vmm->disks, &error)) {
+        g_warning("cannot start anew after a guest reset: %s", error->message);
         vmm_quit(vmm, STATUS_NO_RESET);
         return;
     }
-    machine_shut_down(vmm->machine);
     if (vmm->server != NULL)
         handover = member_server_handover(vmm->server);
     handover.ram = vmm->machine->ram_fd;
@@ -144,6 +153,50 @@ vmm_reset(Vmm *vmm)
         execv("/proc/self/exe", vmm->argv);
     g_warning("cannot start anew after a guest reset: %s", g_strerror(errno));
     vmm_quit(vmm, STATUS_NO_RESET);
+}
+
+static gboolean
+vmm_drain(void *opaque)
+{
+    Vmm *vmm = opaque;
+    const char *waiting;
+
+    if (virtio_blk_idle()) {
+        vmm_start_anew(vmm);
+        return G_SOURCE_REMOVE;
+    }
+    if (g_get_monotonic_time() > vmm->drain_note) {
+        waiting = disks_waiting(&vmm->disks);
+        g_warning("a guest reset waits for requests to its disks: %s",
+                  waiting != NULL ? waiting : "they are slow");
+        vmm->drain_note = G_MAXINT64;
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+/*
+ * The vCPUs stay out, but devices go on, so that what the guest has asked of its disks gets done.
+ * There is no limit: a store that is full may have room again, and until then this guest is a
+ * machine that does not come up.
+ */
+static void
+vmm_reset(Vmm *vmm)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (vmm->options.kernel == NULL) {
+        g_message("the guest reset itself, but was restored without --kernel to boot it from");
+        vmm_quit(vmm, STATUS_NO_RESET);
+        return;
+    }
+    if (vmm->machine->state == MACHINE_RUNNING && !vcpus_stop(vmm->machine->vcpus, &error)) {
+        g_warning("%s", error->message);
+        vmm_quit(vmm, STATUS_NO_RESET);
+        return;
+    }
+    vmm->drain_note = g_get_monotonic_time() + DRAIN_NOTE_US;
+    if (vmm_drain(vmm))
+        g_timeout_add(DRAIN_POLL_MS, vmm_drain, vmm);
 }
 
 /* ---- Ends ---- */
@@ -226,7 +279,13 @@ vmm_pci_devices_init(Vmm *vmm, GError **error)
     }
     if (o->console != NULL && !virtio_console_init(m, pci, o->console, error))
         return FALSE;
-    return !o->rng || virtio_rng_init(m, pci, error);
+    if (o->rng && !virtio_rng_init(m, pci, error))
+        return FALSE;
+    for (guint i = 0; i < vmm->disks.n; i++) {
+        if (!virtio_blk_init(m, pci, vmm->disks.disk[i], o->disks[i].id, (unsigned)o->cpus, error))
+            return FALSE;
+    }
+    return TRUE;
 }
 
 static gboolean
@@ -272,8 +331,8 @@ vmm_server_init(Vmm *vmm, GError **error)
 
     if (vmm->options.member_socket == NULL)
         return TRUE;
-    vmm->server =
-        member_server_new(vmm->machine, vmm->options.member_socket, &vmm->inherited, &hooks, error);
+    vmm->server = member_server_new(vmm->machine, &vmm->disks, vmm->options.member_socket,
+                                    &vmm->inherited, &hooks, error);
     return vmm->server != NULL;
 }
 
@@ -294,6 +353,8 @@ vmm_init(Vmm *vmm, GError **error)
         return FALSE;
     vmm->machine->exit_notify = vmm_guest_exit;
     vmm->machine->exit_opaque = vmm;
+    if (!disks_open(&vmm->disks, o, error) || (vmm->is_reset && !disks_inherit(&vmm->disks, error)))
+        return FALSE;
     if (!vmm_devices_init(vmm, error) || (!incoming && !vmm_boot(vmm, error)) ||
         !vmm_server_init(vmm, error))
         return FALSE;
@@ -335,6 +396,7 @@ main(int argc, char **argv)
     vmm_signals_init(&vmm);
     if (!vmm_init(&vmm, &error)) {
         fprintf(stderr, "district-vmm: %s\n", error->message);
+        disks_close(&vmm.disks);
         return STATUS_ERROR;
     }
     g_main_loop_run(vmm.loop);
@@ -343,6 +405,7 @@ main(int argc, char **argv)
         machine_shut_down(vmm.machine);
     if (vmm.server != NULL)
         member_server_close(vmm.server, vmm.status == STATUS_OK);
+    disks_close(&vmm.disks);
     /* vCPU threads are parked; nothing is left to flush but stdio. */
     return vmm.status;
 }

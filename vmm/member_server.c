@@ -19,6 +19,7 @@
 #include "common/pbmsg.h"
 #include "vmm/devices/devices.h"
 #include "vmm/lifecycle.h"
+#include "vmm/member_disks.h"
 #include "vmm/state.h"
 #include "vmm/vcpu.h"
 
@@ -30,11 +31,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MEMBER_VERSION 1
+#define MEMBER_VERSION 2
 #define SEND_LIMIT_MS 1000
 
 struct MemberServer {
     Machine *m;
+    const Disks *disks;
     char *path;
     MemberServerHooks hooks;
 
@@ -66,10 +68,12 @@ typedef struct Reply {
         District__MemberDescribeReply describe;
         District__MemberPowerButtonReply power_button;
         District__MemberQuitReply quit;
+        District__MemberDisksReply noted;
     };
+    MemberDiskReply disks;
     District__RamRegion regions[MACHINE_RAM_SLOTS];
     District__RamRegion *region_list[MACHINE_RAM_SLOTS];
-    int fds[3];
+    int fds[3 + MEMBER_DISK_FDS_MAX];
     guint n_fds;
 } Reply;
 
@@ -132,6 +136,7 @@ op_hello(MemberServer *s, const District__MemberHelloRequest *request, Reply *re
     reply->fds[reply->n_fds++] = s->state_fd;
     if (s->m->ram_fd >= 0)
         reply->fds[reply->n_fds++] = s->m->ram_fd;
+    member_disks_hello(s->disks, &reply->disks, &reply->hello, reply->fds, &reply->n_fds);
     reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_HELLO;
     reply->msg.hello = &reply->hello;
     return TRUE;
@@ -178,6 +183,7 @@ op_pause(MemberServer *s, const District__MemberPauseRequest *request, Reply *re
     reply->pause.devices_rest_ns = (uint64_t)result.times.devices_rest_ns;
     reply->pause.saved_ns = (uint64_t)result.times.saved_ns;
     reply->pause.harvested_ns = (uint64_t)result.times.harvested_ns;
+    member_disks_cut(s->disks, &reply->disks, &reply->pause);
     reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_PAUSE;
     reply->msg.pause = &reply->pause;
     return TRUE;
@@ -200,17 +206,21 @@ static gboolean
 restore_check(const MemberServer *s, const District__MemberRestoreRequest *request, guint n_fds,
               GError **error)
 {
-    const char *wrong = NULL;
+    const char *wrong, *disks_wrong;
+    guint disk_fds = member_disks_restore_fds(s->disks, request, &disks_wrong);
 
+    wrong = disks_wrong;
     if (s->m->state != MACHINE_AWAITING_RESTORE)
         wrong = "it was not started with --incoming, or has been restored already";
     else if (s->m->ram != NULL)
         wrong = "an earlier restore failed half-way; start a new process";
-    else if (!request->check_only && n_fds != 1)
-        wrong = "the request must carry one descriptor, the guest's RAM";
-    else if (request->state_len == 0 || request->state_len > STATE_BYTES_MAX)
+    else if (request->check_only)
+        wrong = n_fds == 0 ? NULL : "a request that only checks carries no descriptor";
+    else if (wrong == NULL && n_fds != 1 + disk_fds)
+        wrong = "the request must carry the guest's RAM and two descriptors for each overlay";
+    if (wrong == NULL && (request->state_len == 0 || request->state_len > STATE_BYTES_MAX))
         wrong = "the length of its state is out of range";
-    else if (request->vmgenid.len != 0 && request->vmgenid.len != VMGENID_BYTES)
+    else if (wrong == NULL && request->vmgenid.len != 0 && request->vmgenid.len != VMGENID_BYTES)
         wrong = "the VM generation id must have 16 bytes";
     if (wrong == NULL)
         return TRUE;
@@ -241,6 +251,8 @@ op_restore(MemberServer *s, const District__MemberRestoreRequest *request, int *
         return FALSE;
     }
     fds[0] = -1; /* the machine's now */
+    if (!member_disks_restore(s->disks, request, fds + 1, error))
+        return FALSE;
     machine_restored(s->m);
     return TRUE;
 }
@@ -266,6 +278,7 @@ static void
 op_describe(MemberServer *s, Reply *reply)
 {
     const char *serial = s->hooks.serial_path(s->hooks.opaque);
+    const char *waiting = disks_waiting(s->disks);
 
     district__member_describe_reply__init(&reply->describe);
     reply->describe.state = member_state(s->m);
@@ -274,6 +287,8 @@ op_describe(MemberServer *s, Reply *reply)
     reply->describe.pauses = s->pauses;
     if (serial != NULL)
         reply->describe.serial_path = (char *)serial;
+    if (waiting != NULL)
+        reply->describe.waiting = (char *)waiting;
     reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_DESCRIBE;
     reply->msg.describe = &reply->describe;
 }
@@ -297,6 +312,19 @@ op_power_button(MemberServer *s, Reply *reply, GError **error)
 }
 
 static gboolean
+op_disks(MemberServer *s, const District__MemberDisksRequest *request, Reply *reply, GError **error)
+{
+    if (!member_disks_note(s->disks, request, error)) {
+        g_prefix_error(error, "%s: ", s->m->name);
+        return FALSE;
+    }
+    district__member_disks_reply__init(&reply->noted);
+    reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_DISKS;
+    reply->msg.disks = &reply->noted;
+    return TRUE;
+}
+
+static gboolean
 op_dispatch(MemberServer *s, const District__MemberRequest *request, int *fds, guint n_fds,
             Reply *reply, GError **error)
 {
@@ -311,6 +339,8 @@ op_dispatch(MemberServer *s, const District__MemberRequest *request, int *fds, g
         return op_resume(s, reply, error);
     case DISTRICT__MEMBER_REQUEST__OP_RESTORE:
         return op_restore(s, request->restore, fds, n_fds, reply, error);
+    case DISTRICT__MEMBER_REQUEST__OP_DISKS:
+        return op_disks(s, request->disks, reply, error);
     case DISTRICT__MEMBER_REQUEST__OP_DESCRIBE:
         op_describe(s, reply);
         return TRUE;
@@ -397,7 +427,7 @@ client_answer(MemberServer *s, const District__MemberRequest *request, int *fds,
 static gboolean
 client_request(MemberServer *s, GError **error)
 {
-    int fds[4];
+    int fds[1 + MEMBER_DISK_FDS_MAX];
     guint n_fds = G_N_ELEMENTS(fds);
     District__MemberRequest *request;
     gboolean answered, describe;
@@ -483,12 +513,13 @@ server_memory_init(MemberServer *s, const MemberHandover *inherited, GError **er
 }
 
 MemberServer *
-member_server_new(Machine *m, const char *path, const MemberHandover *inherited,
+member_server_new(Machine *m, const Disks *disks, const char *path, const MemberHandover *inherited,
                   const MemberServerHooks *hooks, GError **error)
 {
     MemberServer *s = g_new0(MemberServer, 1);
 
     s->m = m;
+    s->disks = disks;
     s->path = g_strdup(path);
     s->hooks = *hooks;
     s->client_fd = -1;

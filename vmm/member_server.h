@@ -6,6 +6,7 @@
 #ifndef DISTRICT_VMM_MEMBER_SERVER_H
 #define DISTRICT_VMM_MEMBER_SERVER_H
 
+#include "vmm/disks.h"
 #include "vmm/machine_priv.h"
 
 typedef struct MemberServer MemberServer;
@@ -33,9 +34,10 @@ typedef struct MemberServerHooks {
     void *opaque;
 } MemberServerHooks;
 
-/* Listen at path, or go on with what is in inherited. */
-MemberServer *member_server_new(Machine *m, const char *path, const MemberHandover *inherited,
-                                const MemberServerHooks *hooks, GError **error);
+/* Listen at path, or go on with what is in inherited. disks stay the caller's. */
+MemberServer *member_server_new(Machine *m, const Disks *disks, const char *path,
+                                const MemberHandover *inherited, const MemberServerHooks *hooks,
+                                GError **error);
 
 bool member_server_has_client(const MemberServer *server);
 

@@ -125,7 +125,7 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
     int fds[] = {m->bitmap_fd, m->state_fd, m->ram_fd};
 
     region.size = m->config.ram_size;
-    hello.version = 1;
+    hello.version = 2;
     hello.engine = (char *)"kvm";
     hello.name = m->name;
     hello.ram_size = m->config.ram_size;

@@ -84,7 +84,7 @@ rig_connect(Rig *rig)
 
     rig->client = fdmsg_connect(rig->socket, LIMIT_MS, &error);
     g_assert_no_error(error);
-    hello.version = 1;
+    hello.version = 2;
     request.op_case = DISTRICT__MEMBER_REQUEST__OP_HELLO;
     request.hello = &hello;
     reply = rig_call(rig, &request, NULL, 0);

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Disks in the member protocol. Lists are of the disks with an overlay, in order. */
+#include "vmm/member_disks.h"
+
+void
+member_disks_hello(const Disks *disks, MemberDiskReply *room, District__MemberHelloReply *hello,
+                   int *fds, guint *n_fds)
+{
+    for (guint i = 0; i < disks->n; i++) {
+        const Disk *disk = disks->disk[i];
+        District__MemberDisk *told = &room->disks[i];
+
+        district__member_disk__init(told);
+        told->size = disk_bytes(disk);
+        told->home = (char *)disk_home(disk);
+        told->overlay = disk_has_overlay(disk);
+        told->read_only = disk_read_only(disk);
+        room->disk_list[i] = told;
+        if (!told->overlay)
+            continue;
+        disk_overlay_fds(disk, &fds[*n_fds], &fds[*n_fds + 1]);
+        *n_fds += 2;
+    }
+    hello->disks = room->disk_list;
+    hello->n_disks = disks->n;
+}
+
+void
+member_disks_cut(const Disks *disks, MemberDiskReply *room, District__MemberPauseReply *pause)
+{
+    for (guint i = 0; i < disks->n; i++) {
+        District__MemberDiskCut *cut = &room->cuts[pause->n_disks];
+
+        if (!disk_has_overlay(disks->disk[i]))
+            continue;
+        district__member_disk_cut__init(cut);
+        cut->cut = disk_cut(disks->disk[i], &cut->index_end);
+        room->cut_list[pause->n_disks++] = cut;
+    }
+    pause->disks = room->cut_list;
+}
+
+static guint
+overlays(const Disks *disks)
+{
+    guint n = 0;
+
+    for (guint i = 0; i < disks->n; i++)
+        n += disk_has_overlay(disks->disk[i]);
+    return n;
+}
+
+gboolean
+member_disks_note(const Disks *disks, const District__MemberDisksRequest *request, GError **error)
+{
+    gboolean done = TRUE;
+    guint k = 0;
+
+    if (request->n_disks != overlays(disks)) {
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_CONFIG,
+                    "notes on %zu disks; disks with an overlay: %u", request->n_disks,
+                    overlays(disks));
+        return FALSE;
+    }
+    for (guint i = 0; i < disks->n; i++) {
+        const District__MemberDiskNote *note;
+
+        if (!disk_has_overlay(disks->disk[i]))
+            continue;
+        note = request->disks[k++];
+        disk_released_below(disks->disk[i], note->released_below);
+        disk_home_below(disks->disk[i], note->home_below);
+        /* What has been released above may be what makes room for it. */
+        done = done && (!note->resend || disk_resend(disks->disk[i], error));
+    }
+    return done;
+}
+
+guint
+member_disks_restore_fds(const Disks *disks, const District__MemberRestoreRequest *request,
+                         const char **wrong)
+{
+    *wrong = request->n_disk_entries == overlays(disks)
+                 ? NULL
+                 : "it has another number of disks with overlays; start it with the disks that it "
+                   "was saved with";
+    return 2 * overlays(disks);
+}
+
+gboolean
+member_disks_restore(const Disks *disks, const District__MemberRestoreRequest *request, int *fds,
+                     GError **error)
+{
+    guint k = 0;
+
+    for (guint i = 0; i < disks->n; i++) {
+        if (!disk_has_overlay(disks->disk[i]))
+            continue;
+        if (!disk_restore(disks->disk[i], fds[2 * k], fds[2 * k + 1], request->disk_entries[k],
+                          error))
+            return FALSE;
+        fds[2 * k] = fds[2 * k + 1] = -1;
+        k++;
+    }
+    return TRUE;
+}

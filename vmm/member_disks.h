@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the member protocol says of disks, for member_server.c. */
+#ifndef DISTRICT_VMM_MEMBER_DISKS_H
+#define DISTRICT_VMM_MEMBER_DISKS_H
+
+#include "vmm/disks.h"
+
+#include "member.pb-c.h"
+
+/* Two for each disk with an overlay. */
+#define MEMBER_DISK_FDS_MAX (2 * DISKS_MAX)
+
+typedef struct MemberDiskReply {
+    District__MemberDisk disks[DISKS_MAX];
+    District__MemberDisk *disk_list[DISKS_MAX];
+    District__MemberDiskCut cuts[DISKS_MAX];
+    District__MemberDiskCut *cut_list[DISKS_MAX];
+} MemberDiskReply;
+
+/* Tell of all disks; append descriptors to fds. */
+void member_disks_hello(const Disks *disks, MemberDiskReply *room,
+                        District__MemberHelloReply *hello, int *fds, guint *n_fds);
+/* Cut each disk with an overlay. */
+void member_disks_cut(const Disks *disks, MemberDiskReply *room, District__MemberPauseReply *pause);
+gboolean member_disks_note(const Disks *disks, const District__MemberDisksRequest *request,
+                           GError **error);
+/* Descriptors that a RESTORE must carry beside RAM; NULL in *wrong if its disks fit ours. */
+guint member_disks_restore_fds(const Disks *disks, const District__MemberRestoreRequest *request,
+                               const char **wrong);
+/* Take the overlays over; fds that have been are set to -1. */
+gboolean member_disks_restore(const Disks *disks, const District__MemberRestoreRequest *request,
+                              int *fds, GError **error);
+
+#endif
