@@ -55,4 +55,12 @@ gboolean guest_image_position(const GuestImage *image, unsigned cpu, ChainPos *p
 /* Copy the header page; FALSE with error set if the image is too small or no guest ran in it. */
 gboolean guest_image_header(const GuestImage *image, GuestHeader *header, GError **error);
 
+/*
+ * Check that the content of a disk (its first bytes, GUEST_DISK_BYTES_MIN at least) is what the guest
+ * of this header has written: each place as the header has it. The place of a write that is under
+ * way may hold that one already.
+ */
+gboolean guest_disk_check(const GuestHeader *header, const void *content, gsize bytes,
+                          GError **error);
+
 #endif

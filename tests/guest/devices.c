@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * op=devices of the tiny guest: exercises virtio-net, console and rng.
+ * op=devices of the tiny guest: exercises virtio-net, console, rng and (disk.c) blk.
  *
  * Network: raw Ethernet frames (EtherType 0x88B5, for local experiments) numbered from 1. The
  * sender first says HELLO until its peer answers, then sends numbered DATA frames; an echoing peer
@@ -34,6 +34,7 @@ static unsigned net_tx_free; /* buffers of net_tx never used yet */
 static uint64_t net_sent;    /* highest DATA number sent */
 static uint64_t net_seen;    /* highest DATA or ECHO number received */
 static bool net_peer_ready;
+static bool has_disk;
 
 static void
 report_devices(uint64_t round)
@@ -48,6 +49,7 @@ report_devices(uint64_t round)
     out_text(" console=");
     out_number(s->console_bytes);
     out_end();
+    disk_report();
     if (net.address == 0)
         return;
     out_begin();
@@ -260,7 +262,7 @@ net_open(void)
 {
     volatile uint8_t *config;
 
-    if (!virtio_find(&net, VIRTIO_ID_NET))
+    if (!virtio_find(&net, VIRTIO_ID_NET, 0))
         guest_fail("no virtio-net on PCI bus 0");
     config = (volatile uint8_t *)net.config;
     for (unsigned i = 0; i < 6; i++)
@@ -277,14 +279,15 @@ devices_open(void)
 {
     if (header->params.net != GUEST_NET_NONE)
         net_open();
-    if (virtio_find(&console, VIRTIO_ID_CONSOLE)) {
+    if (virtio_find(&console, VIRTIO_ID_CONSOLE, 0)) {
         virtio_queue_setup(&console, &console_tx, 1);
         virtio_driver_ok(&console);
     }
-    if (virtio_find(&rng, VIRTIO_ID_RNG)) {
+    if (virtio_find(&rng, VIRTIO_ID_RNG, 0)) {
         virtio_queue_setup(&rng, &rng_queue, 0);
         virtio_driver_ok(&rng);
     }
+    has_disk = disk_open();
 }
 
 static void
@@ -295,6 +298,7 @@ report_found(void)
     out_text(net.address ? " net" : "");
     out_text(console.address ? " console" : "");
     out_text(rng.address ? " rng" : "");
+    out_text(has_disk ? " disk" : "");
     out_end();
 }
 
@@ -314,6 +318,7 @@ devices_run(void)
             reported = round / params->report;
             rng_exercise();
             console_exercise();
+            disk_exercise();
             report_devices(round);
         }
         busy_wait(params->delay);

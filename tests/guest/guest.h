@@ -15,6 +15,7 @@
 #define GUEST_CPUS_MAX 16
 #define GUEST_HEADER_GPA 0x100000ULL      /* the header page */
 #define GUEST_BASE_DEFAULT 0x1000000ULL   /* the working set starts here: 16 MiB */
+#define GUEST_DISK_UNITS 64               /* places on the disk: diskwork.h */
 #define GUEST_MAGIC 0x3154534754534944ULL /* "DISTGST1" in memory */
 
 typedef enum GuestOp {
@@ -91,6 +92,12 @@ typedef struct GuestDeviceState {
     uint64_t net_bad;
     uint64_t rng_bytes;
     uint64_t console_bytes;
+    uint64_t disk_writes;
+    uint64_t disk_reads;
+    uint64_t disk_bad;                      /* reads that were not what was written last */
+    uint64_t disk_errors;                   /* requests that failed */
+    uint64_t disk_writing;                  /* number of the write under way, 0: none */
+    uint64_t disk_number[GUEST_DISK_UNITS]; /* of the last write to each place, 0: none */
 } GuestDeviceState;
 
 typedef struct GuestHeader {

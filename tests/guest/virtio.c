@@ -19,6 +19,8 @@
 #define CAP_NOTIFY 2
 #define CAP_DEVICE 4
 /* Offsets in the common configuration, §4.1.4.3 */
+#define COMMON_DEVICE_FEATURE_SELECT 0x00
+#define COMMON_DEVICE_FEATURE 0x04
 #define COMMON_DRIVER_FEATURE_SELECT 0x08
 #define COMMON_DRIVER_FEATURE 0x0C
 #define COMMON_STATUS 0x14
@@ -34,6 +36,7 @@
 #define STATUS_DRIVER_OK 4
 #define STATUS_FEATURES_OK 8
 #define FEATURE_VERSION_1_HIGH 1 /* bit 32 */
+#define DESC_NEXT 1
 #define DESC_WRITE 2
 #define AVAIL_NO_INTERRUPT 1
 
@@ -141,15 +144,16 @@ common32(VirtioDevice *device, unsigned offset)
 
 /* Initialisation up to FEATURES_OK (virtio 1.2 §3.1.1). */
 static bool
-negotiate(VirtioDevice *device)
+negotiate(VirtioDevice *device, uint32_t features)
 {
     *common8(device, COMMON_STATUS) = 0;
     while (*common8(device, COMMON_STATUS) != 0)
         ;
     *common8(device, COMMON_STATUS) = STATUS_ACKNOWLEDGE;
     *common8(device, COMMON_STATUS) = STATUS_ACKNOWLEDGE | STATUS_DRIVER;
+    *common32(device, COMMON_DEVICE_FEATURE_SELECT) = 0;
     *common32(device, COMMON_DRIVER_FEATURE_SELECT) = 0;
-    *common32(device, COMMON_DRIVER_FEATURE) = 0;
+    *common32(device, COMMON_DRIVER_FEATURE) = *common32(device, COMMON_DEVICE_FEATURE) & features;
     *common32(device, COMMON_DRIVER_FEATURE_SELECT) = 1;
     *common32(device, COMMON_DRIVER_FEATURE) = FEATURE_VERSION_1_HIGH;
     *common8(device, COMMON_STATUS) = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK;
@@ -157,14 +161,14 @@ negotiate(VirtioDevice *device)
 }
 
 bool
-virtio_find(VirtioDevice *device, unsigned id)
+virtio_find(VirtioDevice *device, unsigned id, uint32_t features)
 {
     for (uint16_t slot = 0; slot < 32; slot++) {
         uint32_t wanted = PCI_VENDOR_VIRTIO | (PCI_DEVICE_VIRTIO + id) << 16;
 
         *device = (VirtioDevice){.address = (uint16_t)(slot << 3)};
         if (pci_read(device->address, 0) == wanted)
-            return probe(device) && negotiate(device);
+            return probe(device) && negotiate(device, features);
     }
     device->address = 0;
     return false;
@@ -205,14 +209,32 @@ virtio_driver_ok(VirtioDevice *device)
         STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK;
 }
 
+static void
+offer(Vq *vq, unsigned slot)
+{
+    vq->avail_ring[vq->avail_index % vq->size] = (uint16_t)slot;
+    __atomic_store_n(&vq->avail_index, vq->avail_index + 1, __ATOMIC_SEQ_CST);
+    *(volatile uint16_t *)vq->notify = vq->number;
+}
+
 void
 virtio_send(Vq *vq, unsigned slot, uint32_t len, bool device_writes)
 {
     vq->desc[slot] = (VqDesc){
         .address = (uint64_t)vq->buffer[slot], .len = len, .flags = device_writes ? DESC_WRITE : 0};
-    vq->avail_ring[vq->avail_index % vq->size] = (uint16_t)slot;
-    __atomic_store_n(&vq->avail_index, vq->avail_index + 1, __ATOMIC_SEQ_CST);
-    *(volatile uint16_t *)vq->notify = vq->number;
+    offer(vq, slot);
+}
+
+void
+virtio_send_parts(Vq *vq, const VqPart *parts, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        vq->desc[i] = (VqDesc){.address = (uint64_t)parts[i].at,
+                               .len = parts[i].len,
+                               .flags = (uint16_t)((parts[i].device_writes ? DESC_WRITE : 0) |
+                                                   (i + 1 < n ? DESC_NEXT : 0)),
+                               .next = (uint16_t)(i + 1)};
+    offer(vq, 0);
 }
 
 bool

@@ -7,6 +7,7 @@
 #include "cpu.h"
 
 #define VIRTIO_ID_NET 1
+#define VIRTIO_ID_BLOCK 2
 #define VIRTIO_ID_CONSOLE 3
 #define VIRTIO_ID_RNG 4
 #define VQ_SIZE 16
@@ -50,8 +51,9 @@ typedef struct VirtioDevice {
     uint64_t config;
 } VirtioDevice;
 
-/* Find the first device of this virtio id, reset it and negotiate nothing but VERSION_1. */
-bool virtio_find(VirtioDevice *device, unsigned id);
+/* Find the first device of this virtio id, reset it and negotiate nothing but VERSION_1 and, if it
+ * is offered, what is in features (bits 0-31). */
+bool virtio_find(VirtioDevice *device, unsigned id, uint32_t features);
 void virtio_queue_setup(VirtioDevice *device, Vq *vq, uint16_t number);
 void virtio_driver_ok(VirtioDevice *device);
 
@@ -60,7 +62,19 @@ void virtio_driver_ok(VirtioDevice *device);
  * again when virtio_poll returns it.
  */
 void virtio_send(Vq *vq, unsigned slot, uint32_t len, bool device_writes);
+/* A request of several parts, by the first descriptors: one at a time. Its slot is 0. */
+typedef struct VqPart {
+    const void *at;
+    uint32_t len;
+    bool device_writes;
+} VqPart;
+void virtio_send_parts(Vq *vq, const VqPart *parts, unsigned n);
 /* TRUE if the device has used a buffer: *slot, *len bytes written. */
 bool virtio_poll(Vq *vq, unsigned *slot, uint32_t *len);
+
+/* op=devices: the disk, in disk.c. */
+bool disk_open(void);
+void disk_exercise(void);
+void disk_report(void);
 
 #endif
