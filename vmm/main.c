@@ -33,6 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
 #define STATUS_OK 0
@@ -58,6 +59,7 @@ typedef struct Vmm {
     GMainLoop *loop;
     MemberHandover inherited;
     bool is_reset; /* this life of the process follows a guest reset */
+    bool ends;
     int status;
 } Vmm;
 
@@ -65,6 +67,7 @@ static void
 vmm_quit(Vmm *vmm, int status)
 {
     vmm->status = status;
+    vmm->ends = true;
     g_main_loop_quit(vmm->loop);
 }
 
@@ -161,6 +164,8 @@ vmm_drain(void *opaque)
     Vmm *vmm = opaque;
     const char *waiting;
 
+    if (vmm->ends)
+        return G_SOURCE_REMOVE;
     if (virtio_blk_idle()) {
         vmm_start_anew(vmm);
         return G_SOURCE_REMOVE;
@@ -213,6 +218,8 @@ vmm_guest_exit(Machine *m, void *opaque)
 {
     Vmm *vmm = opaque;
 
+    if (vmm->ends)
+        return; /* on its way out already */
     switch (m->exit_wanted) {
     case EXIT_RESET:
         vmm_reset(vmm);
@@ -247,12 +254,15 @@ vmm_shutdown_seen(void *opaque)
 }
 
 static gboolean
-vmm_terminate(void *opaque)
+vmm_terminate(int fd, GIOCondition condition, void *opaque)
 {
     Vmm *vmm = opaque;
+    struct signalfd_siginfo info;
 
-    g_message("quit by signal");
-    vmm_quit(vmm, STATUS_OK);
+    if (read(fd, &info, sizeof info) == sizeof info) {
+        g_message("quit by signal");
+        vmm_quit(vmm, STATUS_OK);
+    }
     return G_SOURCE_CONTINUE;
 }
 
@@ -365,11 +375,25 @@ vmm_init(Vmm *vmm, GError **error)
     return TRUE;
 }
 
+/*
+ * Signals that end the program stay blocked and are read from a descriptor. So one that comes in
+ * the middle of a guest reset is pending still when the program has started anew.
+ */
 static void
 vmm_signals_init(Vmm *vmm)
 {
-    g_unix_signal_add(SIGTERM, vmm_terminate, vmm);
-    g_unix_signal_add(SIGINT, vmm_terminate, vmm);
+    sigset_t set;
+    int fd;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0)
+        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    else
+        g_unix_fd_add_full(G_PRIORITY_HIGH, fd, G_IO_IN, vmm_terminate, vmm, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGHUP, SIG_IGN); /* outlives whoever started it */
 }
@@ -382,6 +406,7 @@ main(int argc, char **argv)
     g_autoptr(GError) error = NULL;
 
     vmm.argv = argv;
+    vmm_signals_init(&vmm);
     if (!options_parse(argc, argv, &vmm.options, &error)) {
         fprintf(stderr, "district-vmm: %s\n", error->message);
         return STATUS_ERROR;
@@ -393,7 +418,6 @@ main(int argc, char **argv)
     log_init("district-vmm", vmm.options.name);
     inherit_read(&vmm);
     vmm.loop = g_main_loop_new(NULL, FALSE);
-    vmm_signals_init(&vmm);
     if (!vmm_init(&vmm, &error)) {
         fprintf(stderr, "district-vmm: %s\n", error->message);
         disks_close(&vmm.disks);
