@@ -53,8 +53,8 @@ District__MemberReply *
 rig_call(Rig *rig, District__MemberRequest *request, const int *fds, guint n_fds)
 {
     g_autoptr(GError) error = NULL;
-    int got[3] = {-1, -1, -1};
-    guint n_got = G_N_ELEMENTS(got);
+    int got[3 + 2 * RIG_DISKS_MAX] = {-1, -1, -1};
+    guint n_got = G_N_ELEMENTS(got), n_memory;
     District__MemberReply *reply;
 
     request->id = ++rig->next_id;
@@ -65,13 +65,32 @@ rig_call(Rig *rig, District__MemberRequest *request, const int *fds, guint n_fds
     g_assert_no_error(error);
     g_assert_cmpuint(reply->id, ==, request->id);
     if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_HELLO) {
+        n_memory =
+            reply->hello->state == DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE ? 2 : 3;
         rig->bitmap_fd = got[0];
         rig->state_fd = got[1];
-        rig->ram_fd = got[2];
+        rig->ram_fd = n_memory == 3 ? got[2] : -1;
+        rig->n_disk_fds = n_got - n_memory;
+        memcpy(rig->disk_fds, got + n_memory, rig->n_disk_fds * sizeof *got);
     } else {
         g_assert_cmpuint(n_got, ==, 0);
     }
     return reply;
+}
+
+static void
+rig_note_disks(Rig *rig, const District__MemberHelloReply *hello)
+{
+    guint overlays = 0;
+
+    rig->n_disks = (guint)hello->n_disks;
+    for (guint i = 0; i < rig->n_disks; i++) {
+        g_free(rig->home[i]);
+        rig->home[i] = g_strdup(hello->disks[i]->home);
+        rig->disk_size[i] = hello->disks[i]->size;
+        overlays += hello->disks[i]->overlay ? 1 : 0;
+    }
+    g_assert_cmpuint(rig->n_disk_fds, ==, 2 * overlays);
 }
 
 void
@@ -96,6 +115,7 @@ rig_connect(Rig *rig)
     g_assert_true(memfd_check(rig->state_fd, reply->hello->state_capacity, "state", NULL));
     g_assert_cmpint(rig->ram_fd >= 0, ==,
                     reply->hello->state != DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE);
+    rig_note_disks(rig, reply->hello);
     rig->bitmap = memfd_map(rig->bitmap_fd, memfd_size(rig->bitmap_fd), TRUE, NULL);
     rig->state = memfd_map(rig->state_fd, memfd_size(rig->state_fd), TRUE, NULL);
     district__member_reply__free_unpacked(reply, NULL);
@@ -113,6 +133,8 @@ rig_disconnect(Rig *rig)
     close(rig->state_fd);
     if (rig->ram_fd >= 0)
         close(rig->ram_fd);
+    fdmsg_close_fds(rig->disk_fds, rig->n_disk_fds);
+    rig->n_disk_fds = 0;
     rig->client = rig->bitmap_fd = rig->state_fd = rig->ram_fd = -1;
 }
 
@@ -161,6 +183,12 @@ rig_pause_held(Rig *rig, gboolean save, gboolean hold)
                    (gint64)(p->devices_rest_ns - p->vcpus_out_ns) / 1000,
                    (gint64)(p->saved_ns - p->devices_rest_ns) / 1000,
                    (gint64)(p->harvested_ns - p->saved_ns) / 1000);
+    rig->n_cuts = (guint)p->n_disks;
+    g_assert_cmpuint(rig->n_cuts, ==, rig->n_disk_fds / 2);
+    for (guint i = 0; i < rig->n_cuts; i++) {
+        rig->cut[i] = p->disks[i]->cut;
+        rig->index_end[i] = p->disks[i]->index_end;
+    }
     len = p->state_len;
     district__member_reply__free_unpacked(reply, NULL);
     return len;
@@ -184,6 +212,52 @@ rig_state(Rig *rig)
     state = reply->describe->state;
     district__member_reply__free_unpacked(reply, NULL);
     return state;
+}
+
+void
+rig_restore_disks(Rig *rig, int ram_fd, uint64_t state_len, const int *disk_fds, guint n_disk_fds,
+                  const uint64_t *entries)
+{
+    District__MemberRestoreRequest restore = DISTRICT__MEMBER_RESTORE_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    int fds[1 + 2 * RIG_DISKS_MAX] = {ram_fd};
+    District__MemberReply *reply;
+
+    restore.state_len = state_len;
+    restore.disk_entries = (uint64_t *)entries;
+    restore.n_disk_entries = n_disk_fds / 2;
+    if (n_disk_fds > 0)
+        memcpy(fds + 1, disk_fds, n_disk_fds * sizeof *fds);
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_RESTORE;
+    request.restore = &restore;
+    reply = rig_call(rig, &request, fds, 1 + n_disk_fds);
+    g_assert_cmpstr(reply->error, ==, "");
+    district__member_reply__free_unpacked(reply, NULL);
+}
+
+char *
+rig_disks(Rig *rig, guint n, uint64_t released_below, uint64_t home_below, gboolean resend)
+{
+    District__MemberDiskNote note = DISTRICT__MEMBER_DISK_NOTE__INIT;
+    District__MemberDiskNote *list[RIG_DISKS_MAX];
+    District__MemberDisksRequest disks = DISTRICT__MEMBER_DISKS_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    District__MemberReply *reply;
+    char *error;
+
+    note.released_below = released_below;
+    note.home_below = home_below;
+    note.resend = resend;
+    for (guint i = 0; i < n; i++)
+        list[i] = &note;
+    disks.disks = list;
+    disks.n_disks = n;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_DISKS;
+    request.disks = &disks;
+    reply = rig_call(rig, &request, NULL, 0);
+    error = g_strdup(reply->error);
+    district__member_reply__free_unpacked(reply, NULL);
+    return error;
 }
 
 int
@@ -228,6 +302,8 @@ rig_free(Rig *rig)
     }
     unlink(rig->debugcon);
     g_assert_cmpint(rmdir(rig->directory), ==, 0); /* nothing left behind */
+    for (guint i = 0; i < rig->n_disks; i++)
+        g_free(rig->home[i]);
     g_free(rig->directory);
     g_free(rig->socket);
     g_free(rig->debugcon);

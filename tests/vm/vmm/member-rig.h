@@ -10,6 +10,7 @@
 
 #define RIG_RAM_TEXT "32M"
 #define RIG_RAM (32ULL << 20)
+#define RIG_DISKS_MAX 8
 
 typedef struct Rig {
     GPid pid;
@@ -23,6 +24,14 @@ typedef struct Rig {
     uint64_t *bitmap;
     uint8_t *state;
     uint64_t next_id;
+    /* Disks as of HELLO; for those with an overlay, in order, its files and the last cut. */
+    guint n_disks;
+    char *home[RIG_DISKS_MAX];
+    uint64_t disk_size[RIG_DISKS_MAX];
+    guint n_disk_fds;
+    int disk_fds[2 * RIG_DISKS_MAX];
+    guint n_cuts;
+    uint64_t cut[RIG_DISKS_MAX], index_end[RIG_DISKS_MAX];
 } Rig;
 
 /* Start program with --member-socket, --debugcon and extra options (NULL-terminated). */
@@ -38,6 +47,11 @@ void rig_resume(Rig *rig);
 uint64_t rig_pause(Rig *rig, gboolean save); /* length of the state */
 uint64_t rig_pause_held(Rig *rig, gboolean save, gboolean hold);
 District__MemberState rig_state(Rig *rig);
+/* Restore on ram_fd with the state that is at the start of the state memfd. */
+void rig_restore_disks(Rig *rig, int ram_fd, uint64_t state_len, const int *disk_fds,
+                       guint n_disk_fds, const uint64_t *entries);
+/* One note, for all disks with an overlay of which there are n; the error, "" if there is none. */
+char *rig_disks(Rig *rig, guint n, uint64_t released_below, uint64_t home_below, gboolean resend);
 /* Wait for the end of the process; its exit status. */
 int rig_wait_exit(Rig *rig);
 char *rig_debugcon(Rig *rig);
