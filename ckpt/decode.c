@@ -87,7 +87,7 @@ read_table(Decoder *decoder, uint32_t count, size_t plain_len, uint64_t n_pages,
         if (page->index >= n_pages)
             return damaged(error,
                            "damaged PAGES record: page %" G_GUINT64_FORMAT
-                           " of a member that has %" G_GUINT64_FORMAT,
+                           " of an image that has %" G_GUINT64_FORMAT,
                            page->index, n_pages);
         switch (entry & 0xff) {
         case PAGE_ZERO:
@@ -110,7 +110,7 @@ read_table(Decoder *decoder, uint32_t count, size_t plain_len, uint64_t n_pages,
 
 const DecodedPage *
 decoder_pages(Decoder *decoder, const uint8_t *payload, size_t len, const uint64_t *n_pages_of,
-              uint32_t n_members, uint32_t *member, uint32_t *count, GError **error)
+              uint32_t n_images, uint32_t *image, uint32_t *count, GError **error)
 {
     uint32_t words[4];
     uint32_t plain_len;
@@ -120,18 +120,18 @@ decoder_pages(Decoder *decoder, const uint8_t *payload, size_t len, const uint64
         return NULL;
     }
     memcpy(words, payload, sizeof words);
-    *member = GUINT32_FROM_LE(words[0]);
+    *image = GUINT32_FROM_LE(words[0]);
     *count = GUINT32_FROM_LE(words[1]);
     plain_len = GUINT32_FROM_LE(words[2]);
-    if (words[3] != 0 || *member >= n_members || *count == 0 || *count > PAGES_PER_RECORD_MAX ||
+    if (words[3] != 0 || *image >= n_images || *count == 0 || *count > PAGES_PER_RECORD_MAX ||
         plain_len < *count * sizeof(uint64_t) || plain_len > *count * (8 + PAGE_BYTES)) {
-        damaged(error, "damaged PAGES record: member %u, %u pages, %u bytes is not possible",
-                *member, *count, plain_len);
+        damaged(error, "damaged PAGES record: image %u, %u pages, %u bytes is not possible", *image,
+                *count, plain_len);
         return NULL;
     }
     if (!inflate_frame(decoder->zstd, payload + PAGES_HEADER_BYTES, len - PAGES_HEADER_BYTES,
                        decoder->plain, plain_len, "PAGES record", error) ||
-        !read_table(decoder, *count, plain_len, n_pages_of[*member], error))
+        !read_table(decoder, *count, plain_len, n_pages_of[*image], error))
         return NULL;
     return decoder->pages;
 }

@@ -212,10 +212,10 @@ append_frame(ZSTD_CCtx *zstd, const void *plain, size_t len, GByteArray *out)
 }
 
 static void
-append_header(GByteArray *out, uint32_t member, uint32_t count, uint32_t plain_bytes)
+append_header(GByteArray *out, uint32_t image, uint32_t count, uint32_t plain_bytes)
 {
     const uint32_t words[4] = {
-        GUINT32_TO_LE(member),
+        GUINT32_TO_LE(image),
         GUINT32_TO_LE(count),
         GUINT32_TO_LE(plain_bytes),
         0,
@@ -226,7 +226,7 @@ append_header(GByteArray *out, uint32_t member, uint32_t count, uint32_t plain_b
 }
 
 uint32_t
-encoder_pages(Encoder *encoder, uint32_t member, const PageRef *pages, uint32_t count,
+encoder_pages(Encoder *encoder, uint32_t image, const PageRef *pages, uint32_t count,
               PageHashes *hashes, bool full, GByteArray *out, EncodeStats *stats)
 {
     uint32_t entries = 0, n_raw = 0;
@@ -251,7 +251,7 @@ encoder_pages(Encoder *encoder, uint32_t member, const PageRef *pages, uint32_t 
     plain_bytes = entries * sizeof(uint64_t);
     for (uint32_t i = 0; i < n_raw; i++, plain_bytes += PAGE_BYTES)
         memcpy(encoder->plain + plain_bytes, encoder->raw[i], PAGE_BYTES);
-    append_header(out, member, entries, (uint32_t)plain_bytes);
+    append_header(out, image, entries, (uint32_t)plain_bytes);
     append_frame(encoder->zstd, encoder->plain, plain_bytes, out);
     return entries;
 }

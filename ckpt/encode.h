@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * PAGES records: a batch of pages of one member, each zero, unchanged (left out) or raw, as one
+ * PAGES records: a batch of pages of one image, each zero, unchanged (left out) or raw, as one
  * zstd frame.
  *
- *   payload = member u32 | count u32 | raw_bytes u32 | reserved u32 (0) |
+ *   payload = image u32 | count u32 | raw_bytes u32 | reserved u32 (0) |
  *             zstd frame of: count x u64 (page index << 8 | kind), then the data of the pages in
  * order kind: 0 zero (no data), 1 raw (4096 bytes)
  *
  * "Unchanged" is decided against the 128-bit XXH3 of what was last sent for that page; such a page
  * is not in the record at all.
+ *
+ * An image is a member's RAM or a disk (layout_image_count in layout.h); a disk's pages are its blocks.
  */
 #ifndef DISTRICT_CKPT_ENCODE_H
 #define DISTRICT_CKPT_ENCODE_H
@@ -35,7 +37,7 @@ typedef struct EncodeStats {
 } EncodeStats;
 
 typedef struct PageRef {
-    uint64_t index;      /* page index in the member's RAM memfd */
+    uint64_t index;      /* page index in the image */
     const uint8_t *data; /* PAGE_BYTES, stable while encoding */
 } PageRef;
 
@@ -54,7 +56,7 @@ void encoder_set_level(Encoder *encoder, int zstd_level);
  * may then be given only once per epoch). Appends one PAGES payload to out (nothing if no page is
  * left to send) and returns the number of pages in it; stats are added to, not reset.
  */
-uint32_t encoder_pages(Encoder *encoder, uint32_t member, const PageRef *pages, uint32_t count,
+uint32_t encoder_pages(Encoder *encoder, uint32_t image, const PageRef *pages, uint32_t count,
                        PageHashes *hashes, bool full, GByteArray *out, EncodeStats *stats);
 
 /* A decoded PAGES payload. Pointers stay valid until the next call on the same decoder. */
@@ -68,11 +70,11 @@ Decoder *decoder_new(void);
 void decoder_free(Decoder *decoder);
 
 /*
- * Decode a PAGES payload. n_pages_of: RAM pages of each of n_members members, for range checks.
- * Returns the page array (owned by the decoder), *member and *count set; NULL with error set.
+ * Decode a PAGES payload. n_pages_of: pages of each of n_images images, for range checks. Returns
+ * the page array (owned by the decoder), *image and *count set; NULL with error set.
  */
 const DecodedPage *decoder_pages(Decoder *decoder, const uint8_t *payload, size_t len,
-                                 const uint64_t *n_pages_of, uint32_t n_members, uint32_t *member,
+                                 const uint64_t *n_pages_of, uint32_t n_images, uint32_t *image,
                                  uint32_t *count, GError **error);
 
 /* One zstd frame of a packed CutState, and back. Caller frees. A writer checks len against

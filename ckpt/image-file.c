@@ -8,6 +8,8 @@
  * the file ends exactly after an EPOCH_END. On any other end they are dropped, also when a BYE says
  * that it was wanted: an image is whole or it is not there. To verify a file is to do all that but
  * keep the pages.
+ *
+ * A file of a district with disks is not loaded here: there is no place for its disks.
  */
 #include "ckpt/image.h"
 
@@ -65,10 +67,22 @@ drop_ram(Loader *loader)
 }
 
 static gboolean
+refuse_disks(const District__StreamEpochBegin *begin, GError **error)
+{
+    if (layout_image_count(begin) == begin->n_members)
+        return TRUE;
+    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT,
+                "it has disks; use district restart from the store");
+    return FALSE;
+}
+
+static gboolean
 load_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error)
 {
     Loader *loader = opaque;
 
+    if (!refuse_disks(begin, error))
+        return FALSE;
     if (!begin->full) {
         if (begin->base_epoch == loader->epoch && same_members(loader, begin))
             return TRUE;
@@ -112,7 +126,7 @@ check_memory(Loader *loader, uint32_t count, GError **error)
 }
 
 static gboolean
-load_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count, GError **error)
+load_pages(void *opaque, uint32_t image, const DecodedPage *pages, uint32_t count, GError **error)
 {
     Loader *loader = opaque;
 
@@ -121,7 +135,7 @@ load_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t cou
     if (!check_memory(loader, count, error))
         return FALSE;
     for (uint32_t i = 0; i < count; i++)
-        ram_set_put(loader->ram, member, pages[i].index, pages[i].data);
+        ram_set_put(loader->ram, image, pages[i].index, pages[i].data);
     return TRUE;
 }
 

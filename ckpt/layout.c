@@ -239,17 +239,45 @@ layout_image_count(const District__StreamEpochBegin *begin)
 }
 
 uint64_t *
-layout_image_pages(const District__StreamEpochBegin *begin)
+layout_image_bytes(const District__StreamEpochBegin *begin)
 {
-    uint64_t *pages = g_new(uint64_t, layout_image_count(begin));
+    uint64_t *bytes = g_new0(uint64_t, layout_image_count(begin));
     size_t image = begin->n_members;
 
     for (size_t i = 0; i < begin->n_members; i++) {
         const District__StreamMember *m = begin->members[i];
 
-        pages[i] = page_count(m->ram_size);
+        bytes[i] = m->ram_size;
         for (size_t k = 0; k < m->n_disks; k++)
-            pages[image++] = disk_blocks(m->disks[k]->size);
+            bytes[image++] = m->disks[k]->size;
     }
+    return bytes;
+}
+
+uint64_t *
+layout_image_pages(const District__StreamEpochBegin *begin)
+{
+    uint64_t *pages = layout_image_bytes(begin);
+    uint32_t n = layout_image_count(begin);
+
+    for (uint32_t i = 0; i < n; i++)
+        pages[i] = disk_blocks(pages[i]);
     return pages;
+}
+
+char *
+layout_image_name(const District__StreamEpochBegin *begin, uint32_t image)
+{
+    size_t disk = image - begin->n_members;
+
+    if (image < begin->n_members)
+        return g_strdup_printf("RAM of member %s", begin->members[image]->name);
+    for (size_t i = 0; i < begin->n_members; i++) {
+        const District__StreamMember *m = begin->members[i];
+
+        if (disk < m->n_disks)
+            return g_strdup_printf("disk %zu of member %s", disk, m->name);
+        disk -= m->n_disks;
+    }
+    return g_strdup_printf("image %u, which does not exist", image);
 }

@@ -27,6 +27,10 @@ gboolean layout_check_begin(const District__StreamEpochBegin *begin, GError **er
 uint32_t layout_image_count(const District__StreamEpochBegin *begin);
 /* Pages of each image; caller frees. begin has been checked. */
 uint64_t *layout_image_pages(const District__StreamEpochBegin *begin);
+/* Bytes of each image; caller frees. Only a disk's may be other than whole pages. */
+uint64_t *layout_image_bytes(const District__StreamEpochBegin *begin);
+/* "RAM of member db", "disk 0 of member db": an image for a reader; caller frees. */
+char *layout_image_name(const District__StreamEpochBegin *begin, uint32_t image);
 
 /* Version, district name, epoch and members of a CutState on its own. */
 gboolean layout_check_cut(const District__CutState *cut, GError **error);

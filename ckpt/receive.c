@@ -57,6 +57,7 @@ struct Receiver {
     District__StreamEpochBegin *begin; /* of the open epoch */
     uint32_t n_images;
     uint64_t *n_pages_of; /* of each image */
+    uint64_t *bytes_of;
     EpochTally tally;
     Decoder *decoder;
 };
@@ -93,6 +94,7 @@ close_epoch(Receiver *receiver)
     district__stream_epoch_begin__free_unpacked(receiver->begin, NULL);
     receiver->begin = NULL;
     g_clear_pointer(&receiver->n_pages_of, g_free);
+    g_clear_pointer(&receiver->bytes_of, g_free);
     epoch_tally_clear(&receiver->tally);
 }
 
@@ -191,9 +193,30 @@ take_begin(Receiver *receiver, const RecordHeader *header, const uint8_t *payloa
     receiver->begin = begin;
     receiver->n_images = layout_image_count(begin);
     receiver->n_pages_of = layout_image_pages(begin);
+    receiver->bytes_of = layout_image_bytes(begin);
     epoch_tally_start(&receiver->tally);
     epoch_tally_add(&receiver->tally, header, 0);
     receiver->state = RECEIVE_PAGES;
+    return TRUE;
+}
+
+/* A disk's last block is filled up with zeros: nothing that is not the disk's may come with it. */
+static gboolean
+check_filling(const Receiver *receiver, uint32_t image, const DecodedPage *pages, uint32_t count,
+              GError **error)
+{
+    static const uint8_t zeros[PAGE_BYTES];
+    size_t used = receiver->bytes_of[image] % PAGE_BYTES;
+    uint64_t last = receiver->n_pages_of[image] - 1;
+    g_autofree char *name = NULL;
+
+    for (uint32_t i = 0; used != 0 && i < count; i++) {
+        if (pages[i].index != last || pages[i].data == NULL ||
+            memcmp(pages[i].data + used, zeros, PAGE_BYTES - used) == 0)
+            continue;
+        name = layout_image_name(receiver->begin, image);
+        return damaged(error, "damaged PAGES record: %s has data beyond its end", name);
+    }
     return TRUE;
 }
 
@@ -208,7 +231,8 @@ take_pages(Receiver *receiver, const RecordHeader *header, const uint8_t *payloa
     if (pages == NULL)
         return FALSE;
     epoch_tally_add(&receiver->tally, header, count);
-    return receiver->ops->pages(receiver->opaque, image, pages, count, error);
+    return check_filling(receiver, image, pages, count, error) &&
+           receiver->ops->pages(receiver->opaque, image, pages, count, error);
 }
 
 static gboolean

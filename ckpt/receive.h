@@ -18,7 +18,7 @@ typedef struct ReceiverOps {
     /* A new epoch. Members, names and sizes are already checked against the limits. */
     gboolean (*begin)(void *opaque, const District__StreamEpochBegin *begin, GError **error);
     /* Pages of an image (RAM of each of begin's members, then their disks; layout_image_count).
-     * Only staged: the epoch is not verified yet. */
+     * A disk's last block is zeros beyond its end. Only staged: the epoch is not verified yet. */
     gboolean (*pages)(void *opaque, uint32_t image, const DecodedPage *pages, uint32_t count,
                       GError **error);
     /* The rest of the cut: packed CutState bytes and the same parsed; consistent with begin. */

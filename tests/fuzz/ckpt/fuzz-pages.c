@@ -16,13 +16,13 @@ static void
 decode(Decoder *decoder, const uint8_t *payload, size_t len)
 {
     g_autoptr(GError) error = NULL;
-    uint32_t member, count;
+    uint32_t image, count;
     const DecodedPage *pages = decoder_pages(decoder, payload, len, n_pages_of,
-                                             G_N_ELEMENTS(n_pages_of), &member, &count, &error);
+                                             G_N_ELEMENTS(n_pages_of), &image, &count, &error);
     uint8_t sum = 0;
 
     for (uint32_t i = 0; pages != NULL && i < count; i++) {
-        if (pages[i].index >= n_pages_of[member])
+        if (pages[i].index >= n_pages_of[image])
             g_error("a page out of range was let through");
         if (pages[i].data != NULL)
             sum ^= pages[i].data[0] ^ pages[i].data[PAGE_BYTES - 1];

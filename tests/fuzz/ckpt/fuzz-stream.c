@@ -13,6 +13,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+typedef struct Taken {
+    uint32_t n_images; /* of the last epoch begun */
+    uint64_t *n_pages_of;
+    uint8_t sum;
+} Taken;
+
 static gboolean
 take_hello(void *opaque, const District__StreamHello *hello, GError **error)
 {
@@ -23,15 +29,27 @@ take_hello(void *opaque, const District__StreamHello *hello, GError **error)
 static gboolean
 take_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error)
 {
+    Taken *taken = opaque;
+
+    g_free(taken->n_pages_of);
+    taken->n_images = layout_image_count(begin);
+    taken->n_pages_of = layout_image_pages(begin);
+    for (uint32_t i = 0; i <= taken->n_images; i++)
+        g_free(layout_image_name(begin, i));
     return TRUE;
 }
 
 static gboolean
-take_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count, GError **error)
+take_pages(void *opaque, uint32_t image, const DecodedPage *pages, uint32_t count, GError **error)
 {
-    uint8_t *sum = opaque;
+    Taken *taken = opaque;
+    uint8_t *sum = &taken->sum;
 
+    if (image >= taken->n_images)
+        g_error("an image that does not exist was let through");
     for (uint32_t i = 0; i < count; i++) {
+        if (pages[i].index >= taken->n_pages_of[image])
+            g_error("a page out of range was let through");
         for (size_t at = 0; pages[i].data != NULL && at < PAGE_BYTES; at += 64)
             *sum ^= pages[i].data[at];
     }
@@ -42,7 +60,7 @@ static gboolean
 take_state(void *opaque, const uint8_t *packed, size_t len, const District__CutState *state,
            GError **error)
 {
-    *(uint8_t *)opaque ^= packed[len - 1];
+    ((Taken *)opaque)->sum ^= packed[len - 1];
     return layout_check_cut(state, error);
 }
 
@@ -57,8 +75,8 @@ static const ReceiverOps ops = {take_hello, take_begin, take_pages, take_state, 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    uint8_t sum = 0;
-    Receiver *receiver = receiver_new(&ops, &sum);
+    Taken taken = {0};
+    Receiver *receiver = receiver_new(&ops, &taken);
     uint64_t sequence = 0, epoch = 0;
     gboolean good = TRUE;
 
@@ -79,5 +97,6 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size -= 3 + length;
     }
     receiver_free(receiver);
+    g_free(taken.n_pages_of);
     return 0;
 }

@@ -5,10 +5,10 @@
 #include <glib/gstdio.h>
 
 static void
-save(const char *dir, const char *target, const GByteArray *bytes)
+save(const char *dir, const char *target, const char *name, const GByteArray *bytes)
 {
     g_autofree char *folder = g_build_filename(dir, target, NULL);
-    g_autofree char *path = g_build_filename(folder, "seed", NULL);
+    g_autofree char *path = g_build_filename(folder, name, NULL);
     g_autoptr(GError) error = NULL;
 
     g_mkdir_with_parents(folder, 0755);
@@ -38,27 +38,38 @@ as_stream_input(const Writer *writer)
     return out;
 }
 
-int
-main(int argc, char **argv)
+/* Two epochs; disks: of the first member, the last one of them partly used. */
+static void
+make_seeds(const char *dir, const char *name, uint32_t disks)
 {
     g_autoptr(GByteArray) stream = NULL, pages = g_byte_array_new();
-    const char *dir = argc == 2 ? argv[1] : NULL;
     Writer writer;
     size_t at;
 
+    writer_init(&writer, 2, 16);
+    for (uint32_t i = 0; i < disks; i++)
+        writer_add_disk(&writer, 0, (uint64_t)3 * PAGE_BYTES + i * SECTOR_BYTES);
+    writer_hello(&writer);
+    writer_epoch(&writer, 1, 0, 0, 4, 1);
+    writer_epoch(&writer, 2, 1, 2, 2, 0);
+    save(dir, "fuzz-image", name, writer.out);
+    stream = as_stream_input(&writer);
+    save(dir, "fuzz-stream", name, stream);
+    at = g_array_index(writer.starts, size_t, 2 + disks) + RECORD_HEADER_BYTES;
+    g_byte_array_append(pages, writer.out->data + at,
+                        (guint)(g_array_index(writer.starts, size_t, 3 + disks) - at));
+    save(dir, "fuzz-pages", name, pages);
+    writer_clear(&writer);
+}
+
+int
+main(int argc, char **argv)
+{
+    const char *dir = argc == 2 ? argv[1] : NULL;
+
     if (dir == NULL)
         g_error("usage: make-seeds DIRECTORY");
-    writer_init(&writer, 2, 16);
-    writer_hello(&writer);
-    writer_epoch(&writer, 1, 0, 0, 3, 1);
-    writer_epoch(&writer, 2, 1, 2, 2, 0);
-    save(dir, "fuzz-image", writer.out);
-    stream = as_stream_input(&writer);
-    save(dir, "fuzz-stream", stream);
-    at = g_array_index(writer.starts, size_t, 2) + RECORD_HEADER_BYTES;
-    g_byte_array_append(pages, writer.out->data + at,
-                        (guint)(g_array_index(writer.starts, size_t, 3) - at));
-    save(dir, "fuzz-pages", pages);
-    writer_clear(&writer);
+    make_seeds(dir, "seed", 0);
+    make_seeds(dir, "seed-disks", 2);
     return 0;
 }

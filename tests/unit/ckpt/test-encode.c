@@ -53,9 +53,9 @@ static const DecodedPage *
 decode(Fixture *f, const void *payload, size_t len, uint32_t *count, GError **error)
 {
     static const uint64_t n_pages_of[2] = {1, N_PAGES};
-    uint32_t member;
+    uint32_t image;
 
-    return decoder_pages(f->decoder, payload, len, n_pages_of, 2, &member, count, error);
+    return decoder_pages(f->decoder, payload, len, n_pages_of, 2, &image, count, error);
 }
 
 static void
@@ -170,12 +170,12 @@ test_trailing_frame(Fixture *f, gconstpointer data)
 
 /* A PAGES payload with any header and table. */
 static GByteArray *
-forge(uint32_t member, uint32_t count, uint32_t reserved, const uint64_t *table, uint32_t entries,
+forge(uint32_t image, uint32_t count, uint32_t reserved, const uint64_t *table, uint32_t entries,
       uint32_t data_bytes)
 {
     GByteArray *out = g_byte_array_new();
     uint32_t plain_len = entries * 8 + data_bytes;
-    uint32_t words[4] = {member, count, plain_len, reserved};
+    uint32_t words[4] = {image, count, plain_len, reserved};
     g_autofree uint8_t *plain = g_malloc0(plain_len + 1);
     uint8_t frame[8192];
 
@@ -189,14 +189,14 @@ static void
 test_forged(Fixture *f, gconstpointer data)
 {
     static const struct {
-        uint32_t member, count, reserved;
+        uint32_t image, count, reserved;
         uint64_t entry;
         uint32_t data_bytes;
         bool good;
     } cases[] = {
         {1, 1, 0, 5 << 8 | PAGE_RAW, PAGE_BYTES, true},
         {1, 1, 0, 5 << 8 | PAGE_ZERO, 0, true},
-        {2, 1, 0, 5 << 8 | PAGE_ZERO, 0, false},  /* no such member */
+        {2, 1, 0, 5 << 8 | PAGE_ZERO, 0, false},  /* no such image */
         {0, 1, 0, 1 << 8 | PAGE_ZERO, 0, false},  /* no such page */
         {1, 1, 0, UINT64_MAX, PAGE_BYTES, false}, /* no such page, nor kind */
         {1, 1, 0, 5 << 8 | 2, PAGE_BYTES, false}, /* no such kind */
@@ -211,7 +211,7 @@ test_forged(Fixture *f, gconstpointer data)
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
-        g_autoptr(GByteArray) forged = forge(cases[i].member, cases[i].count, cases[i].reserved,
+        g_autoptr(GByteArray) forged = forge(cases[i].image, cases[i].count, cases[i].reserved,
                                              &cases[i].entry, 1, cases[i].data_bytes);
         g_autoptr(GError) error = NULL;
         uint32_t count;

@@ -72,6 +72,22 @@ write_two_epochs(Writer *writer)
 }
 
 static void
+test_disks(void)
+{
+    g_autoptr(GError) error = NULL;
+    Writer writer;
+
+    writer_init(&writer, 2, RAM_PAGES);
+    writer_add_disk(&writer, 1, 4 * PAGE_BYTES);
+    writer_hello(&writer);
+    writer_epoch(&writer, 1, 0, 0, RAM_PAGES, 0x11);
+    g_assert_null(load(writer.out->data, writer.out->len, &error));
+    g_assert_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT);
+    g_assert_nonnull(strstr(error->message, "has disks; use district restart from the store"));
+    writer_clear(&writer);
+}
+
+static void
 test_load(void)
 {
     g_autoptr(GError) error = NULL;
@@ -316,6 +332,7 @@ main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/image/a file gives its last epoch", test_load);
+    g_test_add_func("/image/a file with disks is refused by name", test_disks);
     g_test_add_func("/image/a file cut off anywhere is refused as truncated", test_truncated);
     g_test_add_func("/image/a file that says goodbye inside an epoch is truncated",
                     test_bye_in_an_epoch);

@@ -9,6 +9,7 @@
 /* What the receiver has passed on. */
 typedef struct Seen {
     unsigned hellos, begins, pages, states, ends;
+    uint32_t last_image;
     uint64_t last_end;
 } Seen;
 
@@ -27,8 +28,9 @@ seen_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error
 }
 
 static gboolean
-seen_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count, GError **error)
+seen_pages(void *opaque, uint32_t image, const DecodedPage *pages, uint32_t count, GError **error)
 {
+    ((Seen *)opaque)->last_image = image;
     ((Seen *)opaque)->pages += count;
     return TRUE;
 }
@@ -317,6 +319,61 @@ deed_page_out_of_range(Writer *w)
 }
 
 static void
+deed_block_out_of_range(Writer *w)
+{
+    writer_add_disk(w, 0, 9 * PAGE_BYTES + SECTOR_BYTES);
+    writer_hello(w);
+    writer_begin(w, 1, 0);
+    writer_page(w, writer_disk_image(w, 0, 0), 10, 0);
+}
+
+static void
+deed_no_such_image(Writer *w)
+{
+    writer_add_disk(w, 0, 9 * PAGE_BYTES);
+    writer_hello(w);
+    writer_begin(w, 1, 0);
+    writer_page(w, 2, 0, 1);
+}
+
+static void
+deed_data_beyond_disk(Writer *w)
+{
+    writer_add_disk(w, 0, 9 * PAGE_BYTES + SECTOR_BYTES);
+    writer_hello(w);
+    writer_begin(w, 1, 0);
+    writer_page(w, writer_disk_image(w, 0, 0), 9, 1);
+}
+
+static void
+deed_disk_too_big(Writer *w)
+{
+    writer_add_disk(w, 0, DISK_BYTES_MAX + SECTOR_BYTES);
+    writer_hello(w);
+    writer_begin(w, 1, 0);
+}
+
+static void
+deed_fewer_disks_in_state(Writer *w)
+{
+    writer_add_disk(w, 0, PAGE_BYTES);
+    writer_hello(w);
+    writer_begin(w, 1, 0);
+    w->n_disks[0]--;
+    writer_state(w);
+}
+
+static void
+deed_other_disk_in_state(Writer *w)
+{
+    writer_add_disk(w, 0, PAGE_BYTES);
+    writer_hello(w);
+    writer_begin(w, 1, 0);
+    w->disk_bytes[0][0] += SECTOR_BYTES;
+    writer_state(w);
+}
+
+static void
 deed_sequence_gap(Writer *w)
 {
     writer_hello(w);
@@ -390,7 +447,59 @@ test_version(void)
     writer_hello(&writer);
     g_assert_false(feed(writer.out->data, writer.out->len, &seen, &error));
     g_assert_error(error, FORMAT_ERROR, FORMAT_ERROR_FOREIGN);
-    g_assert_nonnull(strstr(error->message, "version 2"));
+    g_assert_nonnull(strstr(error->message, "version 3"));
+    writer_clear(&writer);
+}
+
+/* Two members; the first has disks of one and of three and a half blocks, the second one of two. */
+static void
+test_image_order(void)
+{
+    static const uint64_t pages[] = {8, 8, 1, 4, 2};
+
+    for (uint32_t image = 0; image < G_N_ELEMENTS(pages); image++) {
+        for (uint64_t beyond = 0; beyond < 2; beyond++) {
+            g_autoptr(GError) error = NULL;
+            Writer writer;
+            Seen seen;
+
+            writer_init(&writer, 2, 8);
+            writer_add_disk(&writer, 0, PAGE_BYTES);
+            writer_add_disk(&writer, 0, 3 * PAGE_BYTES + 4 * SECTOR_BYTES);
+            writer_add_disk(&writer, 1, 2 * PAGE_BYTES);
+            writer_hello(&writer);
+            writer_begin(&writer, 1, 0);
+            writer_page(&writer, image, pages[image] - 1 + beyond, 0);
+            writer_state(&writer);
+            writer_end(&writer);
+            g_assert_cmpint(feed(writer.out->data, writer.out->len, &seen, &error), ==, !beyond);
+            g_assert_cmpuint(seen.ends, ==, !beyond);
+            if (!beyond)
+                g_assert_cmpuint(seen.last_image, ==, image);
+            writer_clear(&writer);
+        }
+    }
+}
+
+static void
+test_last_block(void)
+{
+    uint8_t block[PAGE_BYTES] = {0};
+    PageRef ref = {2, block};
+    g_autoptr(GError) error = NULL;
+    Writer writer;
+    Seen seen;
+
+    memset(block, 0x11, SECTOR_BYTES);
+    writer_init(&writer, 1, 8);
+    writer_add_disk(&writer, 0, 2 * PAGE_BYTES + SECTOR_BYTES);
+    writer_hello(&writer);
+    writer_begin(&writer, 1, 0);
+    writer_pages(&writer, 1, &ref, 1);
+    writer_state(&writer);
+    writer_end(&writer);
+    g_assert_true(feed(writer.out->data, writer.out->len, &seen, &error));
+    g_assert_no_error(error);
     writer_clear(&writer);
 }
 
@@ -456,6 +565,12 @@ main(int argc, char **argv)
         {"/receiver/refuses another district's STATE", deed_other_districts_state},
         {"/receiver/refuses a STATE of another RAM size", deed_other_layout},
         {"/receiver/refuses a page beyond the RAM", deed_page_out_of_range},
+        {"/receiver/refuses a block beyond the disk", deed_block_out_of_range},
+        {"/receiver/refuses an image that does not exist", deed_no_such_image},
+        {"/receiver/refuses data beyond the end of a disk", deed_data_beyond_disk},
+        {"/receiver/refuses a disk of an impossible size", deed_disk_too_big},
+        {"/receiver/refuses a STATE that lacks a disk", deed_fewer_disks_in_state},
+        {"/receiver/refuses a STATE of another disk size", deed_other_disk_in_state},
         {"/receiver/refuses a gap in the sequence", deed_sequence_gap},
         {"/receiver/refuses a district name that is a path", deed_bad_name},
         {"/receiver/refuses more RAM than allowed", deed_ram_too_big},
@@ -469,6 +584,9 @@ main(int argc, char **argv)
     g_test_add_func("/receiver/missing and added records are noticed", test_records_moved);
     g_test_add_func("/receiver/epochs only grow and build on the last", test_epochs_only_grow);
     g_test_add_func("/receiver/another version is refused by name", test_version);
+    g_test_add_func("/receiver/images are all RAM, then the disks of each member",
+                    test_image_order);
+    g_test_add_func("/receiver/the last block of a disk may be partly used", test_last_block);
     g_test_add_func("/receiver/the peer's own error is passed on in one line",
                     test_peer_error_is_told);
     g_test_add_func("/receiver/a small message cannot take much memory", test_many_empty_members);

@@ -38,6 +38,40 @@ writer_clear(Writer *writer)
 }
 
 void
+writer_add_disk(Writer *writer, uint32_t member, uint64_t bytes)
+{
+    g_assert_cmpuint(writer->n_disks[member], <=, DISKS_MAX);
+    writer->disk_bytes[member][writer->n_disks[member]++] = bytes;
+}
+
+uint32_t
+writer_disk_image(const Writer *writer, uint32_t member, uint32_t disk)
+{
+    uint32_t image = writer->n_members + disk;
+
+    for (uint32_t i = 0; i < member; i++)
+        image += writer->n_disks[i];
+    return image;
+}
+
+/* The disks of a member for a message; what is in it lives until the writer's next call. */
+typedef struct DiskList {
+    District__StreamDisk disks[DISKS_MAX + 1], *list[DISKS_MAX + 1];
+} DiskList;
+
+static District__StreamDisk **
+disk_list(const Writer *writer, uint32_t member, uint64_t data, DiskList *l)
+{
+    for (uint32_t i = 0; i < writer->n_disks[member]; i++) {
+        l->disks[i] = (District__StreamDisk)DISTRICT__STREAM_DISK__INIT;
+        l->disks[i].size = writer->disk_bytes[member][i];
+        l->disks[i].data = data;
+        l->list[i] = &l->disks[i];
+    }
+    return l->list;
+}
+
+void
 writer_drain(Writer *writer)
 {
     g_byte_array_set_size(writer->out, 0);
@@ -90,6 +124,7 @@ writer_begin(Writer *writer, uint64_t epoch, uint64_t base)
 {
     District__StreamEpochBegin begin = DISTRICT__STREAM_EPOCH_BEGIN__INIT;
     District__StreamMember members[WRITER_MEMBERS_MAX], *list[WRITER_MEMBERS_MAX];
+    DiskList disks[WRITER_MEMBERS_MAX];
     District__RamRegion region = DISTRICT__RAM_REGION__INIT, *regions = &region;
 
     region.size = writer->ram_pages * PAGE_BYTES;
@@ -99,6 +134,8 @@ writer_begin(Writer *writer, uint64_t epoch, uint64_t base)
         members[i].ram_size = region.size;
         members[i].n_regions = 1;
         members[i].regions = &regions;
+        members[i].n_disks = writer->n_disks[i];
+        members[i].disks = disk_list(writer, i, base == 0 ? writer->disk_data : 0, &disks[i]);
         list[i] = &members[i];
     }
     begin.epoch = epoch;
@@ -115,23 +152,23 @@ writer_begin(Writer *writer, uint64_t epoch, uint64_t base)
 }
 
 void
-writer_pages(Writer *writer, uint32_t member, const PageRef *pages, uint32_t count)
+writer_pages(Writer *writer, uint32_t image, const PageRef *pages, uint32_t count)
 {
     g_autoptr(GByteArray) payload = g_byte_array_new();
     EncodeStats stats = {0};
-    uint32_t n = encoder_pages(writer->encoder, member, pages, count, NULL, false, payload, &stats);
+    uint32_t n = encoder_pages(writer->encoder, image, pages, count, NULL, false, payload, &stats);
 
     writer_record(writer, RECORD_PAGES, writer->epoch, payload->data, payload->len, n);
 }
 
 void
-writer_page(Writer *writer, uint32_t member, uint64_t page, uint8_t fill)
+writer_page(Writer *writer, uint32_t image, uint64_t page, uint8_t fill)
 {
     uint8_t data[PAGE_BYTES];
     PageRef ref = {page, data};
 
     memset(data, fill, sizeof data);
-    writer_pages(writer, member, &ref, 1);
+    writer_pages(writer, image, &ref, 1);
 }
 
 void
@@ -139,6 +176,7 @@ writer_state(Writer *writer)
 {
     District__CutState cut = DISTRICT__CUT_STATE__INIT;
     District__CutMember members[WRITER_MEMBERS_MAX], *list[WRITER_MEMBERS_MAX];
+    DiskList disks[WRITER_MEMBERS_MAX];
     District__RamRegion region = DISTRICT__RAM_REGION__INIT, *regions = &region;
     g_autofree uint8_t *packed = NULL;
     g_autoptr(GByteArray) compressed = NULL;
@@ -151,6 +189,8 @@ writer_state(Writer *writer)
         members[i].ram_size = region.size;
         members[i].n_regions = 1;
         members[i].regions = &regions;
+        members[i].n_disks = writer->n_disks[i];
+        members[i].disks = disk_list(writer, i, 0, &disks[i]);
         members[i].engine = (char *)"kvm";
         members[i].state.data = (uint8_t *)members[i].name;
         members[i].state.len = strlen(members[i].name);
@@ -186,7 +226,7 @@ writer_end(Writer *writer)
 }
 
 static void
-write_fill(Writer *writer, uint32_t member, uint64_t first, uint64_t count, const uint8_t *data)
+write_fill(Writer *writer, uint32_t image, uint64_t first, uint64_t count, const uint8_t *data)
 {
     while (count > 0) {
         PageRef refs[PAGES_PER_RECORD_MAX];
@@ -194,10 +234,28 @@ write_fill(Writer *writer, uint32_t member, uint64_t first, uint64_t count, cons
 
         for (uint32_t i = 0; i < n; i++)
             refs[i] = (PageRef){first + i, data};
-        writer_pages(writer, member, refs, n);
+        writer_pages(writer, image, refs, n);
         first += n;
         count -= n;
     }
+}
+
+/* The blocks of a disk that are in the range; the last one as full as the disk is. */
+static void
+write_disk(Writer *writer, uint32_t member, uint32_t disk, uint64_t first, uint64_t count,
+           const uint8_t *data)
+{
+    uint64_t bytes = writer->disk_bytes[member][disk], whole = bytes / PAGE_BYTES;
+    uint32_t image = writer_disk_image(writer, member, disk);
+    uint8_t last[PAGE_BYTES] = {0};
+    PageRef ref = {whole, last};
+
+    if (first < whole)
+        write_fill(writer, image, first, MIN(count, whole - first), data);
+    if (bytes % PAGE_BYTES == 0 || first > whole || first + count <= whole)
+        return;
+    memcpy(last, data, bytes % PAGE_BYTES);
+    writer_pages(writer, image, &ref, 1);
 }
 
 void
@@ -210,6 +268,10 @@ writer_epoch(Writer *writer, uint64_t epoch, uint64_t base, uint64_t first, uint
     writer_begin(writer, epoch, base);
     for (uint32_t i = 0; i < writer->n_members; i++)
         write_fill(writer, i, first, count, data);
+    for (uint32_t i = 0; i < writer->n_members; i++) {
+        for (uint32_t k = 0; k < writer->n_disks[i]; k++)
+            write_disk(writer, i, k, first, count, data);
+    }
     writer_state(writer);
     writer_end(writer);
 }

@@ -13,8 +13,11 @@ typedef struct Writer {
     uint64_t incarnation;
     uint32_t n_members;
     uint32_t first_member; /* which of the names the first one has */
-    uint64_t ram_pages;    /* of each member */
-    uint32_t version;      /* said in HELLO */
+    uint64_t ram_pages; /* of each member */
+    uint32_t n_disks[WRITER_MEMBERS_MAX];
+    uint64_t disk_bytes[WRITER_MEMBERS_MAX][DISKS_MAX + 1];
+    uint64_t disk_data; /* said of each disk in a full EPOCH_BEGIN */
+    uint32_t version;   /* said in HELLO */
 
     GByteArray *out;
     GArray *starts; /* offset (size_t) of each record in out */
@@ -27,6 +30,10 @@ typedef struct Writer {
 
 void writer_init(Writer *writer, uint32_t n_members, uint64_t ram_pages);
 void writer_clear(Writer *writer);
+/* One more disk for member; before its first epoch. */
+void writer_add_disk(Writer *writer, uint32_t member, uint64_t bytes);
+/* The image of a disk in PAGES records. */
+uint32_t writer_disk_image(const Writer *writer, uint32_t member, uint32_t disk);
 /* Forget what has been written, go on in sequence. */
 void writer_drain(Writer *writer);
 
@@ -40,12 +47,13 @@ void writer_hello(Writer *writer);
 /* base 0: a full epoch. */
 void writer_begin(Writer *writer, uint64_t epoch, uint64_t base);
 /* One page whose every byte is fill; 0 is a zero page. */
-void writer_page(Writer *writer, uint32_t member, uint64_t page, uint8_t fill);
-void writer_pages(Writer *writer, uint32_t member, const PageRef *pages, uint32_t count);
+void writer_page(Writer *writer, uint32_t image, uint64_t page, uint8_t fill);
+void writer_pages(Writer *writer, uint32_t image, const PageRef *pages, uint32_t count);
 void writer_state(Writer *writer);
 void writer_end(Writer *writer);
 
-/* A whole epoch in which every page of [first, first + count) of every member is fill. */
+/* A whole epoch in which every page of [first, first + count) of every image that reaches so far is
+ * fill. */
 void writer_epoch(Writer *writer, uint64_t epoch, uint64_t base, uint64_t first, uint64_t count,
                   uint8_t fill);
 

@@ -369,10 +369,10 @@ test_other_version(Rig *rig, gconstpointer data)
     Primary primary;
 
     primary_open(&primary, rig, "home", N_MEMBERS, RAM_PAGES);
-    primary.writer.version = 2;
+    primary.writer.version = STREAM_VERSION - 1;
     writer_hello(&primary.writer);
     g_assert_true(primary_flush(&primary));
-    expect_error(&primary, CODE(VERSION), "version 2");
+    expect_error(&primary, CODE(VERSION), "version 1");
     primary_close(&primary);
 }
 
