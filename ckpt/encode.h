@@ -34,6 +34,9 @@ typedef struct EncodeStats {
     uint64_t zero;
     uint64_t unchanged;
     uint64_t raw;
+    /* Disks are counted apart, by the sink: blocks, and how many of them were zeros. */
+    uint64_t disk_blocks;
+    uint64_t disk_zero;
 } EncodeStats;
 
 typedef struct PageRef {

@@ -5,6 +5,12 @@
 
 #include "ckpt/sink.h"
 
+/* Batches of blocks, 1 MiB each, that are read ahead of the emission. */
+#define SINK_DISK_AHEAD_MAX 32
+
+/* Where a call's blocks are read from; shared by its batches. */
+typedef struct DiskSource DiskSource;
+
 /* One record to be. Coordinator, then worker, then the sink's thread own it. */
 struct SinkItem {
     Sink *sink;
@@ -13,12 +19,16 @@ struct SinkItem {
     bool ready;      /* encoded; under the sink's lock */
     bool sync;       /* counts in sync_outstanding */
     bool full;
-    uint32_t member;
-    uint32_t pages; /* in the record */
+    bool disk;
+    uint32_t image;     /* as EPOCH_BEGIN counts them */
+    PageHashes *hashes; /* of a member's RAM; NULL for a disk */
+    uint32_t pages;     /* in the record */
     uint32_t n_refs;
     PageRef *refs;      /* what to encode */
     uint8_t *copy;      /* owned pages behind refs; or they are in: */
     Epoch *epoch;       /* reference */
+    DiskSource *source; /* reference; with it refs and copy come to be in the worker */
+    DiskIndexEntry *entries;
     GByteArray *record; /* RECORD_HEADER_BYTES of room, then the payload */
 };
 
@@ -36,9 +46,17 @@ struct Sink {
     GThread *thread;
     GByteArray *hello;
 
+    /* The coordinator's: disks of the epoch begun last; the first one is image n_ram. */
+    uint32_t n_ram, n_disks;
+    char **disk_names; /* NULL-terminated */
+    uint64_t *disk_bytes;
+
     GMutex lock; /* guards what follows, and items' ready */
     GCond cond;  /* the sink's thread waits on it */
     GQueue items;
+    GQueue disks_waiting; /* of them, batches that no worker has been given yet */
+    unsigned disks_ahead; /* batches given to workers and not yet emitted */
+    unsigned next_worker;
     bool failed;
     bool released;
     bool flush; /* with released: write what is queued first */
@@ -52,6 +70,20 @@ struct Sink {
     int64_t write_ns;
     int64_t level_looked_ns;
 };
+
+SinkItem *sink_item_new(Sink *sink, RecordType type, uint64_t number);
+/* Queue a batch; from here on it belongs to its worker, then to the sink's thread. */
+void sink_queue_batch(Sink *sink, SinkItem *item, unsigned shard);
+
+/* ---- sink-disk.c ---- */
+/* Note the disks of an epoch. */
+void sink_disk_begin(Sink *sink, const District__StreamEpochBegin *begin);
+void sink_disk_clear(Sink *sink);
+/* Read what the item's entries name; FALSE: the sink has failed. On a worker. */
+gboolean sink_disk_read(SinkItem *item);
+void disk_source_unref(DiskSource *source);
+/* A batch of blocks has left the queue: the next one may be read. */
+void sink_disk_left(Sink *sink);
 
 /* Pack message behind room for a record header. */
 GByteArray *sink_record_pack(const ProtobufCMessage *message);

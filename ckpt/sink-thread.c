@@ -215,6 +215,8 @@ sink_thread_step(Sink *sink)
         else if (sink->transport->is_stream)
             sink_thread_adapt(sink);
     }
+    if (item && item->disk && !item->sync)
+        sink_disk_left(sink);
     if (item && item->sync) {
         g_atomic_int_add(&sink->sync_outstanding, -1);
         inbox_wake(sink->inbox);
@@ -234,6 +236,7 @@ sink_thread_free(Sink *sink)
         page_hashes_free(sink->hashes[i]);
     g_free(sink->hashes);
     g_free(sink->wire_index);
+    sink_disk_clear(sink);
     g_byte_array_unref(sink->hello);
     g_mutex_clear(&sink->lock);
     g_cond_clear(&sink->cond);

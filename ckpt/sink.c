@@ -16,6 +16,7 @@ sink_new(const SinkConfig *config)
     g_mutex_init(&sink->lock);
     g_cond_init(&sink->cond);
     g_queue_init(&sink->items);
+    g_queue_init(&sink->disks_waiting);
     sink->id = config->id;
     sink->transport = config->transport;
     sink->opaque = config->opaque;
@@ -85,7 +86,7 @@ sink_record_pack(const ProtobufCMessage *message)
     return record;
 }
 
-static SinkItem *
+SinkItem *
 sink_item_new(Sink *sink, RecordType type, uint64_t number)
 {
     SinkItem *item = g_new0(SinkItem, 1);
@@ -112,11 +113,11 @@ sink_begin(Sink *sink, const District__StreamEpochBegin *begin)
 
     item->record = sink_record_pack(&begin->base);
     item->ready = true;
+    sink_disk_begin(sink, begin);
     sink_queue(sink, item);
 }
 
-/* Queue a batch; from here on it belongs to its worker, then to the sink's thread. */
-static void
+void
 sink_queue_batch(Sink *sink, SinkItem *item, unsigned shard)
 {
     sink_queue(sink, item);
@@ -129,7 +130,8 @@ sink_batch_new(Sink *sink, Epoch *epoch, uint64_t number, uint32_t member, bool 
     SinkItem *item = sink_item_new(sink, RECORD_PAGES, number);
 
     item->epoch = epoch_ref(epoch);
-    item->member = member;
+    item->image = sink->wire_index[member];
+    item->hashes = sink->hashes[member];
     item->full = full;
     item->refs = g_new(PageRef, PAGES_PER_RECORD_MAX);
     return item;
@@ -176,7 +178,8 @@ sink_sync_pages(Sink *sink, uint64_t number, uint32_t member, const uint64_t *pa
     SinkItem *item = sink_item_new(sink, RECORD_PAGES, number);
 
     g_return_if_fail(count > 0 && count <= PAGES_PER_RECORD_MAX);
-    item->member = member;
+    item->image = sink->wire_index[member];
+    item->hashes = sink->hashes[member];
     item->full = true;
     item->sync = true;
     item->refs = g_new(PageRef, count);
@@ -230,9 +233,13 @@ sink_item_encode_pages(SinkItem *item, Encoder *encoder, EncodeStats *stats)
 
     item->record = g_byte_array_new();
     g_byte_array_set_size(item->record, RECORD_HEADER_BYTES);
+    if (item->source && !sink_disk_read(item))
+        return;
     encoder_set_level(encoder, g_atomic_int_get(&sink->level));
-    item->pages = encoder_pages(encoder, sink->wire_index[item->member], item->refs, item->n_refs,
-                                sink->hashes[item->member], item->full, item->record, stats);
+    item->pages = encoder_pages(encoder, item->image, item->refs, item->n_refs, item->hashes,
+                                item->full, item->record, stats);
+    if (item->disk)
+        *stats = (EncodeStats){.disk_blocks = stats->raw + stats->zero, .disk_zero = stats->zero};
 }
 
 void
@@ -248,10 +255,14 @@ sink_item_encode(SinkItem *item, Encoder *encoder)
     g_clear_pointer(&item->refs, g_free);
     g_clear_pointer(&item->copy, g_free);
     g_clear_pointer(&item->epoch, epoch_unref);
+    g_clear_pointer(&item->entries, g_free);
+    g_clear_pointer(&item->source, disk_source_unref);
     g_mutex_lock(&sink->lock);
     sink->stats.pages.zero += stats.zero;
     sink->stats.pages.unchanged += stats.unchanged;
     sink->stats.pages.raw += stats.raw;
+    sink->stats.pages.disk_blocks += stats.disk_blocks;
+    sink->stats.pages.disk_zero += stats.disk_zero;
     item->ready = true;
     g_cond_signal(&sink->cond);
     g_mutex_unlock(&sink->lock);

@@ -13,6 +13,10 @@
  * are encoded by the same worker, in order (EncodePool shards by page), so a hash always tells of
  * the batch queued before.
  *
+ * Blocks of disks go the same way without hashes, so any worker takes any batch. Workers read them
+ * from the overlay's data file (common/diskindex.h) themselves, and not further ahead of the
+ * emission than SINK_DISK_AHEAD_MAX batches: a slow reader costs memory for those only.
+ *
  * A sink that has failed posts INBOX_SINK_CLOSED once and discards what is queued. Nobody waits for
  * a sink: sink_release lets its thread end on its own.
  */
@@ -22,6 +26,7 @@
 #include "ckpt/encode.h"
 #include "ckpt/epoch.h"
 #include "ckpt/inbox.h"
+#include "common/diskindex.h"
 #include "stream.pb-c.h"
 
 typedef struct Sink Sink;
@@ -77,6 +82,18 @@ void sink_epoch_pages(Sink *sink, Epoch *epoch, uint64_t number, bool full);
 /* A batch for a full sync: count pages of member, copied here. */
 void sink_sync_pages(Sink *sink, uint64_t number, uint32_t member, const uint64_t *pages,
                      uint32_t count, const uint8_t *ram);
+/*
+ * Blocks of a disk, image wire_image of the epoch begun last, as of a cut: count entries of its
+ * index (copied; any number), in their order, whose data is in data_fd (duplicated). The data must
+ * stay as it is until done(opaque), which is called once, on any thread: nothing of it is read after
+ * that, whatever becomes of the sink. What cannot be read fails the sink.
+ */
+void sink_disk_blocks(Sink *sink, uint64_t number, uint32_t wire_image, int data_fd,
+                      const DiskIndexEntry *entries, uint32_t count, GDestroyNotify done,
+                      gpointer opaque);
+/* A batch for a full sync: count blocks of a disk, whose data (one after the other) is copied. */
+void sink_sync_disk(Sink *sink, uint64_t number, uint32_t wire_image, const uint64_t *blocks,
+                    uint32_t count, const uint8_t *data);
 /* The packed CutState (taken over; compressed by a worker), then EPOCH_END. */
 void sink_state_end(Sink *sink, uint64_t number, GByteArray *packed_state);
 /* Finish after what is queued: INBOX_SINK_FINISHED follows. */
