@@ -89,7 +89,8 @@ begin_full(Intake *intake, const District__StreamEpochBegin *begin, GError **err
                     begin->epoch, intake->incarnation, shadow_committed(shadow));
         return FALSE;
     }
-    intake->fresh = shadow_new(keeper_district(intake->keeper), intake->incarnation, begin, error);
+    intake->fresh = shadow_new(keeper_district(intake->keeper), intake->incarnation,
+                               keeper_disk_dir(intake->keeper), begin, error);
     return intake->fresh != NULL;
 }
 
@@ -104,10 +105,9 @@ intake_begin(void *opaque, const District__StreamEpochBegin *begin, GError **err
 }
 
 static gboolean
-intake_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count,
-             GError **error)
+intake_pages(void *opaque, uint32_t image, const DecodedPage *pages, uint32_t count, GError **error)
 {
-    return shadow_pages(intake_target(opaque), member, pages, count, error);
+    return shadow_pages(intake_target(opaque), image, pages, count, error);
 }
 
 static gboolean

@@ -14,6 +14,7 @@ typedef struct Waiting {
 
 struct Keeper {
     char *district;
+    char *disk_dir;
     KeeperHold hold;
     gpointer opaque;
     GMutex lock; /* guards all below */
@@ -25,11 +26,12 @@ struct Keeper {
 };
 
 Keeper *
-keeper_new(const char *district, KeeperHold hold, gpointer opaque)
+keeper_new(const char *district, const char *disk_dir, KeeperHold hold, gpointer opaque)
 {
     Keeper *keeper = g_new0(Keeper, 1);
 
     keeper->district = g_strdup(district);
+    keeper->disk_dir = g_strdup(disk_dir);
     keeper->hold = hold;
     keeper->opaque = opaque;
     g_mutex_init(&keeper->lock);
@@ -42,6 +44,7 @@ keeper_free(Keeper *keeper)
     shadow_free(keeper->shadow);
     g_mutex_clear(&keeper->lock);
     g_free(keeper->district);
+    g_free(keeper->disk_dir);
     g_free(keeper);
 }
 
@@ -49,6 +52,12 @@ const char *
 keeper_district(const Keeper *keeper)
 {
     return keeper->district;
+}
+
+const char *
+keeper_disk_dir(const Keeper *keeper)
+{
+    return keeper->disk_dir;
 }
 
 /* ---- Incarnations ---- */
@@ -152,7 +161,9 @@ keeper_publish(Keeper *keeper, Shadow *fresh)
     old = keeper->shadow;
     keeper->shadow = fresh;
     keeper->held = false;
+    /* In this order: of a shadow that may be adopted no disk has lost its name to another. */
     hold_locked(keeper);
+    shadow_publish(fresh, old);
     g_mutex_unlock(&keeper->lock);
     shadow_free(old);
 }
@@ -182,6 +193,36 @@ keeper_hold_again(Keeper *keeper)
 
     if (keeper->shadow != NULL)
         hold_locked(keeper);
+}
+
+static void
+keeper_disk_free(gpointer data)
+{
+    KeeperDisk *disk = data;
+
+    g_free(disk->member);
+    g_free(disk->path);
+    g_free(disk);
+}
+
+GPtrArray *
+keeper_disks(Keeper *keeper, uint64_t *born)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    GPtrArray *list = g_ptr_array_new_with_free_func(keeper_disk_free);
+    const DiskSet *set = keeper->shadow != NULL ? shadow_disks(keeper->shadow) : NULL;
+
+    *born = set != NULL ? set->born : 0;
+    for (uint32_t i = 0; set != NULL && i < set->n; i++) {
+        KeeperDisk *disk = g_new0(KeeperDisk, 1);
+
+        disk->member = g_strdup(set->files[i].member);
+        disk->index = set->files[i].index;
+        disk->bytes = set->files[i].bytes;
+        disk->path = disk_set_path(set, i);
+        g_ptr_array_add(list, disk);
+    }
+    return list;
 }
 
 KeeperStatus

@@ -17,10 +17,12 @@ typedef struct Keeper Keeper;
 typedef gboolean (*KeeperHold)(const int *fds, guint n_fds, uint64_t epoch, uint64_t incarnation,
                                gpointer opaque);
 
-Keeper *keeper_new(const char *district, KeeperHold hold, gpointer opaque);
+/* disk_dir: where disks go, NULL: nowhere. */
+Keeper *keeper_new(const char *district, const char *disk_dir, KeeperHold hold, gpointer opaque);
 void keeper_free(Keeper *keeper);
 
 const char *keeper_district(const Keeper *keeper);
+const char *keeper_disk_dir(const Keeper *keeper);
 
 /* Streams of an incarnation below least are refused; newest is the one they are told of. Never
  * lowers what was set before. */
@@ -33,7 +35,7 @@ uint64_t keeper_newest(Keeper *keeper);
 
 /* The committed shadow, NULL if there is none. For the writer. */
 Shadow *keeper_shadow(Keeper *keeper);
-/* fresh has committed its first epoch: hold it and drop the one before. */
+/* fresh has committed its first epoch: hold it, name its disks, and drop the one before. */
 void keeper_publish(Keeper *keeper, Shadow *fresh);
 /* Take over an adopted shadow, which is held already. */
 void keeper_put(Keeper *keeper, Shadow *shadow);
@@ -57,6 +59,16 @@ typedef struct KeeperStatus {
     uint64_t ram_bytes;
     int64_t realtime_ns;
 } KeeperStatus;
+
+/* The disks of the committed shadow: an array of KeeperDisk, empty if there are none; *born: the
+ * full epoch that they came with. The caller unrefs it. */
+typedef struct KeeperDisk {
+    char *member;
+    uint32_t index;
+    uint64_t bytes;
+    char *path;
+} KeeperDisk;
+GPtrArray *keeper_disks(Keeper *keeper, uint64_t *born);
 
 /* All zero if nothing is committed. */
 KeeperStatus keeper_status(Keeper *keeper);

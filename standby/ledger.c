@@ -16,15 +16,29 @@
 
 static_assert(sizeof(LedgerSlot) == 64, "slot layout");
 static_assert(sizeof(LedgerMember) == 64, "member layout");
-static_assert(offsetof(Ledger, commit) == 80 && offsetof(Ledger, slot) == 96, "ledger layout");
+static_assert(sizeof(LedgerDisk) == sizeof(LedgerMember), "disks lie behind members");
+static_assert(offsetof(Ledger, commit) == 96 && offsetof(Ledger, slot) == 120, "ledger layout");
 static_assert(LEDGER_NAME_BYTES > NAME_BYTES_MAX, "a name and its NUL fit");
 
 size_t
-ledger_bytes(uint32_t n_members)
+ledger_bytes(uint32_t n_members, uint32_t n_disks)
 {
-    size_t bytes = sizeof(Ledger) + n_members * sizeof(LedgerMember);
+    size_t bytes = sizeof(Ledger) + (size_t)n_members * sizeof(LedgerMember) +
+                   (size_t)n_disks * sizeof(LedgerDisk);
 
     return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
+const LedgerDisk *
+ledger_disks(const Ledger *ledger)
+{
+    return (const LedgerDisk *)(const void *)(ledger->member + ledger->n_members);
+}
+
+char *
+ledger_disk_file(const char *member, uint32_t index)
+{
+    return g_strdup_printf("%s-%u.raw", member, index);
 }
 
 static uint64_t
@@ -36,6 +50,7 @@ head_checksum(const Ledger *ledger)
     XXH3_64bits_reset(&state);
     XXH3_64bits_update(&state, ledger, offsetof(Ledger, head_checksum));
     XXH3_64bits_update(&state, ledger->member, ledger->n_members * sizeof(LedgerMember));
+    XXH3_64bits_update(&state, ledger_disks(ledger), ledger->n_disks * sizeof(LedgerDisk));
     return XXH3_64bits_digest(&state);
 }
 
@@ -45,11 +60,31 @@ slot_checksum(const LedgerSlot *slot)
     return XXH3_64bits(slot, offsetof(LedgerSlot, checksum));
 }
 
+static void
+fill_disks(Ledger *ledger, const District__StreamEpochBegin *begin)
+{
+    LedgerDisk *disk = (LedgerDisk *)(void *)(ledger->member + ledger->n_members);
+
+    for (uint32_t i = 0; i < ledger->n_members; i++) {
+        const District__StreamMember *m = begin->members[i];
+
+        for (uint32_t k = 0; k < m->n_disks; k++, disk++) {
+            g_autofree char *file = ledger_disk_file(m->name, k);
+
+            g_strlcpy(disk->file, file, sizeof disk->file);
+            disk->member = i;
+            disk->index = k;
+            disk->size = m->disks[k]->size;
+        }
+    }
+}
+
 int
 ledger_create(const char *district, uint64_t incarnation, const District__StreamEpochBegin *begin,
               Ledger **ledger, GError **error)
 {
-    size_t bytes = ledger_bytes((uint32_t)begin->n_members);
+    uint32_t n_disks = layout_image_count(begin) - (uint32_t)begin->n_members;
+    size_t bytes = ledger_bytes((uint32_t)begin->n_members, n_disks);
     int fd = memfd_create_sealed("district-ledger", bytes, error);
     Ledger *l = fd < 0 ? NULL : memfd_map(fd, bytes, TRUE, error);
 
@@ -61,12 +96,15 @@ ledger_create(const char *district, uint64_t incarnation, const District__Stream
     l->magic = LEDGER_MAGIC;
     l->version = LEDGER_VERSION;
     l->n_members = (uint32_t)begin->n_members;
+    l->n_disks = n_disks;
+    l->born = begin->epoch;
     l->incarnation = incarnation;
     g_strlcpy(l->district, district, sizeof l->district);
     for (size_t i = 0; i < begin->n_members; i++) {
         g_strlcpy(l->member[i].name, begin->members[i]->name, sizeof l->member[i].name);
         l->member[i].ram_size = begin->members[i]->ram_size;
     }
+    fill_disks(l, begin);
     l->head_checksum = head_checksum(l);
     *ledger = l;
     return fd;
@@ -93,6 +131,25 @@ check_members(const Ledger *ledger, GError **error)
 }
 
 static gboolean
+check_disks(const Ledger *ledger, GError **error)
+{
+    const LedgerDisk *disks = ledger_disks(ledger);
+
+    for (uint32_t i = 0; i < ledger->n_disks; i++) {
+        const LedgerDisk *d = &disks[i];
+        g_autofree char *file = NULL;
+
+        if (d->member >= ledger->n_members || d->index >= DISKS_MAX || d->size == 0 ||
+            d->size > DISK_BYTES_MAX || d->size % SECTOR_BYTES != 0)
+            return foreign(error, "a disk of its ledger is damaged");
+        file = ledger_disk_file(ledger->member[d->member].name, d->index);
+        if (strncmp(file, d->file, sizeof d->file) != 0)
+            return foreign(error, "a disk of its ledger has another file's name");
+    }
+    return TRUE;
+}
+
+static gboolean
 check_ledger(const Ledger *ledger, uint64_t bytes, GError **error)
 {
     if (ledger->magic != LEDGER_MAGIC)
@@ -100,13 +157,16 @@ check_ledger(const Ledger *ledger, uint64_t bytes, GError **error)
     if (ledger->version != LEDGER_VERSION)
         return foreign(error, "its ledger is of another version");
     if (ledger->n_members == 0 || ledger->n_members > MEMBERS_MAX ||
-        bytes != ledger_bytes(ledger->n_members))
+        ledger->n_disks > ledger->n_members * DISKS_MAX ||
+        bytes != ledger_bytes(ledger->n_members, ledger->n_disks))
         return foreign(error, "its ledger is of the wrong size");
     if (head_checksum(ledger) != ledger->head_checksum ||
         memchr(ledger->district, '\0', sizeof ledger->district) == NULL)
         return foreign(error, "its ledger is damaged");
-    if (!check_members(ledger, error))
+    if (!check_members(ledger, error) || !check_disks(ledger, error))
         return FALSE;
+    if (ledger->broken != 0)
+        return foreign(error, "a disk could not be written");
     if (ledger_committed(ledger) == 0)
         return foreign(error, "nothing was committed");
     if (ledger_committed_slot(ledger) == NULL)
@@ -137,7 +197,7 @@ ledger_open(int fd, GError **error)
 void
 ledger_unmap(Ledger *ledger)
 {
-    munmap(ledger, ledger_bytes(ledger->n_members));
+    munmap(ledger, ledger_bytes(ledger->n_members, ledger->n_disks));
 }
 
 /* ---- Commit ---- */
@@ -185,6 +245,12 @@ void
 ledger_set_applied(Ledger *ledger, uint64_t epoch)
 {
     store_release(&ledger->applied, epoch);
+}
+
+void
+ledger_set_broken(Ledger *ledger)
+{
+    store_release(&ledger->broken, 1);
 }
 
 void

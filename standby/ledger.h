@@ -7,10 +7,12 @@
  *   head      written once, before anything is committed; head_checksum covers it and the members
  *   commit    0: nothing is committed. Else epoch << 1 | slot. THE commit point: one aligned 8-byte
  *             store with release order, so it is never seen torn or before what it speaks of.
- *   applied   the epoch whose pages are all in the RAM images; behind commit while a log is applied
+ *   applied   the epoch whose pages are all in the images; behind commit while a log is applied
+ *   broken    not 0: a disk could not be written. What is held is no checkpoint any more.
  *   slot[2]   slot i describes redo log i. A slot is written only while commit does not name it and
  *             its log has been applied; its epoch is set to 0 first and its checksum last.
  *   member[]  one per RAM image, in the order of CutState.members
+ *   disk[]    behind the members: one per disk, in the order of the images
  *
  * All integers are native (little-endian), all fields 8-byte aligned.
  */
@@ -24,7 +26,7 @@
 #include <stdint.h>
 
 #define LEDGER_MAGIC 0x3147444c52545344ULL /* "DSTRLDG1" */
-#define LEDGER_VERSION 1
+#define LEDGER_VERSION 2
 #define LEDGER_NAME_BYTES 48
 #define LEDGER_SLOTS 2
 
@@ -45,21 +47,36 @@ typedef struct LedgerMember {
     uint64_t reserved;
 } LedgerMember;
 
+typedef struct LedgerDisk {
+    char file[LEDGER_NAME_BYTES]; /* its name in --disk-dir once it is published */
+    uint32_t member;              /* index in member[] */
+    uint32_t index;               /* of the member's disks */
+    uint64_t size;                /* bytes */
+} LedgerDisk;
+
 typedef struct Ledger {
     uint64_t magic;
     uint32_t version;
     uint32_t n_members;
     uint64_t incarnation;
     char district[LEDGER_NAME_BYTES];
-    uint64_t head_checksum; /* XXH3-64 of the fields above and the members */
+    uint32_t n_disks;
+    uint32_t reserved;
+    uint64_t born;          /* the full epoch that all of it came with */
+    uint64_t head_checksum; /* XXH3-64 of the fields above, the members and the disks */
     uint64_t commit;
     uint64_t applied;
+    uint64_t broken;
     LedgerSlot slot[LEDGER_SLOTS];
     LedgerMember member[];
 } Ledger;
 
-/* Size of the memfd for n_members. */
-size_t ledger_bytes(uint32_t n_members);
+/* Size of the memfd. */
+size_t ledger_bytes(uint32_t n_members, uint32_t n_disks);
+/* n_disks of them. */
+const LedgerDisk *ledger_disks(const Ledger *ledger);
+/* The file of a disk; caller frees. */
+char *ledger_disk_file(const char *member, uint32_t index);
 
 /* A new memfd with head and members filled in and nothing committed; mapped. -1: error set. */
 int ledger_create(const char *district, uint64_t incarnation,
@@ -77,6 +94,9 @@ uint64_t ledger_committed(const Ledger *ledger);
 const LedgerSlot *ledger_committed_slot(const Ledger *ledger);
 uint64_t ledger_applied(const Ledger *ledger);
 void ledger_set_applied(Ledger *ledger, uint64_t epoch);
+
+/* What is held can not be used any more, also by who adopts it. */
+void ledger_set_broken(Ledger *ledger);
 
 /* Set slot free, before its log is written again. */
 void ledger_slot_clear(Ledger *ledger, unsigned slot);

@@ -5,6 +5,7 @@
  */
 #include "ckpt/layout.h"
 #include "common/log.h"
+#include "standby/diskset.h"
 #include "standby/standby.h"
 
 #include <glib-unix.h>
@@ -12,14 +13,16 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-static char *opt_name, *opt_host, *opt_control, *opt_pki;
+static char *opt_name, *opt_host, *opt_control, *opt_pki, *opt_disk_dir;
 
 static const GOptionEntry options[] = {
     {"name", 0, 0, G_OPTION_ARG_STRING, &opt_name, "The district", "NAME"},
     {"host", 0, 0, G_OPTION_ARG_STRING, &opt_host, "This host's name", "NAME"},
     {"control", 0, 0, G_OPTION_ARG_FILENAME, &opt_control, "Control socket to listen on", "PATH"},
     {"pki", 0, 0, G_OPTION_ARG_FILENAME, &opt_pki, "Directory of the host's certificates", "DIR"},
+    {"disk-dir", 0, 0, G_OPTION_ARG_FILENAME, &opt_disk_dir, "Directory for disks; its own", "DIR"},
     {0},
 };
 
@@ -39,6 +42,12 @@ parse_options(int *argc, char ***argv, GError **error)
     g_option_context_add_main_entries(context, options, NULL);
     if (!g_option_context_parse(context, argc, argv, error))
         return FALSE;
+    if (opt_disk_dir != NULL &&
+        (!g_path_is_absolute(opt_disk_dir) || strlen(opt_disk_dir) > DISK_DIR_BYTES_MAX)) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "--disk-dir must be an absolute path of at most %d bytes", DISK_DIR_BYTES_MAX);
+        return FALSE;
+    }
     if (*argc == 1 && opt_name != NULL && opt_host != NULL && opt_control != NULL &&
         opt_pki != NULL && layout_name_good(opt_name) && layout_name_good(opt_host))
         return TRUE;
@@ -62,7 +71,8 @@ main(int argc, char **argv)
         identity = tls_identity_load(opt_pki, &error);
     }
     if (identity != NULL)
-        standby = standby_new(opt_name, opt_host, opt_control, identity, loop, &error);
+        standby =
+            standby_new(opt_name, opt_host, opt_control, opt_disk_dir, identity, loop, &error);
     if (standby == NULL) {
         fprintf(stderr, "district-standby: %s\n", error->message);
         return EXIT_FAILURE;

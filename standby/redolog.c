@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A redo log: one incoming epoch in a memfd, until its pages are in the RAM images. */
+/* A redo log: one incoming epoch in a memfd, until its pages are in the images. */
 #include "standby/redolog.h"
 
 #include "common/memfd.h"
@@ -23,7 +23,7 @@ typedef enum { ENTRY_PAGES = 1, ENTRY_STATE = 2 } EntryKind;
 
 typedef struct Entry {
     uint32_t kind;
-    uint32_t member;
+    uint32_t image;
     uint32_t count;
     uint32_t reserved;
     uint64_t bytes;
@@ -49,16 +49,16 @@ pad8(uint64_t bytes)
 
 /* An epoch has each page at most about once, and a CutState. */
 static uint64_t
-log_limit(uint64_t ram_bytes)
+log_limit(uint64_t image_bytes)
 {
-    uint64_t tables = ram_bytes / 64; /* page tables and entries of one page each */
-    uint64_t bytes = ram_bytes + tables + CUT_STATE_BYTES_MAX + LOG_STEP;
+    uint64_t tables = image_bytes / 64; /* page tables and entries of one page each */
+    uint64_t bytes = image_bytes + tables + CUT_STATE_BYTES_MAX + LOG_STEP;
 
     return (bytes + LOG_STEP - 1) / LOG_STEP * LOG_STEP;
 }
 
 RedoLog *
-redolog_new(int fd, uint64_t ram_bytes, GError **error)
+redolog_new(int fd, uint64_t image_bytes, GError **error)
 {
     bool own = fd < 0;
     RedoLog *log;
@@ -71,7 +71,7 @@ redolog_new(int fd, uint64_t ram_bytes, GError **error)
                     g_strerror(errno));
         return NULL;
     }
-    map = memfd_map(fd, log_limit(ram_bytes), TRUE, error);
+    map = memfd_map(fd, log_limit(image_bytes), TRUE, error);
     if (map == NULL) {
         if (own)
             close(fd);
@@ -80,7 +80,7 @@ redolog_new(int fd, uint64_t ram_bytes, GError **error)
     log = g_new0(RedoLog, 1);
     log->fd = fd;
     log->map = map;
-    log->limit = log_limit(ram_bytes);
+    log->limit = log_limit(image_bytes);
     log->size = memfd_size(fd);
     log->hash = XXH3_createState();
     if (log->hash == NULL)
@@ -159,10 +159,10 @@ append_entry(RedoLog *log, const Entry *entry)
 }
 
 gboolean
-redolog_append_pages(RedoLog *log, uint32_t member, const DecodedPage *pages, uint32_t count,
+redolog_append_pages(RedoLog *log, uint32_t image, const DecodedPage *pages, uint32_t count,
                      GError **error)
 {
-    Entry entry = {.kind = ENTRY_PAGES, .member = member, .count = count};
+    Entry entry = {.kind = ENTRY_PAGES, .image = image, .count = count};
     uint64_t table = count * sizeof(uint64_t), raw = 0;
     uint8_t *body, *data;
 
@@ -215,14 +215,15 @@ redolog_describe(const RedoLog *log, LedgerSlot *slot)
 /* ---- Reading ---- */
 
 static gboolean
-check_pages(const Entry *entry, const uint8_t *body, const RamSet *ram)
+check_pages(const Entry *entry, const uint8_t *body, const Images *images)
 {
     uint64_t left, n_pages;
 
-    if (entry->member >= ram->n || entry->count == 0 || entry->count > PAGES_PER_RECORD_MAX ||
+    if (entry->image >= images_count(images) || entry->count == 0 ||
+        entry->count > PAGES_PER_RECORD_MAX ||
         entry->bytes - sizeof *entry < entry->count * sizeof(uint64_t))
         return FALSE;
-    n_pages = page_count(ram->sizes[entry->member]);
+    n_pages = images_pages(images, entry->image);
     left = entry->bytes - sizeof *entry - entry->count * sizeof(uint64_t);
     for (uint32_t i = 0; i < entry->count; i++) {
         uint64_t word;
@@ -241,7 +242,7 @@ check_pages(const Entry *entry, const uint8_t *body, const RamSet *ram)
 
 /* Check the entry at offset; adds it to hash. */
 static gboolean
-check_entry(const RedoLog *log, const LedgerSlot *slot, uint64_t offset, const RamSet *ram,
+check_entry(const RedoLog *log, const LedgerSlot *slot, uint64_t offset, const Images *images,
             Entry *entry, XXH3_state_t *hash)
 {
     const uint8_t *at = log->map + offset;
@@ -253,7 +254,7 @@ check_entry(const RedoLog *log, const LedgerSlot *slot, uint64_t offset, const R
     if (entry->bytes < sizeof *entry || entry->bytes > left || entry->bytes % 8 != 0)
         return FALSE;
     if (entry->kind == ENTRY_PAGES) {
-        if (!check_pages(entry, at + sizeof *entry, ram))
+        if (!check_pages(entry, at + sizeof *entry, images))
             return FALSE;
         covered = entry->count * sizeof(uint64_t);
     } else {
@@ -267,7 +268,7 @@ check_entry(const RedoLog *log, const LedgerSlot *slot, uint64_t offset, const R
 }
 
 gboolean
-redolog_check(const RedoLog *log, const LedgerSlot *slot, const RamSet *ram, GError **error)
+redolog_check(const RedoLog *log, const LedgerSlot *slot, const Images *images, GError **error)
 {
     XXH3_state_t *hash = XXH3_createState();
     gboolean good =
@@ -278,7 +279,7 @@ redolog_check(const RedoLog *log, const LedgerSlot *slot, const RamSet *ram, GEr
     if (hash != NULL)
         XXH3_64bits_reset(hash);
     for (uint64_t at = 0; good && at < slot->log_bytes; at += entry.bytes) {
-        good = check_entry(log, slot, at, ram, &entry, hash);
+        good = check_entry(log, slot, at, images, &entry, hash);
         state |= entry.kind == ENTRY_STATE;
     }
     good = good && state && XXH3_64bits_digest(hash) == slot->log_checksum;
@@ -291,34 +292,37 @@ redolog_check(const RedoLog *log, const LedgerSlot *slot, const RamSet *ram, GEr
     return good;
 }
 
-static void
-apply_pages(const Entry *entry, const uint8_t *body, RamSet *ram)
+static gboolean
+apply_pages(const Entry *entry, const uint8_t *body, Images *images, GError **error)
 {
     const uint8_t *data = body + entry->count * sizeof(uint64_t);
+    DecodedPage pages[PAGES_PER_RECORD_MAX];
 
     for (uint32_t i = 0; i < entry->count; i++) {
         uint64_t word;
 
         memcpy(&word, body + i * sizeof word, sizeof word);
-        if ((word & 0xff) == PAGE_ZERO) {
-            ram_set_put(ram, entry->member, word >> 8, NULL);
-        } else {
-            ram_set_put(ram, entry->member, word >> 8, data);
-            data += PAGE_BYTES;
-        }
+        pages[i] = (DecodedPage){.index = word >> 8};
+        if ((word & 0xff) == PAGE_ZERO)
+            continue;
+        pages[i].data = data;
+        data += PAGE_BYTES;
     }
+    return images_store(images, entry->image, pages, entry->count, error);
 }
 
-void
-redolog_apply(const RedoLog *log, const LedgerSlot *slot, RamSet *ram)
+gboolean
+redolog_apply(const RedoLog *log, const LedgerSlot *slot, Images *images, GError **error)
 {
     Entry entry;
 
     for (uint64_t at = 0; at < slot->log_bytes; at += entry.bytes) {
         memcpy(&entry, log->map + at, sizeof entry);
-        if (entry.kind == ENTRY_PAGES)
-            apply_pages(&entry, log->map + at + sizeof entry, ram);
+        if (entry.kind == ENTRY_PAGES &&
+            !apply_pages(&entry, log->map + at + sizeof entry, images, error))
+            return FALSE;
     }
+    return TRUE;
 }
 
 const uint8_t *

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A redo log: one incoming epoch in a memfd, until its pages are in the RAM images.
+ * A redo log: one incoming epoch in a memfd, until its pages are in the images.
  *
  *   log   = entry*, each 8-byte aligned
- *   entry = kind u32 (1 pages, 2 state) | member u32 | count u32 | reserved u32 | bytes u64 | body
+ *   entry = kind u32 (1 pages, 2 state) | image u32 | count u32 | reserved u32 | bytes u64 | body
  *   body of pages: count x u64 (page << 8 | 0 zero, 1 raw), then 4096 bytes per raw page
  *   body of state: count bytes, the packed CutState
  *
@@ -13,22 +13,22 @@
 #ifndef DISTRICT_STANDBY_REDOLOG_H
 #define DISTRICT_STANDBY_REDOLOG_H
 
-#include "ckpt/ramset.h"
+#include "standby/images.h"
 #include "standby/ledger.h"
 
 typedef struct RedoLog RedoLog;
 
 /* fd -1: a new memfd; else one from another process (ownership passes on success only).
- * ram_bytes: of the district, bounds what an epoch can take. NULL with error set. */
-RedoLog *redolog_new(int fd, uint64_t ram_bytes, GError **error);
+ * image_bytes: of the district, bounds what an epoch can take. NULL with error set. */
+RedoLog *redolog_new(int fd, uint64_t image_bytes, GError **error);
 void redolog_free(RedoLog *log);
 int redolog_fd(const RedoLog *log);
 
 /* Start over; memory that a large epoch took is given back. */
 void redolog_reset(RedoLog *log);
 
-/* Append; FALSE with FORMAT_ERROR_LIMIT when the epoch outgrows the RAM or the host's memory. */
-gboolean redolog_append_pages(RedoLog *log, uint32_t member, const DecodedPage *pages,
+/* Append; FALSE with FORMAT_ERROR_LIMIT when the epoch outgrows the images or the host's memory. */
+gboolean redolog_append_pages(RedoLog *log, uint32_t image, const DecodedPage *pages,
                               uint32_t count, GError **error);
 gboolean redolog_append_state(RedoLog *log, const uint8_t *packed, size_t len, GError **error);
 
@@ -36,10 +36,11 @@ gboolean redolog_append_state(RedoLog *log, const uint8_t *packed, size_t len, G
 void redolog_describe(const RedoLog *log, LedgerSlot *slot);
 
 /* Check every entry of the log that slot describes; nothing is trusted. */
-gboolean redolog_check(const RedoLog *log, const LedgerSlot *slot, const RamSet *ram,
+gboolean redolog_check(const RedoLog *log, const LedgerSlot *slot, const Images *images,
                        GError **error);
-/* Store the pages of a log that was checked or written here. Idempotent. */
-void redolog_apply(const RedoLog *log, const LedgerSlot *slot, RamSet *ram);
+/* Store the pages of a log that was checked or written here. Idempotent. FALSE with error set if a
+ * disk cannot be written. */
+gboolean redolog_apply(const RedoLog *log, const LedgerSlot *slot, Images *images, GError **error);
 
 /* The packed CutState, in place. */
 const uint8_t *redolog_state(const RedoLog *log, const LedgerSlot *slot);

@@ -5,6 +5,7 @@
 #include "ckpt/layout.h"
 #include "common/fdmsg.h"
 #include "common/memfd.h"
+#include "standby/disksync.h"
 #include "standby/error.h"
 
 #include <fcntl.h>
@@ -19,7 +20,7 @@
 
 typedef enum {
     EPOCH_NONE,
-    EPOCH_FULL, /* pages go straight to RAM */
+    EPOCH_FULL, /* pages go straight to the images */
     EPOCH_LOG,  /* pages go to a log */
 } EpochKind;
 
@@ -27,7 +28,8 @@ struct Shadow {
     int ledger_fd;
     Ledger *ledger;
     RedoLog *log[LEDGER_SLOTS];
-    RamSet *ram;
+    Images images;
+    DiskSync *sync;
 
     /* The open epoch; the writer's. */
     EpochKind open;
@@ -35,31 +37,88 @@ struct Shadow {
     LedgerSlot slot;
     uint64_t unchecked; /* pages of a full epoch since memory was last looked at */
 
-    /* lock guards stop and goes with the condition; progress itself is in the ledger. */
+    /* lock guards stop and broken and goes with the condition; progress itself is in the ledger. */
     GThread *applier;
     GMutex lock;
-    GCond cond; /* committed or applied has moved, or stop */
+    GCond cond; /* committed or applied has moved, or stop, or broken */
     bool stop;
+    GError *broken; /* why it can not be used any more */
 };
+
+/* ---- Breaking ---- */
+
+/* The first reason counts; takes error over. */
+static void
+shadow_break(Shadow *shadow, GError *error)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&shadow->lock);
+
+    if (shadow->broken != NULL) {
+        g_error_free(error);
+        return;
+    }
+    g_warning("epoch %" G_GUINT64_FORMAT " can not be activated any more: %s",
+              ledger_committed(shadow->ledger), error->message);
+    shadow->broken = error;
+    ledger_set_broken(shadow->ledger);
+    g_cond_broadcast(&shadow->cond);
+}
+
+/* With the lock. */
+static gboolean
+usable_locked(const Shadow *shadow, GError **error)
+{
+    if (shadow->broken == NULL)
+        return TRUE;
+    g_set_error(error, STANDBY_ERROR, shadow->broken->code,
+                "%s; what is held is not whole any more: send a full epoch",
+                shadow->broken->message);
+    return FALSE;
+}
+
+gboolean
+shadow_usable(Shadow *shadow, GError **error)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = NULL;
+    GError *why = NULL;
+
+    if (!disk_sync_good(shadow->sync, &why))
+        shadow_break(shadow, why);
+    locker = g_mutex_locker_new(&shadow->lock);
+    return usable_locked(shadow, error);
+}
 
 /* ---- Applying ---- */
 
-/* Apply all that is committed. Returns false if the ledger has a gap, which only damage makes. */
-static bool
-apply_committed(Shadow *shadow)
+/* Apply one epoch. */
+static gboolean
+apply_slot(Shadow *shadow, const LedgerSlot *slot, GError **error)
+{
+    unsigned i = ledger_slot_index(shadow->ledger, slot);
+    uint64_t epoch = slot->epoch;
+
+    if (!redolog_apply(shadow->log[i], slot, &shadow->images, error))
+        return FALSE;
+    disk_set_unreserve(shadow->images.disks, i);
+    disk_sync_note(shadow->sync);
+    ledger_set_applied(shadow->ledger, epoch);
+    g_mutex_lock(&shadow->lock);
+    g_cond_broadcast(&shadow->cond);
+    g_mutex_unlock(&shadow->lock);
+    return TRUE;
+}
+
+/* Apply all that is committed. */
+static gboolean
+apply_committed(Shadow *shadow, GError **error)
 {
     const LedgerSlot *slot;
 
     while ((slot = ledger_next_to_apply(shadow->ledger)) != NULL) {
-        uint64_t epoch = slot->epoch;
-
-        redolog_apply(shadow->log[ledger_slot_index(shadow->ledger, slot)], slot, shadow->ram);
-        ledger_set_applied(shadow->ledger, epoch);
-        g_mutex_lock(&shadow->lock);
-        g_cond_broadcast(&shadow->cond);
-        g_mutex_unlock(&shadow->lock);
+        if (!apply_slot(shadow, slot, error))
+            return FALSE;
     }
-    return ledger_applied(shadow->ledger) == ledger_committed(shadow->ledger);
+    return TRUE;
 }
 
 static gpointer
@@ -68,13 +127,16 @@ applier_run(gpointer data)
     Shadow *shadow = data;
 
     g_mutex_lock(&shadow->lock);
-    while (!shadow->stop) {
+    while (!shadow->stop && shadow->broken == NULL) {
+        GError *error = NULL;
+
         if (ledger_next_to_apply(shadow->ledger) == NULL) {
             g_cond_wait(&shadow->cond, &shadow->lock);
             continue;
         }
         g_mutex_unlock(&shadow->lock);
-        apply_committed(shadow);
+        if (!apply_committed(shadow, &error))
+            shadow_break(shadow, error);
         g_mutex_lock(&shadow->lock);
     }
     g_mutex_unlock(&shadow->lock);
@@ -86,12 +148,15 @@ static gboolean
 wait_applied(Shadow *shadow, uint64_t epoch, int timeout_ms, GError **error)
 {
     gint64 until = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
-    gboolean in_time = TRUE;
+    gboolean in_time = TRUE, usable;
 
     g_mutex_lock(&shadow->lock);
-    while (in_time && ledger_applied(shadow->ledger) < epoch)
+    while (in_time && shadow->broken == NULL && ledger_applied(shadow->ledger) < epoch)
         in_time = g_cond_wait_until(&shadow->cond, &shadow->lock, until);
+    usable = usable_locked(shadow, error);
     g_mutex_unlock(&shadow->lock);
+    if (!usable)
+        return FALSE;
     if (ledger_applied(shadow->ledger) >= epoch)
         return TRUE;
     g_set_error(error, STANDBY_ERROR, DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_UNKNOWN,
@@ -104,7 +169,14 @@ wait_applied(Shadow *shadow, uint64_t epoch, int timeout_ms, GError **error)
 gboolean
 shadow_settle(Shadow *shadow, int timeout_ms, GError **error)
 {
-    return wait_applied(shadow, shadow_committed(shadow), timeout_ms, error);
+    gint64 until = g_get_monotonic_time() + timeout_ms * G_TIME_SPAN_MILLISECOND;
+    gint64 left_ms;
+
+    if (!wait_applied(shadow, shadow_committed(shadow), timeout_ms, error))
+        return FALSE;
+    left_ms = (until - g_get_monotonic_time()) / G_TIME_SPAN_MILLISECOND;
+    return disk_sync_wait(shadow->sync, (int)MAX(left_ms, 0), error) &&
+           shadow_usable(shadow, error);
 }
 
 /* ---- Coming and going ---- */
@@ -134,7 +206,9 @@ shadow_free(Shadow *shadow)
     }
     for (unsigned i = 0; i < LEDGER_SLOTS; i++)
         redolog_free(shadow->log[i]);
-    ram_set_free(shadow->ram);
+    disk_sync_free(shadow->sync);
+    images_clear(&shadow->images);
+    g_clear_error(&shadow->broken);
     if (shadow->ledger != NULL)
         ledger_unmap(shadow->ledger);
     if (shadow->ledger_fd >= 0)
@@ -149,12 +223,17 @@ check_room(const District__StreamEpochBegin *begin, GError **error)
 {
     uint64_t needed = 0, available = memory_available();
 
-    if (begin->n_members + SHADOW_FDS_EXTRA > FDMSG_FDS_MAX) {
+    uint32_t n_images = layout_image_count(begin);
+
+    if (n_images + SHADOW_FDS_EXTRA > FDMSG_FDS_MAX) {
         g_set_error(error, STANDBY_ERROR, STANDBY_REFUSED,
-                    "a district of %zu members cannot be protected: at most %d can",
-                    begin->n_members, FDMSG_FDS_MAX - SHADOW_FDS_EXTRA);
+                    "a district of %zu members with %zu disks cannot be protected: at most %d "
+                    "members and disks together can",
+                    begin->n_members, n_images - begin->n_members,
+                    FDMSG_FDS_MAX - SHADOW_FDS_EXTRA);
         return FALSE;
     }
+    /* Disks take room in files, not memory. */
     for (size_t i = 0; i < begin->n_members; i++)
         needed += begin->members[i]->ram_size;
     if (needed <= available)
@@ -170,7 +249,8 @@ static gboolean
 shadow_make_logs(Shadow *shadow, int *fds, GError **error)
 {
     for (unsigned i = 0; i < LEDGER_SLOTS; i++) {
-        shadow->log[i] = redolog_new(fds != NULL ? fds[i] : -1, shadow_ram_bytes(shadow), error);
+        shadow->log[i] =
+            redolog_new(fds != NULL ? fds[i] : -1, images_bytes(&shadow->images), error);
         if (shadow->log[i] == NULL)
             return FALSE;
         if (fds != NULL)
@@ -179,9 +259,16 @@ shadow_make_logs(Shadow *shadow, int *fds, GError **error)
     return TRUE;
 }
 
+static gboolean
+shadow_make_sync(Shadow *shadow, GError **error)
+{
+    shadow->sync = disk_sync_new(shadow->images.disks, error);
+    return shadow->sync != NULL || shadow->images.disks->n == 0;
+}
+
 Shadow *
-shadow_new(const char *district, uint64_t incarnation, const District__StreamEpochBegin *begin,
-           GError **error)
+shadow_new(const char *district, uint64_t incarnation, const char *disk_dir,
+           const District__StreamEpochBegin *begin, GError **error)
 {
     g_autoptr(Shadow) shadow = shadow_alloc();
     g_autofree uint64_t *sizes = g_new(uint64_t, begin->n_members);
@@ -193,8 +280,12 @@ shadow_new(const char *district, uint64_t incarnation, const District__StreamEpo
         return NULL;
     for (size_t i = 0; i < begin->n_members; i++)
         sizes[i] = begin->members[i]->ram_size;
-    shadow->ram = ram_set_new(sizes, (uint32_t)begin->n_members, error);
-    if (shadow->ram == NULL || !shadow_make_logs(shadow, NULL, error))
+    shadow->images.ram = ram_set_new(sizes, (uint32_t)begin->n_members, error);
+    if (shadow->images.ram == NULL)
+        return NULL;
+    shadow->images.disks = disk_set_new(disk_dir, begin, error);
+    if (shadow->images.disks == NULL || !shadow_make_logs(shadow, NULL, error) ||
+        !shadow_make_sync(shadow, error))
         return NULL;
     shadow->open = EPOCH_FULL;
     shadow->open_log = 0;
@@ -205,7 +296,24 @@ shadow_new(const char *district, uint64_t incarnation, const District__StreamEpo
 
 /* ---- Adopting ---- */
 
-/* The committed CutState must be one, and of the members whose RAM is here. */
+/* Are the cut's disks the ones held? */
+static bool
+same_cut_disks(const Ledger *ledger, const District__CutState *cut)
+{
+    const LedgerDisk *disks = ledger_disks(ledger);
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < cut->n_members; i++) {
+        for (uint32_t k = 0; k < cut->members[i]->n_disks; k++, n++) {
+            if (n >= ledger->n_disks || disks[n].member != i || disks[n].index != k ||
+                disks[n].size != cut->members[i]->disks[k]->size)
+                return false;
+        }
+    }
+    return n == ledger->n_disks;
+}
+
+/* The committed CutState must be one, and of the members whose images are here. */
 static gboolean
 check_state(const Shadow *shadow, const LedgerSlot *slot, const RedoLog *log, GError **error)
 {
@@ -219,9 +327,10 @@ check_state(const Shadow *shadow, const LedgerSlot *slot, const RedoLog *log, GE
     if (message == NULL)
         return FALSE;
     good = layout_check_cut(cut, error);
-    if (good && (cut->epoch != slot->epoch || cut->n_members != shadow->ledger->n_members)) {
+    if (good && (cut->epoch != slot->epoch || cut->n_members != shadow->ledger->n_members ||
+                 !same_cut_disks(shadow->ledger, cut))) {
         g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
-                    "the held cut state does not belong to the held RAM");
+                    "the held cut state does not belong to the held images");
         good = FALSE;
     }
     protobuf_c_message_free_unpacked(message, NULL);
@@ -238,43 +347,76 @@ shadow_check_logs(Shadow *shadow, GError **error)
     for (unsigned i = 0; i < G_N_ELEMENTS(slots); i++) {
         if (slots[i] != NULL &&
             !redolog_check(shadow->log[ledger_slot_index(shadow->ledger, slots[i])], slots[i],
-                           shadow->ram, error))
+                           &shadow->images, error))
             return FALSE;
     }
     return check_state(shadow, committed, shadow->log[ledger_slot_index(shadow->ledger, committed)],
                        error);
 }
 
+/* Take the images in fds over: RAM, then disks. */
+static gboolean
+take_images(Shadow *shadow, const char *disk_dir, int *fds, GError **error)
+{
+    uint32_t n = shadow->ledger->n_members;
+    g_autofree uint64_t *sizes = g_new(uint64_t, n);
+
+    for (uint32_t i = 0; i < n; i++)
+        sizes[i] = shadow->ledger->member[i].ram_size;
+    shadow->images.ram = ram_set_adopt(fds, sizes, n, error);
+    if (shadow->images.ram == NULL)
+        return FALSE;
+    for (uint32_t i = 0; i < n; i++)
+        fds[i] = -1;
+    shadow->images.disks = disk_set_adopt(disk_dir, fds + n, shadow->ledger, error);
+    if (shadow->images.disks == NULL)
+        return FALSE;
+    for (uint32_t i = 0; i < shadow->ledger->n_disks; i++)
+        fds[n + i] = -1;
+    return TRUE;
+}
+
 /* Map everything. Each descriptor that becomes the shadow's is set to -1 in fds. */
 static gboolean
-shadow_take(Shadow *shadow, int *fds, guint n_fds, GError **error)
+shadow_take(Shadow *shadow, const char *disk_dir, int *fds, guint n_fds, GError **error)
 {
-    uint32_t n;
-    g_autofree uint64_t *sizes = NULL;
 
     shadow->ledger = ledger_open(fds[0], error);
     if (shadow->ledger == NULL)
         return FALSE;
     shadow->ledger_fd = g_steal_fd(&fds[0]);
-    n = shadow->ledger->n_members;
-    if (n_fds != n + SHADOW_FDS_EXTRA) {
+    if (n_fds != shadow->ledger->n_members + shadow->ledger->n_disks + SHADOW_FDS_EXTRA) {
         g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
-                    "%u descriptors were held for a district of %u members", n_fds, n);
+                    "%u descriptors were held for a district of %u members with %u disks", n_fds,
+                    shadow->ledger->n_members, shadow->ledger->n_disks);
         return FALSE;
     }
-    sizes = g_new(uint64_t, n);
-    for (uint32_t i = 0; i < n; i++)
-        sizes[i] = shadow->ledger->member[i].ram_size;
-    shadow->ram = ram_set_adopt(fds + SHADOW_FDS_EXTRA, sizes, n, error);
-    if (shadow->ram == NULL)
+    return take_images(shadow, disk_dir, fds + SHADOW_FDS_EXTRA, error) &&
+           shadow_make_logs(shadow, fds + 1, error) && shadow_check_logs(shadow, error) &&
+           shadow_make_sync(shadow, error);
+}
+
+/* Finish applying. It is not known what the logs have room for. */
+static gboolean
+apply_adopted(Shadow *shadow, GError **error)
+{
+    for (unsigned i = 0; i < LEDGER_SLOTS; i++)
+        disk_set_reserve_all(shadow->images.disks, i);
+    if (!apply_committed(shadow, error))
         return FALSE;
-    for (uint32_t i = 0; i < n; i++)
-        fds[SHADOW_FDS_EXTRA + i] = -1;
-    return shadow_make_logs(shadow, fds + 1, error) && shadow_check_logs(shadow, error);
+    for (unsigned i = 0; i < LEDGER_SLOTS; i++)
+        disk_set_unreserve(shadow->images.disks, i);
+    disk_sync_note(shadow->sync);
+    if (ledger_applied(shadow->ledger) == ledger_committed(shadow->ledger))
+        return TRUE;
+    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
+                "a redo log between the held images and the committed epoch is missing: "
+                "resynchronise from the primary");
+    return FALSE;
 }
 
 Shadow *
-shadow_adopt(const int *fds, guint n_fds, GError **error)
+shadow_adopt(const char *disk_dir, const int *fds, guint n_fds, GError **error)
 {
     g_autofree int *own = g_new(int, MAX(n_fds, 1));
     g_autoptr(Shadow) shadow = shadow_alloc();
@@ -287,19 +429,13 @@ shadow_adopt(const int *fds, guint n_fds, GError **error)
     }
     for (guint i = 0; i < n_fds; i++)
         own[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
-    good = shadow_take(shadow, own, n_fds, error);
+    good = shadow_take(shadow, disk_dir, own, n_fds, error);
     for (guint i = 0; i < n_fds; i++) {
         if (own[i] >= 0)
             close(own[i]);
     }
-    if (!good)
+    if (!good || !apply_adopted(shadow, error))
         return NULL;
-    if (!apply_committed(shadow)) {
-        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
-                    "a redo log between the held RAM and the committed epoch is missing: "
-                    "resynchronise from the primary");
-        return NULL;
-    }
     shadow->applier = g_thread_new("applier", applier_run, shadow);
     return g_steal_pointer(&shadow);
 }
@@ -307,8 +443,8 @@ shadow_adopt(const int *fds, guint n_fds, GError **error)
 gboolean
 shadow_unspent(const Shadow *shadow, GError **error)
 {
-    for (uint32_t i = 0; i < shadow->ram->n; i++) {
-        if (!memfd_is_spent(shadow->ram->fds[i]))
+    for (uint32_t i = 0; i < shadow->images.ram->n; i++) {
+        if (!memfd_is_spent(shadow->images.ram->fds[i]))
             continue;
         g_set_error(error, STANDBY_ERROR, STANDBY_REFUSED,
                     "its members have run from this copy already: protect it anew");
@@ -317,7 +453,34 @@ shadow_unspent(const Shadow *shadow, GError **error)
     return TRUE;
 }
 
+void
+shadow_publish(Shadow *shadow, const Shadow *old)
+{
+    GError *error = NULL;
+
+    if (!disk_set_publish(shadow->images.disks, old != NULL ? old->images.disks : NULL, &error))
+        shadow_break(shadow, error);
+}
+
 /* ---- An epoch ---- */
+
+static bool
+same_disks(const Shadow *shadow, const District__StreamEpochBegin *begin)
+{
+    g_autofree uint64_t *bytes = NULL;
+    const DiskSet *disks = shadow->images.disks;
+    const LedgerDisk *held = ledger_disks(shadow->ledger);
+
+    if (layout_image_count(begin) != images_count(&shadow->images))
+        return false;
+    bytes = layout_image_bytes(begin);
+    for (uint32_t i = 0; i < disks->n; i++) {
+        if (held[i].index >= begin->members[held[i].member]->n_disks ||
+            held[i].size != bytes[begin->n_members + i])
+            return false;
+    }
+    return true;
+}
 
 static bool
 same_members(const Shadow *shadow, const District__StreamEpochBegin *begin)
@@ -330,7 +493,7 @@ same_members(const Shadow *shadow, const District__StreamEpochBegin *begin)
             m->ram_size != begin->members[i]->ram_size)
             return false;
     }
-    return true;
+    return same_disks(shadow, begin);
 }
 
 gboolean
@@ -340,6 +503,8 @@ shadow_begin(Shadow *shadow, const District__StreamEpochBegin *begin, GError **e
     const LedgerSlot *last = ledger_committed_slot(shadow->ledger);
 
     shadow_abandon(shadow);
+    if (!shadow_usable(shadow, error))
+        return FALSE;
     if (begin->base_epoch != committed || !same_members(shadow, begin)) {
         g_set_error(error, STANDBY_ERROR, STANDBY_DAMAGED,
                     "epoch %" G_GUINT64_FORMAT " builds on epoch %" G_GUINT64_FORMAT
@@ -354,6 +519,7 @@ shadow_begin(Shadow *shadow, const District__StreamEpochBegin *begin, GError **e
     shadow->open = EPOCH_LOG;
     shadow->slot = (LedgerSlot){.epoch = begin->epoch, .base_epoch = begin->base_epoch};
     ledger_slot_clear(shadow->ledger, shadow->open_log);
+    disk_set_unreserve(shadow->images.disks, shadow->open_log);
     redolog_reset(shadow->log[shadow->open_log]);
     return TRUE;
 }
@@ -380,16 +546,22 @@ check_memory(Shadow *shadow, uint32_t count, GError **error)
 }
 
 gboolean
-shadow_pages(Shadow *shadow, uint32_t member, const DecodedPage *pages, uint32_t count,
+shadow_pages(Shadow *shadow, uint32_t image, const DecodedPage *pages, uint32_t count,
              GError **error)
 {
-    if (shadow->open == EPOCH_LOG)
-        return redolog_append_pages(shadow->log[shadow->open_log], member, pages, count, error);
-    if (!check_memory(shadow, count, error))
+    uint32_t n_ram = shadow->images.ram->n;
+
+    if (shadow->open == EPOCH_FULL) {
+        if (!check_memory(shadow, count, error))
+            return FALSE;
+        if (image >= n_ram)
+            disk_sync_note(shadow->sync);
+        return images_store(&shadow->images, image, pages, count, error);
+    }
+    if (image >= n_ram && !disk_set_reserve(shadow->images.disks, shadow->open_log, image - n_ram,
+                                            pages, count, error))
         return FALSE;
-    for (uint32_t i = 0; i < count; i++)
-        ram_set_put(shadow->ram, member, pages[i].index, pages[i].data);
-    return TRUE;
+    return redolog_append_pages(shadow->log[shadow->open_log], image, pages, count, error);
 }
 
 gboolean
@@ -450,7 +622,7 @@ shadow_realtime_ns(const Shadow *shadow)
 uint64_t
 shadow_ram_bytes(const Shadow *shadow)
 {
-    return ram_set_bytes(shadow->ram);
+    return ram_set_bytes(shadow->images.ram);
 }
 
 int
@@ -471,7 +643,13 @@ shadow_state_memfd(const Shadow *shadow, uint64_t *len, GError **error)
 const RamSet *
 shadow_ram(const Shadow *shadow)
 {
-    return shadow->ram;
+    return shadow->images.ram;
+}
+
+const DiskSet *
+shadow_disks(const Shadow *shadow)
+{
+    return shadow->images.disks;
 }
 
 guint
@@ -482,7 +660,9 @@ shadow_fds(const Shadow *shadow, int *fds)
     fds[n++] = shadow->ledger_fd;
     for (unsigned i = 0; i < LEDGER_SLOTS; i++)
         fds[n++] = redolog_fd(shadow->log[i]);
-    for (uint32_t i = 0; i < shadow->ram->n; i++)
-        fds[n++] = shadow->ram->fds[i];
+    for (uint32_t i = 0; i < shadow->images.ram->n; i++)
+        fds[n++] = shadow->images.ram->fds[i];
+    for (uint32_t i = 0; i < shadow->images.disks->n; i++)
+        fds[n++] = shadow->images.disks->files[i].fd;
     return n;
 }

@@ -23,7 +23,8 @@
 
 /* Streams at once, most of them in their handshake: a bound on what strangers can take. */
 #define STREAMS_MAX 8
-/* Longest wait at activation for the last committed epoch to be in RAM. */
+/* Longest wait at activation for the last committed epoch to be in the images and durable on disk.
+ */
 #define SETTLE_TIMEOUT_MS 10000
 
 struct Standby {
@@ -273,7 +274,7 @@ do_adopt(Standby *standby, const int *fds, guint n_fds)
     if (standby->phase != STANDBY_EMPTY || standby->streams->len > 0)
         return g_strdup_printf("standby of district %s is %s: only a fresh one can adopt",
                                standby->name, phase_names[standby->phase]);
-    shadow = shadow_adopt(fds, n_fds, &error);
+    shadow = shadow_adopt(keeper_disk_dir(standby->keeper), fds, n_fds, &error);
     if (shadow != NULL && g_strcmp0(shadow_district(shadow), standby->name) != 0) {
         g_set_error(&error, STANDBY_ERROR, STANDBY_REFUSED, "it is of district %s",
                     shadow_district(shadow));
@@ -326,6 +327,30 @@ send_reply(Standby *standby, District__StandbyReply *reply, const int *fds, guin
     return control_send(standby->control, &message, fds, n_fds);
 }
 
+static void
+answer_disks(Standby *standby, District__StandbyReply *reply)
+{
+    District__StandbyDisksReply disks = DISTRICT__STANDBY_DISKS_REPLY__INIT;
+    g_autoptr(GPtrArray) held = keeper_disks(standby->keeper, &disks.epoch);
+    g_autofree District__StandbyDisk *disk = g_new(District__StandbyDisk, held->len + 1);
+    g_autofree District__StandbyDisk **list = g_new(District__StandbyDisk *, held->len + 1);
+
+    for (guint i = 0; i < held->len; i++) {
+        const KeeperDisk *from = held->pdata[i];
+
+        disk[i] = (District__StandbyDisk)DISTRICT__STANDBY_DISK__INIT;
+        disk[i].member = from->member;
+        disk[i].index = from->index;
+        disk[i].size = from->bytes;
+        disk[i].file = from->path;
+        list[i] = &disk[i];
+    }
+    disks.n_disks = held->len;
+    disks.disks = list;
+    reply->disks = &disks;
+    send_reply(standby, reply, NULL, 0);
+}
+
 /* ---- Activation ---- */
 
 /* Send the committed state with the reply. */
@@ -335,6 +360,8 @@ hand_over(Standby *standby, uint64_t id, Shadow *shadow, int64_t decided_ns, GEr
     District__StandbyReply reply = DISTRICT__STANDBY_REPLY__INIT;
     District__StandbyActivateReply activate = DISTRICT__STANDBY_ACTIVATE_REPLY__INIT;
     const RamSet *ram = shadow_ram(shadow);
+    const DiskSet *disks = shadow_disks(shadow);
+    g_auto(GStrv) files = g_new0(char *, disks->n + 1);
     int fds[FDMSG_FDS_MAX];
     gboolean sent;
 
@@ -345,12 +372,19 @@ hand_over(Standby *standby, uint64_t id, Shadow *shadow, int64_t decided_ns, GEr
         return FALSE;
     for (uint32_t i = 0; i < ram->n; i++)
         fds[1 + i] = ram->fds[i];
+    for (uint32_t i = 0; i < disks->n; i++) {
+        fds[1 + ram->n + i] = disks->files[i].fd;
+        files[i] = disk_set_path(disks, i);
+    }
+    activate.n_disk_files = disks->n;
+    activate.disk_files = files;
+    activate.disks_epoch = disks->born;
     activate.epoch = shadow_committed(shadow);
     activate.decided_ns = (uint64_t)decided_ns;
     activate.handed_ns = (uint64_t)clock_monotonic_ns();
     reply.id = id;
     reply.activate = &activate;
-    sent = send_reply(standby, &reply, fds, 1 + ram->n);
+    sent = send_reply(standby, &reply, fds, 1 + ram->n + disks->n);
     close(fds[0]);
     if (!sent)
         g_set_error(error, STANDBY_ERROR, STANDBY_REFUSED, "districtd did not take it");
@@ -428,6 +462,9 @@ on_request(void *opaque, const District__StandbyRequest *request, int *fds, guin
         status = make_status(standby);
         reply.status = &status;
         break;
+    case DISTRICT__STANDBY_REQUEST__OP_DISKS:
+        answer_disks(standby, &reply);
+        return;
     case DISTRICT__STANDBY_REQUEST__OP_QUIT:
         g_main_loop_quit(standby->loop);
         break;
@@ -467,8 +504,8 @@ static const ControlOps control_ops = {
 };
 
 Standby *
-standby_new(const char *name, const char *host, const char *control_path, TlsIdentity *identity,
-            GMainLoop *loop, GError **error)
+standby_new(const char *name, const char *host, const char *control_path, const char *disk_dir,
+            TlsIdentity *identity, GMainLoop *loop, GError **error)
 {
     Standby *standby = g_new0(Standby, 1);
 
@@ -481,7 +518,7 @@ standby_new(const char *name, const char *host, const char *control_path, TlsIde
     standby->host = g_strdup(host);
     standby->identity = identity;
     standby->loop = loop;
-    standby->keeper = keeper_new(name, on_hold, standby);
+    standby->keeper = keeper_new(name, disk_dir, on_hold, standby);
     standby->streams = g_ptr_array_new_with_free_func((GDestroyNotify)stream_unref);
     return standby;
 }

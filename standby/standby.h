@@ -22,11 +22,10 @@ typedef enum {
 
 typedef struct Standby Standby;
 
-/* Serve district name on control socket path, as host. loop is quit on request. NULL with error
- * set.
- * identity outlives the standby. */
+/* Serve district name on control socket path, as host. disk_dir: where disks go, NULL: nowhere. loop
+ * is quit on request. NULL with error set. identity outlives the standby. */
 Standby *standby_new(const char *name, const char *host, const char *control_path,
-                     TlsIdentity *identity, GMainLoop *loop, GError **error);
+                     const char *disk_dir, TlsIdentity *identity, GMainLoop *loop, GError **error);
 void standby_free(Standby *standby);
 
 #endif

@@ -25,6 +25,7 @@ rig_init(Rig *rig)
     g_queue_init(&rig->events);
     rig->dir = g_dir_make_tmp("district-standby-XXXXXX", &error);
     g_assert_no_error(error);
+    rig->disk_dir = g_build_filename(rig->dir, "disks", NULL);
     rig->control_path = g_build_filename(rig->dir, "control", NULL);
     certs_make(rig->dir, hosts);
 }
@@ -83,6 +84,7 @@ rig_clear(Rig *rig)
                  NULL);
     g_free(rig->dir);
     g_free(rig->control_path);
+    g_free(rig->disk_dir);
 }
 
 void
@@ -98,6 +100,8 @@ rig_start(Rig *rig)
                           rig->control_path,
                           "--pki",
                           pki,
+                          rig->disk_dir ? "--disk-dir" : NULL,
+                          rig->disk_dir,
                           NULL};
     g_autoptr(GError) error = NULL;
 
@@ -225,6 +229,8 @@ rig_activate(Rig *rig, uint64_t incarnation, District__StandbyActivateReply *act
     } else {
         g_assert_nonnull(message->reply->activate);
         *activated = *message->reply->activate;
+        activated->n_disk_files = 0;
+        activated->disk_files = NULL;
     }
     rig_message_free(message);
     return error;

@@ -27,7 +27,8 @@ typedef struct Held {
 typedef struct Rig {
     char *dir;
     char *control_path;
-    GPid pid; /* 0: not running */
+    char *disk_dir; /* NULL: none is given to the standby */
+    GPid pid;       /* 0: not running */
     int control;
     uint64_t next_id;
     Held held;      /* from the last HOLD */
@@ -54,7 +55,8 @@ void rig_message_free(District__StandbyMessage *message);
 /* The simple requests; each asserts success unless it returns the error (caller frees). */
 void rig_config(Rig *rig, uint64_t min_incarnation, uint32_t silence_ms);
 char *rig_adopt(Rig *rig);
-/* On success *activated has the CutState memfd and RAM fds in rig->reply_fds. */
+/* On success *activated has the CutState memfd, RAM and disk fds in rig->reply_fds; its disk_files are
+ * gone. */
 char *rig_activate(Rig *rig, uint64_t incarnation, District__StandbyActivateReply *activated);
 District__StandbyMessage *rig_status(Rig *rig);
 

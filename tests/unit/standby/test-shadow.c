@@ -83,7 +83,7 @@ feed_good(Fixture *f)
 static void
 fixture_set_up(Fixture *f, gconstpointer data)
 {
-    f->keeper = keeper_new("shop", on_hold, f);
+    f->keeper = keeper_new("shop", NULL, on_hold, f);
     f->intake = intake_new(f->keeper, on_committed, f);
     f->receiver = receiver_new(&intake_ops, f->intake);
     writer_init(&f->writer, 2, RAM_PAGES);
@@ -134,7 +134,7 @@ test_half_applied(Fixture *f, gconstpointer data)
     ledger->applied = 1;
     memset(ram + 9 * PAGE_BYTES + 100, 0x11, 7 * PAGE_BYTES - 100);
     munmap(ram, RAM_PAGES * PAGE_BYTES);
-    shadow = shadow_adopt(f->fds, f->n_fds, &error);
+    shadow = shadow_adopt(NULL, f->fds, f->n_fds, &error);
     g_assert_no_error(error);
     g_assert_cmpuint(shadow_committed(shadow), ==, 2);
     for (uint64_t page = 0; page < RAM_PAGES; page++)
@@ -154,7 +154,7 @@ test_two_to_apply(Fixture *f, gconstpointer data)
     g_assert_true(shadow_settle(keeper_shadow(f->keeper), 1000, NULL));
     ledger = crash(f);
     ledger->applied = 1;
-    shadow = shadow_adopt(f->fds, f->n_fds, &error);
+    shadow = shadow_adopt(NULL, f->fds, f->n_fds, &error);
     g_assert_no_error(error);
     g_assert_cmpuint(shadow_committed(shadow), ==, 5);
     g_assert_cmpuint(page_fill(shadow, 1, 9), ==, 0x22);
@@ -175,7 +175,7 @@ test_half_received(Fixture *f, gconstpointer data)
     feed_good(f);
     g_assert_cmpuint(page_fill(keeper_shadow(f->keeper), 0, 0), ==, 0x11);
     ledger_unmap(crash(f));
-    shadow = shadow_adopt(f->fds, f->n_fds, &error);
+    shadow = shadow_adopt(NULL, f->fds, f->n_fds, &error);
     g_assert_no_error(error);
     g_assert_cmpuint(shadow_committed(shadow), ==, 2);
     g_assert_cmpuint(page_fill(shadow, 0, 0), ==, 0x11);
@@ -187,7 +187,7 @@ test_adopted_goes_on(Fixture *f, gconstpointer data)
     Shadow *shadow;
 
     ledger_unmap(crash(f));
-    shadow = shadow_adopt(f->fds, f->n_fds, NULL);
+    shadow = shadow_adopt(NULL, f->fds, f->n_fds, NULL);
     g_assert_nonnull(shadow);
     keeper_put(f->keeper, shadow);
     for (uint64_t epoch = 3; epoch < 10; epoch++) {
@@ -211,7 +211,7 @@ test_every_ledger_byte(Fixture *f, gconstpointer data)
         g_autoptr(Shadow) shadow = NULL;
 
         bytes[at] ^= 1;
-        shadow = shadow_adopt(f->fds, f->n_fds, &error);
+        shadow = shadow_adopt(NULL, f->fds, f->n_fds, &error);
         /* Bytes of the free slot do not matter; all else is refused or gives the same state. */
         if (shadow != NULL) {
             g_assert_cmpuint(shadow_committed(shadow), ==, 2);
@@ -238,13 +238,13 @@ test_damaged_log(Fixture *f, gconstpointer data)
         g_autoptr(GError) error = NULL;
 
         log[at] ^= 0x80;
-        g_assert_null(shadow_adopt(f->fds, f->n_fds, &error));
+        g_assert_null(shadow_adopt(NULL, f->fds, f->n_fds, &error));
         g_assert_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED);
         log[at] ^= 0x80;
     }
     munmap(log, size);
     g_assert_cmpint(ftruncate(log_fd, 100), ==, 0);
-    g_assert_null(shadow_adopt(f->fds, f->n_fds, NULL));
+    g_assert_null(shadow_adopt(NULL, f->fds, f->n_fds, NULL));
     ledger_unmap(ledger);
 }
 
@@ -256,12 +256,12 @@ test_wrong_descriptors(Fixture *f, gconstpointer data)
 
     ledger_unmap(crash(f));
     for (guint n = 0; n < f->n_fds; n++) {
-        g_assert_null(shadow_adopt(f->fds, n, &error));
+        g_assert_null(shadow_adopt(NULL, f->fds, n, &error));
         g_clear_error(&error);
     }
     memcpy(swapped, f->fds, sizeof swapped);
     swapped[SHADOW_FDS_EXTRA] = f->fds[1]; /* a log for a RAM image */
-    g_assert_null(shadow_adopt(swapped, f->n_fds, &error));
+    g_assert_null(shadow_adopt(NULL, swapped, f->n_fds, &error));
     g_assert_nonnull(strstr(error->message, "RAM image"));
 }
 
