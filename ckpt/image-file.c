@@ -15,14 +15,13 @@
 
 #include "ckpt/layout.h"
 #include "ckpt/ramset.h"
-#include "ckpt/receive.h"
+#include "ckpt/record-file.h"
 
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
-/* Memory that loading leaves to the rest of the host, and how often that is looked at. */
-#define MEMORY_RESERVE ((uint64_t)64 * 1024 * 1024)
+/* How often memory is looked at. */
 #define MEMORY_CHECK_PAGES 8192
 
 typedef struct Loader {
@@ -105,24 +104,15 @@ load_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error
     return !loader->keep || loader->ram != NULL;
 }
 
+/* Look now and then whether the host still has memory for it. */
 static gboolean
 check_memory(Loader *loader, uint32_t count, GError **error)
 {
-    uint64_t available;
-
     loader->pages += count;
     if (loader->pages < MEMORY_CHECK_PAGES)
         return TRUE;
     loader->pages = 0;
-    available = memory_available();
-    if (available >= MEMORY_RESERVE)
-        return TRUE;
-    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT,
-                "not enough memory: %" G_GUINT64_FORMAT " MiB of RAM in %" G_GUINT64_FORMAT
-                " MiB available: free memory on this host or use another one",
-                ram_set_bytes(loader->ram) >> 20,
-                (ram_set_allocated(loader->ram) + available) >> 20);
-    return FALSE;
+    return ram_set_check_room(loader->ram, error);
 }
 
 static gboolean
@@ -178,103 +168,18 @@ static const ReceiverOps load_ops = {
     .end = load_end,
 };
 
-/* Read up to len bytes; fewer only at the end of the file. -1 with error set. */
-static gssize
-read_upto(int fd, uint8_t *buf, size_t len, GError **error)
-{
-    size_t done = 0;
-
-    while (done < len) {
-        ssize_t got = read(fd, buf + done, len - done);
-        if (got == 0)
-            break;
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0) {
-            int saved = errno;
-            g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(saved), "cannot be read: %s",
-                        g_strerror(saved));
-            return -1;
-        }
-        done += (size_t)got;
-    }
-    return (gssize)done;
-}
-
-static gboolean
-truncated(GError **error, uint64_t records)
-{
-    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_TRUNCATED,
-                "truncated: it ends in the middle of an epoch, after %" G_GUINT64_FORMAT
-                " whole records: use an intact copy",
-                records);
-    return FALSE;
-}
-
-static gboolean
-decode_header(const uint8_t raw[RECORD_HEADER_BYTES], uint64_t records, RecordHeader *header,
-              GError **error)
-{
-    GError *why = NULL;
-
-    if (record_header_decode(raw, header, &why))
-        return TRUE;
-    /* It began as one of ours: what does not look like a record further on is damage. */
-    if (records > 0 && g_error_matches(why, FORMAT_ERROR, FORMAT_ERROR_FOREIGN)) {
-        g_clear_error(&why);
-        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
-                    "damaged: no record starts after record %" G_GUINT64_FORMAT, records - 1);
-        return FALSE;
-    }
-    g_propagate_error(error, why);
-    return FALSE;
-}
-
-/* Read the next record into raw and payload. *more FALSE: the file ends here. */
-static gboolean
-read_record(int fd, uint64_t records, uint8_t raw[RECORD_HEADER_BYTES], GByteArray *payload,
-            gboolean *more, GError **error)
-{
-    RecordHeader header;
-    gssize got = read_upto(fd, raw, RECORD_HEADER_BYTES, error);
-
-    if (got < 0)
-        return FALSE;
-    *more = got > 0;
-    if (got == 0)
-        return TRUE;
-    if (got < RECORD_HEADER_BYTES)
-        return truncated(error, records);
-    if (!decode_header(raw, records, &header, error))
-        return FALSE;
-    g_byte_array_set_size(payload, header.length);
-    got = read_upto(fd, payload->data, header.length, error);
-    if (got < 0)
-        return FALSE;
-    return (uint32_t)got == header.length || truncated(error, records);
-}
-
 /* Feed records to the receiver until the file ends where it may. */
 static gboolean
 feed_file(int fd, Receiver *receiver, GError **error)
 {
-    g_autoptr(GByteArray) payload = g_byte_array_new();
-    uint8_t raw[RECORD_HEADER_BYTES];
+    g_autoptr(RecordFile) file = record_file_new(fd);
+    gboolean more = TRUE;
 
-    for (uint64_t records = 0;; records++) {
-        bool in_epoch = receiver_in_epoch(receiver);
-        gboolean more = FALSE;
-
-        if (!read_record(fd, records, raw, payload, &more, error))
+    while (more) {
+        if (!record_file_feed(file, receiver, &more, error))
             return FALSE;
-        if (!more)
-            return !in_epoch || truncated(error, records);
-        if (!receiver_record(receiver, raw, payload->data, error))
-            return FALSE;
-        /* On a stream a BYE drops the open epoch; its pages are in the image already. */
-        if (in_epoch && receiver_over(receiver))
-            return truncated(error, records);
     }
+    return TRUE;
 }
 
 static Image *

@@ -17,7 +17,14 @@ image_free(Image *image)
         if (image->ram_fds[i] >= 0)
             close(image->ram_fds[i]);
     }
+    for (uint32_t i = 0; i < image->n_disks; i++) {
+        if (image->disks[i].data_fd >= 0)
+            close(image->disks[i].data_fd);
+        if (image->disks[i].index_fd >= 0)
+            close(image->disks[i].index_fd);
+    }
     g_free(image->ram_fds);
+    g_free(image->disks);
     if (image->cut != NULL)
         district__cut_state__free_unpacked(image->cut, NULL);
     g_free(image);

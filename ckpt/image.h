@@ -9,10 +9,20 @@
 #include "ckpt/format.h"
 #include "stream.pb-c.h"
 
+/* What a disk has that its home image may not have: an overlay for its engine. */
+typedef struct ImageDisk {
+    int data_fd;      /* owned; -1: none, the home has all of it */
+    int index_fd;     /* owned (common/diskindex.h); -1 like data_fd */
+    uint64_t entries; /* in the index, no block twice */
+} ImageDisk;
+
 typedef struct Image {
     District__CutState *cut; /* owned */
     uint32_t n_members;
     int *ram_fds; /* one sealed memfd per member, owned */
+    uint32_t n_disks;
+    ImageDisk *disks; /* the disks of the first member in cut, of the second...; NULL if none came
+                         with the image */
 } Image;
 
 /* Take over a CutState memfd's first state_len bytes and ram fds (ownership passes, also on

@@ -10,6 +10,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Memory that loading leaves to the rest of the host. */
+#define MEMORY_RESERVE ((uint64_t)64 * 1024 * 1024)
+
 static RamSet *
 ram_set_empty(const uint64_t *sizes, uint32_t n)
 {
@@ -126,4 +129,18 @@ memory_available(void)
     if (line == NULL)
         return UINT64_MAX;
     return g_ascii_strtoull(line + strlen("MemAvailable:"), NULL, 10) * 1024;
+}
+
+gboolean
+ram_set_check_room(const RamSet *set, GError **error)
+{
+    uint64_t available = memory_available();
+
+    if (available >= MEMORY_RESERVE)
+        return TRUE;
+    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT,
+                "not enough memory: %" G_GUINT64_FORMAT " MiB of RAM in %" G_GUINT64_FORMAT
+                " MiB available: free memory on this host or use another one",
+                ram_set_bytes(set) >> 20, (ram_set_allocated(set) + available) >> 20);
+    return FALSE;
 }

@@ -33,6 +33,9 @@ uint64_t ram_set_allocated(const RamSet *set);
  */
 void ram_set_put(RamSet *set, uint32_t member, uint64_t page, const uint8_t *data);
 
+/* Does the host have memory left for more of the set? FORMAT_ERROR_LIMIT if not. */
+gboolean ram_set_check_room(const RamSet *set, GError **error);
+
 /* MemAvailable of /proc/meminfo, bytes (proc(5)); UINT64_MAX if it cannot be read. */
 uint64_t memory_available(void);
 
