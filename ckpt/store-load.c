@@ -1,0 +1,540 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Loading a checkpoint: base images, then the files from the root to it, oldest first.
+ *
+ * Theory of operation. RAM goes into fresh memfds, from the last file of the chain that is full on,
+ * or else from the base images. Disk blocks go into one data file per disk, each block at one place
+ * that later files of the chain overwrite, so that at the end every block is there once; then the
+ * index is written. What a disk has in the root's file is left out if the root is merged: the home
+ * has it.
+ *
+ * A base image may hold some of the pages of a root that is not merged yet, torn by a crash. So a
+ * page that does not fit its sum is under suspicion until the root's file has replaced it.
+ *
+ * A writer at work may move the root on while a reader of the store loads. Base images would then
+ * be ahead of the chain; so afterwards the catalog is looked at again, and all of it is done again
+ * if the root is another.
+ */
+#include "ckpt/store-internal.h"
+
+#include "ckpt/layout.h"
+#include "common/diskindex.h"
+#include "common/pagebits.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LOAD_ATTEMPTS 8
+/* How often memory is looked at. */
+#define LOAD_CHECK_PAGES 8192
+/* Entries of an index that are written together. */
+#define INDEX_BATCH 4096
+
+/* Where a block is. */
+enum { AT_HOME = 0, AT_ZERO = 1, AT_DATA = 2 /* and more: data page number + AT_DATA */ };
+
+typedef struct LoadDisk {
+    StoreImage what; /* member is owned */
+    uint64_t *at;    /* per block, sparse */
+    GArray *blocks;  /* of uint64_t: those not AT_HOME */
+    uint64_t used;   /* pages of the data file */
+    int data_fd;
+    int index_fd;
+} LoadDisk;
+
+typedef struct Load {
+    CkptStore *store;
+    const char *overlay_dir;
+    const Catalog *catalog;
+    const CatalogRow *row; /* whose file is read */
+    bool take_ram;         /* of this file */
+    bool take_disks;
+    bool last;
+    RamSet *ram;
+    GArray *images;      /* of this file, StoreImage */
+    GPtrArray *disks;    /* of LoadDisk, all that have been seen */
+    GPtrArray *disks_of; /* of this file, in order; not owned */
+    uint64_t **suspects; /* per member: pages of the base image that do not fit their sums */
+    uint64_t n_suspects;
+    uint64_t since_check;
+    District__CutState *cut;
+} Load;
+
+/* ---- Base images ---- */
+
+typedef struct BaseLoad {
+    Load *load;
+    uint32_t member;
+    const char *name;
+} BaseLoad;
+
+static gboolean
+base_damaged(const Load *load, const char *name, uint64_t page, GError **error)
+{
+    return store_fail(load->store, CKPT_STORE_ERROR_DAMAGED, error,
+                      "%s: damaged: page %" G_GUINT64_FORMAT
+                      " is not what was written: bring back an intact copy of the store",
+                      name, page);
+}
+
+static gboolean
+check_room(Load *load, uint32_t count, GError **error)
+{
+    load->since_check += count;
+    if (load->since_check < LOAD_CHECK_PAGES)
+        return TRUE;
+    load->since_check = 0;
+    return ram_set_check_room(load->ram, error);
+}
+
+static gboolean
+load_base_page(void *opaque, uint64_t page, const uint8_t *data, bool good, GError **error)
+{
+    const BaseLoad *to = opaque;
+    Load *load = to->load;
+
+    if (!check_room(load, 1, error))
+        return FALSE;
+    if (good) {
+        ram_set_put(load->ram, to->member, page, data);
+        return TRUE;
+    }
+    if (load->catalog->merged)
+        return base_damaged(load, to->name, page, error);
+    pagebits_set(load->suspects[to->member], page);
+    load->n_suspects++;
+    return TRUE;
+}
+
+static gboolean
+load_base(Load *load, GError **error)
+{
+    load->suspects = g_new0(uint64_t *, load->ram->n);
+    for (uint32_t i = 0; i < load->ram->n; i++) {
+        const StoreImage *image = &g_array_index(load->images, StoreImage, i);
+        g_autoptr(BaseImage) base =
+            base_open(load->store, image->member, image->bytes, BASE_READ, error);
+        BaseLoad to = {.load = load, .member = i};
+
+        if (base == NULL)
+            return FALSE;
+        to.name = base_name(base);
+        load->suspects[i] = storefile_map(pagebits_bytes(page_count(image->bytes)));
+        if (!base_read(base, load_base_page, &to, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static void
+clear_suspect(Load *load, uint32_t member, uint64_t page)
+{
+    const unsigned word_bits = 64;
+
+    if (!pagebits_test(load->suspects[member], page))
+        return;
+    load->suspects[member][page / word_bits] &= ~((uint64_t)1 << (page % word_bits));
+    load->n_suspects--;
+}
+
+/* The root's file has been read: what is still under suspicion is damaged. */
+static gboolean
+check_suspects(const Load *load, GError **error)
+{
+    for (uint32_t i = 0; load->n_suspects > 0 && i < load->ram->n; i++) {
+        for (uint64_t page = 0; page < page_count(load->ram->sizes[i]); page++) {
+            g_autofree char *name = NULL;
+
+            if (!pagebits_test(load->suspects[i], page))
+                continue;
+            name = g_strdup_printf(STORE_BASE_DIR "/ram-%s.img",
+                                   g_array_index(load->images, StoreImage, i).member);
+            return base_damaged(load, name, page, error);
+        }
+    }
+    return TRUE;
+}
+
+/* ---- Disks ---- */
+
+static void
+load_disk_free(LoadDisk *disk)
+{
+    storefile_unmap(disk->at, disk_blocks(disk->what.bytes) * sizeof *disk->at);
+    g_array_unref(disk->blocks);
+    if (disk->data_fd >= 0)
+        close(disk->data_fd);
+    if (disk->index_fd >= 0)
+        close(disk->index_fd);
+    g_free(disk->what.member);
+    g_free(disk);
+}
+
+static int
+nameless_file(const Load *load, GError **error)
+{
+    g_autofree char *name = g_build_filename(load->overlay_dir, "overlay-XXXXXX", NULL);
+    int fd = open(load->overlay_dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+    /* Not all file systems have such files. */
+    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
+        fd = mkostemp(name, O_CLOEXEC);
+        if (fd >= 0 && unlink(name) != 0)
+            g_warning("%s: %s", name, g_strerror(errno));
+    }
+    if (fd < 0)
+        store_fail_errno(load->store, NULL, load->overlay_dir, errno, error);
+    return fd;
+}
+
+static LoadDisk *
+load_disk_new(Load *load, const StoreImage *what, GError **error)
+{
+    LoadDisk *disk;
+
+    if (load->overlay_dir == NULL) {
+        store_fail(load->store, CKPT_STORE_ERROR_REFUSED, error,
+                   "member %s has disks: they need a directory for their overlays", what->member);
+        return NULL;
+    }
+    disk = g_new0(LoadDisk, 1);
+    disk->what = *what;
+    disk->what.member = g_strdup(what->member);
+    disk->at = storefile_map(disk_blocks(what->bytes) * sizeof *disk->at);
+    disk->blocks = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    disk->index_fd = -1;
+    disk->data_fd = nameless_file(load, error);
+    if (disk->data_fd >= 0)
+        disk->index_fd = nameless_file(load, error);
+    if (disk->index_fd < 0)
+        g_clear_pointer(&disk, load_disk_free);
+    return disk;
+}
+
+static LoadDisk *
+find_disk(Load *load, const StoreImage *what, GError **error)
+{
+    LoadDisk *disk;
+
+    for (guint i = 0; i < load->disks->len; i++) {
+        disk = g_ptr_array_index(load->disks, i);
+        if (storefile_image_equal(&disk->what, what))
+            return disk;
+    }
+    disk = load_disk_new(load, what, error);
+    if (disk != NULL)
+        g_ptr_array_add(load->disks, disk);
+    return disk;
+}
+
+typedef struct BlockRun {
+    Load *load;
+    LoadDisk *disk;
+} BlockRun;
+
+static gboolean
+load_zero_blocks(LoadDisk *disk, uint64_t first, uint32_t count)
+{
+    for (uint64_t block = first; block < first + count; block++) {
+        if (disk->at[block] == AT_HOME)
+            g_array_append_val(disk->blocks, block);
+        disk->at[block] = AT_ZERO;
+    }
+    return TRUE;
+}
+
+/* One place for each block: that which it has, or a new one at the end. */
+static gboolean
+load_blocks(void *opaque, uint64_t first, uint32_t count, const uint8_t *data, GError **error)
+{
+    const BlockRun *to = opaque;
+    LoadDisk *disk = to->disk;
+
+    if (data == NULL)
+        return load_zero_blocks(disk, first, count);
+    for (uint32_t i = 0; i < count;) {
+        uint32_t n = 0;
+        uint64_t place = disk->used;
+        int err;
+
+        /* As many as go to places one after the other. */
+        for (; i + n < count; n++) {
+            uint64_t block = first + i + n, at = disk->at[block];
+
+            if (n == 0 && at >= AT_DATA)
+                place = at - AT_DATA;
+            if (at >= AT_DATA ? at - AT_DATA != place + n : disk->used != place + n)
+                break;
+            if (at == AT_HOME)
+                g_array_append_val(disk->blocks, block);
+            disk->at[block] = place + n + AT_DATA;
+            disk->used = MAX(disk->used, place + n + 1);
+        }
+        err = store_write_all(disk->data_fd, data + (size_t)i * PAGE_BYTES, (size_t)n * PAGE_BYTES,
+                              place * PAGE_BYTES);
+        if (err != 0)
+            return store_fail_errno(to->load->store, NULL, to->load->overlay_dir, err, error);
+        i += n;
+    }
+    return TRUE;
+}
+
+static gboolean
+write_index(const Load *load, const LoadDisk *disk, GError **error)
+{
+    g_autofree DiskIndexEntry *entries = g_new(DiskIndexEntry, INDEX_BATCH);
+
+    for (guint i = 0; i < disk->blocks->len;) {
+        guint n = 0;
+        uint64_t offset = (uint64_t)i * sizeof *entries;
+        int err;
+
+        for (; n < INDEX_BATCH && i < disk->blocks->len; n++, i++) {
+            uint64_t block = g_array_index(disk->blocks, uint64_t, i), at = disk->at[block];
+            entries[n] = (DiskIndexEntry){block, at == AT_ZERO ? DISK_INDEX_ZERO
+                                                               : (at - AT_DATA) * PAGE_BYTES};
+        }
+        err = store_write_all(disk->index_fd, entries, n * sizeof *entries, offset);
+        if (err != 0)
+            return store_fail_errno(load->store, NULL, load->overlay_dir, err, error);
+    }
+    return TRUE;
+}
+
+/* ---- A file of the chain ---- */
+
+static gboolean
+load_ram_begin(Load *load, const District__StreamEpochBegin *begin, GError **error)
+{
+    g_autofree uint64_t *sizes = NULL;
+
+    if (!begin->full && load->ram != NULL)
+        return TRUE; /* the same members: load_chain has seen to it */
+    sizes = g_new(uint64_t, begin->n_members);
+    for (size_t i = 0; i < begin->n_members; i++)
+        sizes[i] = begin->members[i]->ram_size;
+    load->ram = ram_set_new(sizes, (uint32_t)begin->n_members, error);
+    return load->ram != NULL && (begin->full || load_base(load, error));
+}
+
+static gboolean
+load_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error)
+{
+    Load *load = opaque;
+
+    g_clear_pointer(&load->images, g_array_unref);
+    load->images = storefile_images(begin);
+    g_ptr_array_set_size(load->disks_of, 0);
+    for (guint i = (guint)begin->n_members; i < load->images->len; i++) {
+        LoadDisk *disk = find_disk(load, &g_array_index(load->images, StoreImage, i), error);
+        if (disk == NULL)
+            return FALSE;
+        g_ptr_array_add(load->disks_of, disk);
+    }
+    return !load->take_ram || load_ram_begin(load, begin, error);
+}
+
+static gboolean
+load_ram_pages(Load *load, uint32_t member, const DecodedPage *pages, uint32_t count,
+               GError **error)
+{
+    if (!check_room(load, count, error))
+        return FALSE;
+    for (uint32_t i = 0; i < count; i++) {
+        ram_set_put(load->ram, member, pages[i].index, pages[i].data);
+        if (load->n_suspects > 0)
+            clear_suspect(load, member, pages[i].index);
+    }
+    return TRUE;
+}
+
+static gboolean
+load_pages(void *opaque, uint32_t image, const DecodedPage *pages, uint32_t count, GError **error)
+{
+    Load *load = opaque;
+    uint32_t n_members = load->images->len - load->disks_of->len;
+    BlockRun to = {.load = load};
+
+    if (image < n_members)
+        return !load->take_ram || load_ram_pages(load, image, pages, count, error);
+    if (!load->take_disks)
+        return TRUE;
+    to.disk = g_ptr_array_index(load->disks_of, image - n_members);
+    return storefile_runs(pages, count, load_blocks, &to, error);
+}
+
+static gboolean
+load_state(void *opaque, const uint8_t *packed, size_t len, GError **error)
+{
+    Load *load = opaque;
+
+    if (!load->last)
+        return TRUE;
+    load->cut = (District__CutState *)layout_unpack(&district__cut_state__descriptor, packed, len,
+                                                    "STATE record", error);
+    return load->cut != NULL;
+}
+
+static const StoreVisitor load_visitor = {
+    .begin = load_begin, .pages = load_pages, .state = load_state};
+
+/* ---- All of it ---- */
+
+/* Does row say that it builds on parent as it is? */
+static gboolean
+check_link(const CkptStore *store, const CatalogRow *parent, const CatalogRow *row, GError **error)
+{
+    if (parent == NULL || row->full ||
+        (row->base_epoch == parent->epoch && row->layout == parent->layout))
+        return TRUE;
+    return store_fail(store, CKPT_STORE_ERROR_DAMAGED, error,
+                      "checkpoint %" G_GUINT64_FORMAT
+                      " does not build on its parent %" G_GUINT64_FORMAT,
+                      row->id, parent->id);
+}
+
+static gboolean
+load_file(Load *load, GError **error)
+{
+    g_autoptr(StoreReader) reader =
+        storefile_open(load->store, load->row, true, &load_visitor, load, error);
+
+    return reader != NULL && storefile_read(reader, error);
+}
+
+/* Place in the chain of the last file that is full; 0 if none is (or the first). */
+static guint
+ram_start(const Catalog *catalog, const GArray *chain)
+{
+    guint start = 0;
+
+    for (guint i = 0; i < chain->len; i++) {
+        if (catalog_find(catalog, g_array_index(chain, uint64_t, i))->full)
+            start = i;
+    }
+    return start;
+}
+
+static gboolean
+load_chain(Load *load, uint64_t id, GError **error)
+{
+    g_autoptr(GArray) chain = catalog_chain(load->store, load->catalog, id, error);
+    guint start;
+
+    if (chain == NULL)
+        return FALSE;
+    start = ram_start(load->catalog, chain);
+    for (guint i = 0; i < chain->len; i++) {
+        const CatalogRow *parent = load->row;
+
+        load->row = catalog_find(load->catalog, g_array_index(chain, uint64_t, i));
+        load->take_ram = i >= start;
+        load->take_disks = i > 0 || !load->catalog->merged;
+        load->last = i == chain->len - 1;
+        if (!check_link(load->store, parent, load->row, error) || !load_file(load, error) ||
+            (i == 0 && load->take_ram && !check_suspects(load, error)))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static Image *
+image_from_load(Load *load, GError **error)
+{
+    g_autoptr(Image) image = g_new0(Image, 1);
+
+    for (guint i = 0; i < load->disks_of->len; i++) {
+        if (!write_index(load, g_ptr_array_index(load->disks_of, i), error))
+            return NULL;
+    }
+    image->cut = g_steal_pointer(&load->cut);
+    image->n_members = load->ram->n;
+    image->ram_fds = g_memdup2(load->ram->fds, load->ram->n * sizeof *load->ram->fds);
+    for (uint32_t i = 0; i < load->ram->n; i++)
+        load->ram->fds[i] = -1;
+    image->n_disks = load->disks_of->len;
+    image->disks = g_new0(ImageDisk, image->n_disks);
+    for (uint32_t i = 0; i < image->n_disks; i++) {
+        LoadDisk *disk = g_ptr_array_index(load->disks_of, i);
+        image->disks[i] = (ImageDisk){disk->data_fd, disk->index_fd, disk->blocks->len};
+        disk->data_fd = disk->index_fd = -1;
+    }
+    return g_steal_pointer(&image);
+}
+
+static void
+load_clear(Load *load)
+{
+    for (uint32_t i = 0; load->suspects != NULL && i < load->ram->n; i++)
+        storefile_unmap(load->suspects[i], pagebits_bytes(page_count(load->ram->sizes[i])));
+    g_free(load->suspects);
+    g_clear_pointer(&load->ram, ram_set_free);
+    g_clear_pointer(&load->images, g_array_unref);
+    g_ptr_array_unref(load->disks_of);
+    g_ptr_array_unref(load->disks);
+    if (load->cut != NULL)
+        district__cut_state__free_unpacked(load->cut, NULL);
+}
+
+static Image *
+load_once(CkptStore *store, const Catalog *catalog, uint64_t id, const char *overlay_dir,
+          GError **error)
+{
+    Load load = {
+        .store = store,
+        .overlay_dir = overlay_dir,
+        .catalog = catalog,
+        .disks = g_ptr_array_new_with_free_func((GDestroyNotify)load_disk_free),
+        .disks_of = g_ptr_array_new(),
+    };
+    Image *image = load_chain(&load, id, error) ? image_from_load(&load, error) : NULL;
+
+    load_clear(&load);
+    return image;
+}
+
+/* One attempt. *again: the store has changed underneath, whatever came of it. */
+static Image *
+load_attempt(CkptStore *store, uint64_t id, const char *overlay_dir, bool *again, GError **error)
+{
+    g_autoptr(Catalog) before = catalog_read(store, error);
+    g_autoptr(Catalog) after = NULL;
+    g_autoptr(Image) image = NULL;
+
+    *again = false;
+    if (before == NULL || catalog_get(store, before, id, error) == NULL)
+        return NULL;
+    image = load_once(store, before, id, overlay_dir, error);
+    if (store_is_writer(store))
+        return g_steal_pointer(&image);
+    after = catalog_read(store, NULL);
+    if (after != NULL)
+        *again = image != NULL ? before->root != after->root : before->changes != after->changes;
+    return g_steal_pointer(&image);
+}
+
+Image *
+ckpt_store_load(CkptStore *store, uint64_t id, const char *overlay_dir, GError **error)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
+
+    for (int i = 0; i < LOAD_ATTEMPTS; i++) {
+        g_autoptr(Image) image = NULL;
+        GError *why = NULL;
+        bool again = false;
+
+        image = load_attempt(store, id, overlay_dir, &again, &why);
+        if (!again || (image == NULL && i == LOAD_ATTEMPTS - 1)) {
+            if (image == NULL)
+                g_propagate_error(error, why);
+            return g_steal_pointer(&image);
+        }
+        g_clear_error(&why);
+    }
+    store_fail(store, CKPT_STORE_ERROR_BUSY, error,
+               "it is changing too fast to be read: try again");
+    return NULL;
+}

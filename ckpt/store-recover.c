@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Bringing directory and catalog together when a writer opens the store (the order of steps is in
+ * store.c), and removing files.
+ */
+#include "ckpt/store-internal.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+/* ---- The directory ---- */
+
+gboolean
+store_foreach_file(CkptStore *store, StoreFileFunc func, void *opaque, GError **error)
+{
+    int fd = openat(store->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    gboolean good = TRUE;
+    struct dirent *entry;
+
+    if (dir == NULL) {
+        int saved = errno;
+        if (fd >= 0)
+            close(fd);
+        return store_fail_errno(store, NULL, "reading the directory", saved, error);
+    }
+    while (good && (errno = 0, entry = readdir(dir)) != NULL) {
+        uint32_t generation;
+        uint64_t id;
+
+        if (storefile_parse_name(entry->d_name, &id, &generation))
+            good = func(store, id, generation, opaque, error);
+    }
+    if (good && errno != 0)
+        good = store_fail_errno(store, NULL, "reading the directory", errno, error);
+    closedir(dir);
+    return good;
+}
+
+static gboolean
+remove_file(CkptStore *store, uint64_t id, uint32_t generation, GError **error)
+{
+    g_autofree char *name = storefile_name(id, generation);
+
+    return unlinkat(store->dir_fd, name, 0) == 0 || errno == ENOENT ||
+           store_fail_errno(store, name, "unlink", errno, error);
+}
+
+static gboolean
+change_forget(CkptStore *store, Catalog *catalog, void *opaque, GError **error)
+{
+    const GArray *gone = opaque;
+
+    for (guint i = 0; i < gone->len; i++) {
+        const CatalogGone *g = &g_array_index(gone, CatalogGone, i);
+        if (!catalog_drop_gone(store, g->id, g->generation, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+gboolean
+store_remove_gone(CkptStore *store, GError **error)
+{
+    g_autoptr(Catalog) catalog = catalog_read(store, error);
+
+    if (catalog == NULL)
+        return FALSE;
+    if (catalog->gone->len == 0)
+        return TRUE;
+    for (guint i = 0; i < catalog->gone->len; i++) {
+        const CatalogGone *g = &g_array_index(catalog->gone, CatalogGone, i);
+        if (!remove_file(store, g->id, g->generation, error))
+            return FALSE;
+    }
+    return store_sync_dir(store, store->dir_fd, error) &&
+           catalog_change(store, false, change_forget, catalog->gone, error);
+}
+
+/* ---- Recovery ---- */
+
+typedef struct Recovery {
+    Catalog *catalog;
+    GArray *unknown; /* of uint64_t: files, not written anew, of checkpoints not in the catalog */
+    uint64_t highest;
+} Recovery;
+
+static gboolean
+recover_sort(CkptStore *store, uint64_t id, uint32_t generation, void *opaque, GError **error)
+{
+    Recovery *recovery = opaque;
+    const CatalogRow *row = catalog_find(recovery->catalog, id);
+
+    recovery->highest = MAX(recovery->highest, id);
+    if (row != NULL && row->generation == generation)
+        return TRUE;
+    if (row == NULL && generation == 0) {
+        g_array_append_val(recovery->unknown, id);
+        return TRUE;
+    }
+    g_message("store %s: removing what is left of rewriting checkpoint %" G_GUINT64_FORMAT,
+              store->path, id);
+    return remove_file(store, id, generation, error);
+}
+
+static gboolean
+change_adopt(CkptStore *store, Catalog *catalog, void *opaque, GError **error)
+{
+    const CatalogRow *row = opaque;
+
+    if (!store_check_place(store, catalog, row, error) || !catalog_put(store, row, error))
+        return FALSE;
+    if (row->parent == catalog->head)
+        catalog->head = row->id;
+    if (catalog->root == 0)
+        catalog->root = row->id;
+    catalog->next_id = MAX(catalog->next_id, row->id + 1);
+    return TRUE;
+}
+
+/* Whole, and has its place in the catalog: then it has been committed. It is made durable before
+ * the catalog says that it is. */
+static gboolean
+adopt(CkptStore *store, uint64_t id, GError **error)
+{
+    CatalogRow wanted = {.id = id};
+    g_autoptr(StoreReader) reader = storefile_open(store, &wanted, false, NULL, NULL, error);
+
+    if (reader == NULL || !storefile_read(reader, error))
+        return FALSE;
+    if (fdatasync(storefile_fd(reader)) != 0)
+        return store_fail_errno(store, NULL, "fdatasync", errno, error);
+    return catalog_change(store, true, change_adopt, (void *)storefile_row(reader), error);
+}
+
+/* Is error about the file's content, not about reading it? */
+static bool
+is_content(const GError *error)
+{
+    return error->domain == FORMAT_ERROR ||
+           g_error_matches(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_REFUSED) ||
+           g_error_matches(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_NOT_FOUND);
+}
+
+static gboolean
+adopt_or_remove(CkptStore *store, uint64_t id, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+
+    if (adopt(store, id, &why)) {
+        g_message("store %s: checkpoint %" G_GUINT64_FORMAT " had been written, but its entry lost",
+                  store->path, id);
+        return TRUE;
+    }
+    if (!is_content(why)) {
+        g_propagate_error(error, g_steal_pointer(&why));
+        return FALSE;
+    }
+    g_message("%s: never committed: removing it", why->message);
+    return remove_file(store, id, 0, error);
+}
+
+static gint
+compare_ids(gconstpointer a, gconstpointer b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+gboolean
+store_recover(CkptStore *store, GError **error)
+{
+    g_autoptr(GArray) unknown = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    g_autoptr(Catalog) catalog = NULL;
+    Recovery recovery = {.unknown = unknown};
+
+    /* What is seen in the catalog, and the names of its files, may not be durable yet. */
+    if (!catalog_settle(store, error) || !store_sync_dir(store, store->dir_fd, error) ||
+        !store_remove_gone(store, error))
+        return FALSE;
+    catalog = recovery.catalog = catalog_read(store, error);
+    if (catalog == NULL || !store_foreach_file(store, recover_sort, &recovery, error))
+        return FALSE;
+    g_array_sort(unknown, compare_ids);
+    for (guint i = 0; i < unknown->len; i++) {
+        if (!adopt_or_remove(store, g_array_index(unknown, uint64_t, i), error))
+            return FALSE;
+    }
+    store->next_id = MAX(catalog->next_id, recovery.highest + 1);
+    return store_sync_dir(store, store->dir_fd, error);
+}
