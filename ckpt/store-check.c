@@ -187,6 +187,17 @@ check_bases(Check *check)
 
 /* ---- All ---- */
 
+static bool
+in_limbo(const CkptStore *store, uint64_t id, uint32_t generation)
+{
+    for (guint i = 0; i < store->limbo->len; i++) {
+        const CatalogGone *g = &g_array_index(store->limbo, CatalogGone, i);
+        if (g->id == id && g->generation == generation)
+            return true;
+    }
+    return false;
+}
+
 /* A writer has brought directory and catalog together when it opened the store. */
 static gboolean
 check_stray(CkptStore *store, uint64_t id, uint32_t generation, void *opaque, GError **error)
@@ -198,7 +209,8 @@ check_stray(CkptStore *store, uint64_t id, uint32_t generation, void *opaque, GE
     g_mutex_lock(&store->lock);
     prepared = g_hash_table_contains(store->prepared, &id);
     g_mutex_unlock(&store->lock);
-    if (!prepared && row == NULL && id < check->catalog->next_id) {
+    if (!prepared && !in_limbo(store, id, generation) && row == NULL &&
+        id < check->catalog->next_id) {
         g_autofree char *name = storefile_name(id, generation);
         fault(check, name,
               "the catalog does not know this file: it will be looked at when the "

@@ -52,13 +52,17 @@ bitmap_bytes(const FoldJob *job, guint image)
 }
 
 /* A swap that has failed may come to light after a crash, until the catalog is settled: then the
- * file has to be there. The next open removes it otherwise. */
+ * file has to be there. */
 static void
 remove_result(FoldJob *job)
 {
-    if (job->name == NULL || job->swapped || (job->swap_tried && !catalog_settle(job->store, NULL)))
+    CatalogGone gone = {.id = job->result.id, .generation = job->result.generation};
+
+    if (job->name == NULL || job->swapped)
         return;
-    if (unlinkat(job->store->dir_fd, job->name, 0) != 0)
+    if (job->swap_tried)
+        g_array_append_val(job->store->limbo, gone);
+    else if (unlinkat(job->store->dir_fd, job->name, 0) != 0)
         g_debug("%s/%s: %s", job->store->path, job->name, g_strerror(errno));
 }
 

@@ -15,6 +15,12 @@
 typedef struct MergeJob MergeJob;
 typedef struct FoldJob FoldJob;
 
+/* A file that is on its way out. */
+typedef struct CatalogGone {
+    uint64_t id;
+    uint32_t generation;
+} CatalogGone;
+
 struct CkptStore {
     char *path;
     char *district;
@@ -30,6 +36,8 @@ struct CkptStore {
     GMutex work; /* one of merge, prune, load, check at a time; taken before lock */
     MergeJob *merge;
     FoldJob *fold;
+    GArray *limbo; /* of CatalogGone: files of swaps that have failed, not to be removed before the
+                      catalog is settled */
 };
 
 /* In CkptStore.prepared. */
@@ -68,12 +76,6 @@ typedef struct CatalogRow {
     uint64_t layout; /* storefile_layout_sum */
     char *label;     /* owned, or NULL */
 } CatalogRow;
-
-/* A file that is on its way out. */
-typedef struct CatalogGone {
-    uint64_t id;
-    uint32_t generation;
-} CatalogGone;
 
 typedef struct CatalogPin {
     uint64_t id;
@@ -234,6 +236,8 @@ const char *base_name(const BaseImage *base);
 gboolean store_recover(CkptStore *store, GError **error);
 /* Unlink what the catalog lists as gone, and forget about it. */
 gboolean store_remove_gone(CkptStore *store, GError **error);
+/* Remove what is in limbo. */
+gboolean store_clear_limbo(CkptStore *store, GError **error);
 /* Calls func for every checkpoint file in the directory. */
 typedef gboolean (*StoreFileFunc)(CkptStore *store, uint64_t id, uint32_t generation, void *opaque,
                                   GError **error);

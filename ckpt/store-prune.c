@@ -121,7 +121,8 @@ ckpt_store_prune(CkptStore *store, const CkptStorePolicy *policy, uint64_t budge
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
 
     *pruned = (CkptStorePruned){0};
-    if (!store_check_writer(store, error) || !store_remove_gone(store, error))
+    if (!store_check_writer(store, error) || !store_clear_limbo(store, error) ||
+        !store_remove_gone(store, error))
         return FALSE;
     while (!pruned->done && pruned->bytes < budget) {
         if (!prune_step(store, policy, budget - pruned->bytes, pruned, error))

@@ -48,6 +48,22 @@ remove_file(CkptStore *store, uint64_t id, uint32_t generation, GError **error)
            store_fail_errno(store, name, "unlink", errno, error);
 }
 
+gboolean
+store_clear_limbo(CkptStore *store, GError **error)
+{
+    if (store->limbo->len == 0)
+        return TRUE;
+    if (!catalog_settle(store, error))
+        return FALSE;
+    for (guint i = 0; i < store->limbo->len; i++) {
+        const CatalogGone *g = &g_array_index(store->limbo, CatalogGone, i);
+        if (!remove_file(store, g->id, g->generation, error))
+            return FALSE;
+    }
+    g_array_set_size(store->limbo, 0);
+    return TRUE;
+}
+
 static gboolean
 change_forget(CkptStore *store, Catalog *catalog, void *opaque, GError **error)
 {

@@ -204,6 +204,7 @@ ckpt_store_open(const char *path, const char *district, CkptStoreMode mode, GErr
     store->dir_fd = store->base_fd = store->lock_fd = -1;
     store->next_id = 1;
     store->prepared = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+    store->limbo = g_array_new(FALSE, FALSE, sizeof(CatalogGone));
     g_mutex_init(&store->lock);
     g_mutex_init(&store->work);
     if (mode != CKPT_STORE_READ && (district == NULL || !layout_name_good(district))) {
@@ -247,6 +248,7 @@ ckpt_store_close(CkptStore *store)
             close(*fd);
     }
     g_hash_table_unref(store->prepared);
+    g_array_unref(store->limbo);
     g_mutex_clear(&store->lock);
     g_mutex_clear(&store->work);
     g_free(store->district);

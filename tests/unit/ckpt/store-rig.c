@@ -54,8 +54,10 @@ fill_page(uint8_t *page, uint64_t id, int image, uint64_t index)
     memset(page, 0, PAGE_BYTES);
     if (seed % 5 == 0)
         return; /* zeros */
-    for (size_t i = 0; i < len; i++)
-        page[i] = (uint8_t)(seed >> (i % 8 * 8)) ^ (uint8_t)(i >> 5);
+    for (size_t i = 0; i < len; i += sizeof seed) {
+        uint64_t word = seed + (i >> 6);
+        memcpy(page + i, &word, sizeof word);
+    }
 }
 
 static bool
@@ -141,9 +143,11 @@ home_write(void *opaque, uint64_t offset, const void *data, size_t len, GError *
     g_assert_cmpuint(len % SECTOR_BYTES, ==, 0);
     if (!home_call(home, error))
         return FALSE;
-    g_assert_cmpint(pwrite(home->rig->homes[home->image], data, len, (off_t)offset), ==,
-                    (gssize)len);
-    return TRUE;
+    if (pwrite(home->rig->homes[home->image], data, len, (off_t)offset) == (gssize)len)
+        return TRUE;
+    g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno), "pwrite: %s",
+                g_strerror(errno));
+    return FALSE;
 }
 
 static gboolean
