@@ -11,6 +11,7 @@
 
 #include <xxhash.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -175,6 +176,44 @@ base_sync(BaseImage *base, GError **error)
     return TRUE;
 }
 
+/* Is name that of a base image of one of images? */
+static bool
+is_wanted(const char *name, const GArray *images)
+{
+    for (guint i = 0; i < images->len; i++) {
+        const StoreImage *image = &g_array_index(images, StoreImage, i);
+        g_autofree char *img = g_strdup_printf("ram-%s.img", image->member);
+        g_autofree char *sums = g_strdup_printf("ram-%s.sums", image->member);
+
+        if (strcmp(name, img) == 0 || strcmp(name, sums) == 0)
+            return true;
+    }
+    return false;
+}
+
+gboolean
+base_remove_others(CkptStore *store, const GArray *images, GError **error)
+{
+    int fd = openat(store->base_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    struct dirent *entry;
+    gboolean good = TRUE;
+
+    if (dir == NULL) {
+        int saved = errno;
+        if (fd >= 0)
+            close(fd);
+        return store_fail_errno(store, STORE_BASE_DIR, "reading the directory", saved, error);
+    }
+    while (good && (entry = readdir(dir)) != NULL) {
+        if (g_str_has_prefix(entry->d_name, "ram-") && !is_wanted(entry->d_name, images) &&
+            unlinkat(fd, entry->d_name, 0) != 0 && errno != ENOENT)
+            good = store_fail_errno(store, STORE_BASE_DIR, entry->d_name, errno, error);
+    }
+    closedir(dir);
+    return good;
+}
+
 /* ---- Reading ---- */
 
 /* First unit of size unit at or after at that has data; UINT64_MAX: none. */
@@ -229,7 +268,7 @@ gboolean
 base_read(BaseImage *base, BasePage func, void *opaque, GError **error)
 {
     g_autofree uint8_t *data = g_malloc(WINDOW_PAGES * PAGE_BYTES);
-    uint64_t sums[WINDOW_PAGES];
+    uint64_t sums[WINDOW_PAGES] = {0};
 
     for (uint64_t at = 0; at < base->pages;) {
         uint64_t page, sum, first, count;

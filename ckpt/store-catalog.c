@@ -18,37 +18,11 @@
 
 #include <xxhash.h>
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#define CATALOG_FILE "catalog.db"
-#define CATALOG_VERSION 1
-#define CATALOG_APPLICATION 0x44535452 /* "DSTR" */
-#define CATALOG_BUSY_MS 5000
-
-static const char schema[] =
-    "CREATE TABLE state (one INTEGER PRIMARY KEY CHECK (one = 1), district TEXT NOT NULL,"
-    " head INTEGER NOT NULL, root INTEGER NOT NULL, merged INTEGER NOT NULL,"
-    " next_id INTEGER NOT NULL, changes INTEGER NOT NULL, sum INTEGER NOT NULL);"
-    "CREATE TABLE checkpoint (id INTEGER PRIMARY KEY, parent INTEGER NOT NULL,"
-    " generation INTEGER NOT NULL, is_full INTEGER NOT NULL, epoch INTEGER NOT NULL,"
-    " base_epoch INTEGER NOT NULL, incarnation INTEGER NOT NULL, realtime_ns INTEGER NOT NULL,"
-    " bytes INTEGER NOT NULL, ram_pages INTEGER NOT NULL, disk_blocks INTEGER NOT NULL,"
-    " layout INTEGER NOT NULL, label TEXT, sum INTEGER NOT NULL);"
-    "CREATE TABLE gone (id INTEGER NOT NULL, generation INTEGER NOT NULL,"
-    " PRIMARY KEY (id, generation)) WITHOUT ROWID;"
-    "CREATE TABLE pin (id INTEGER NOT NULL, owner TEXT NOT NULL, sum INTEGER NOT NULL,"
-    " PRIMARY KEY (id, owner)) WITHOUT ROWID;"
-    "PRAGMA application_id = 1146311762;"
-    "PRAGMA user_version = 1;";
-G_STATIC_ASSERT(CATALOG_APPLICATION == 1146311762);
 
 /* ---- SQLite ---- */
 
-static gboolean
+gboolean
 catalog_fail(const CkptStore *store, int rc, GError **error)
 {
     const char *text = store->db != NULL ? sqlite3_errmsg(store->db) : sqlite3_errstr(rc);
@@ -71,15 +45,14 @@ catalog_fail(const CkptStore *store, int rc, GError **error)
     }
 }
 
-static gboolean
+gboolean
 catalog_damaged(const CkptStore *store, GError **error, const char *what)
 {
     return store_fail(store, CKPT_STORE_ERROR_DAMAGED, error,
                       CATALOG_FILE ": damaged: %s: bring back an intact copy of the store", what);
 }
 
-/* Statements without parameters or results. */
-static gboolean
+gboolean
 catalog_exec(CkptStore *store, const char *sql, GError **error)
 {
     int rc = sqlite3_exec(store->db, sql, NULL, NULL, NULL);
@@ -98,24 +71,20 @@ catalog_prepare(CkptStore *store, const char *sql, GError **error)
     return statement;
 }
 
-/* One statement without results. types: 'i' for a uint64_t, 's' for a string or NULL. */
+/* One statement without results. Its parameters are n numbers, and then text unless that is NULL. */
 static gboolean
-catalog_run(CkptStore *store, GError **error, const char *sql, const char *types, ...)
+catalog_run(CkptStore *store, const char *sql, const uint64_t *numbers, int n, const char *text,
+            GError **error)
 {
     sqlite3_stmt *statement = catalog_prepare(store, sql, error);
-    va_list args;
     int rc;
 
     if (statement == NULL)
         return FALSE;
-    va_start(args, types);
-    for (int i = 0; types[i] != '\0'; i++) {
-        if (types[i] == 'i')
-            sqlite3_bind_int64(statement, i + 1, (sqlite3_int64)va_arg(args, uint64_t));
-        else
-            sqlite3_bind_text(statement, i + 1, va_arg(args, const char *), -1, SQLITE_TRANSIENT);
-    }
-    va_end(args);
+    for (int i = 0; i < n; i++)
+        sqlite3_bind_int64(statement, i + 1, (sqlite3_int64)numbers[i]);
+    if (text != NULL)
+        sqlite3_bind_text(statement, n + 1, text, -1, SQLITE_TRANSIENT);
     rc = sqlite3_step(statement);
     sqlite3_finalize(statement);
     return rc == SQLITE_DONE || catalog_fail(store, rc, error);
@@ -154,8 +123,8 @@ catalog_select(CkptStore *store, Catalog *catalog, const char *sql, CatalogTake 
     return rc == SQLITE_DONE || catalog_fail(store, rc, error);
 }
 
-static uint64_t
-pragma_value(CkptStore *store, const char *sql)
+uint64_t
+catalog_value(CkptStore *store, const char *sql)
 {
     sqlite3_stmt *statement = catalog_prepare(store, sql, NULL);
     uint64_t value = statement != NULL && sqlite3_step(statement) == SQLITE_ROW
@@ -351,16 +320,17 @@ catalog_read(CkptStore *store, GError **error)
 
 /* ---- Changing ---- */
 
-static gboolean
-put_state(CkptStore *store, Catalog *catalog, GError **error)
+gboolean
+catalog_put_state(CkptStore *store, Catalog *catalog, GError **error)
 {
     catalog->changes++;
-    return catalog_run(store, error,
-                       "REPLACE INTO state (one, district, head, root, merged, next_id, changes,"
-                       " sum) VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
-                       "siiiiii", catalog->district, catalog->head, catalog->root,
-                       (uint64_t)catalog->merged, catalog->next_id, catalog->changes,
-                       state_sum(catalog));
+    const uint64_t numbers[] = {catalog->head,    catalog->root,    catalog->merged,
+                                catalog->next_id, catalog->changes, state_sum(catalog)};
+
+    return catalog_run(store,
+                       "REPLACE INTO state (one, head, root, merged, next_id, changes, sum,"
+                       " district) VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+                       numbers, G_N_ELEMENTS(numbers), catalog->district, error);
 }
 
 static gboolean
@@ -369,7 +339,7 @@ change_inside(CkptStore *store, CatalogChange change, void *opaque, GError **err
     g_autoptr(Catalog) catalog = catalog_new(store, error);
 
     return catalog != NULL && change(store, catalog, opaque, error) &&
-           put_state(store, catalog, error) && catalog_exec(store, "COMMIT", error);
+           catalog_put_state(store, catalog, error) && catalog_exec(store, "COMMIT", error);
 }
 
 gboolean
@@ -404,167 +374,69 @@ catalog_settle(CkptStore *store, GError **error)
 gboolean
 catalog_put(CkptStore *store, const CatalogRow *r, GError **error)
 {
-    return catalog_run(store, error,
+    const uint64_t numbers[] = {r->id,     r->parent,     r->generation,  r->full,
+                                r->epoch,  r->base_epoch, r->incarnation, (uint64_t)r->realtime_ns,
+                                r->bytes,  r->ram_pages,  r->disk_blocks, r->layout,
+                                row_sum(r)};
+
+    return catalog_run(store,
                        "REPLACE INTO checkpoint (id, parent, generation, is_full, epoch,"
                        " base_epoch, incarnation, realtime_ns, bytes, ram_pages, disk_blocks,"
-                       " layout, label, sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                       "iiiiiiiiiiiisi", r->id, r->parent, (uint64_t)r->generation,
-                       (uint64_t)r->full, r->epoch, r->base_epoch, r->incarnation,
-                       (uint64_t)r->realtime_ns, r->bytes, r->ram_pages, r->disk_blocks, r->layout,
-                       r->label, row_sum(r));
+                       " layout, sum, label) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                       numbers, G_N_ELEMENTS(numbers), r->label, error);
 }
 
 gboolean
 catalog_drop(CkptStore *store, uint64_t id, GError **error)
 {
-    return catalog_run(store, error, "DELETE FROM checkpoint WHERE id = ?", "i", id);
+    return catalog_run(store, "DELETE FROM checkpoint WHERE id = ?", &id, 1, NULL, error);
 }
 
 gboolean
 catalog_put_gone(CkptStore *store, uint64_t id, uint32_t generation, GError **error)
 {
-    return catalog_run(store, error, "REPLACE INTO gone (id, generation) VALUES (?, ?)", "ii", id,
-                       (uint64_t)generation);
+    const uint64_t numbers[] = {id, generation};
+
+    return catalog_run(store, "REPLACE INTO gone (id, generation) VALUES (?, ?)", numbers,
+                       G_N_ELEMENTS(numbers), NULL, error);
 }
 
 gboolean
 catalog_drop_gone(CkptStore *store, uint64_t id, uint32_t generation, GError **error)
 {
-    return catalog_run(store, error, "DELETE FROM gone WHERE id = ? AND generation = ?", "ii", id,
-                       (uint64_t)generation);
+    const uint64_t numbers[] = {id, generation};
+
+    return catalog_run(store, "DELETE FROM gone WHERE id = ? AND generation = ?", numbers,
+                       G_N_ELEMENTS(numbers), NULL, error);
 }
 
 gboolean
 catalog_put_pin(CkptStore *store, uint64_t id, const char *owner, GError **error)
 {
-    return catalog_run(store, error, "REPLACE INTO pin (id, owner, sum) VALUES (?, ?, ?)", "isi",
-                       id, owner, pin_sum(id, owner));
+    const uint64_t numbers[] = {id, pin_sum(id, owner)};
+
+    return catalog_run(store, "REPLACE INTO pin (id, sum, owner) VALUES (?, ?, ?)", numbers,
+                       G_N_ELEMENTS(numbers), owner, error);
 }
 
 gboolean
 catalog_drop_pin(CkptStore *store, uint64_t id, const char *owner, GError **error)
 {
-    return catalog_run(store, error, "DELETE FROM pin WHERE id = ? AND owner = ?", "is", id, owner);
+    return catalog_run(store, "DELETE FROM pin WHERE id = ? AND owner = ?", &id, 1, owner, error);
 }
 
-/* ---- Opening ---- */
-
-static gboolean
-found_file(CkptStore *store, uint64_t id, uint32_t generation, void *opaque, GError **error)
-{
-    *(bool *)opaque = true;
-    return TRUE;
-}
-
-/* A new catalog: all of it or nothing is there. */
-static gboolean
-catalog_create(CkptStore *store, GError **error)
-{
-    Catalog catalog = {.district = store->district, .next_id = 1};
-    bool files = false;
-
-    if (!store_foreach_file(store, found_file, &files, error))
-        return FALSE;
-    if (files)
-        return catalog_damaged(store, error, "it is empty, but there are checkpoints");
-    if (catalog_exec(store, "PRAGMA synchronous = FULL; BEGIN IMMEDIATE;", error) &&
-        catalog_exec(store, schema, error) && put_state(store, &catalog, error) &&
-        catalog_exec(store, "COMMIT", error))
-        return store_sync_dir(store, store->dir_fd, error);
-    sqlite3_exec(store->db, "ROLLBACK", NULL, NULL, NULL);
-    return FALSE;
-}
-
-static gboolean
-catalog_check_version(CkptStore *store, GError **error)
-{
-    uint64_t application, version;
-
-    /* So that an error is told as what it is. */
-    if (!catalog_exec(store, "SELECT count(*) FROM sqlite_schema", error))
-        return FALSE;
-    application = pragma_value(store, "PRAGMA application_id");
-    version = pragma_value(store, "PRAGMA user_version");
-    if (application == 0 && version == 0 &&
-        pragma_value(store, "SELECT count(*) FROM sqlite_schema") == 0)
-        return store_is_writer(store)
-                   ? catalog_create(store, error)
-                   : store_fail(store, CKPT_STORE_ERROR_NOT_FOUND, error, "there is nothing in it");
-    if (application == CATALOG_APPLICATION && version == CATALOG_VERSION)
-        return TRUE;
-    return store_fail(store, CKPT_STORE_ERROR_FOREIGN, error,
-                      CATALOG_FILE
-                      ": of version %" G_GUINT64_FORMAT " (application %" G_GUINT64_FORMAT
-                      "), this program reads version %d: use the release that wrote it",
-                      version, application, CATALOG_VERSION);
-}
-
-static gboolean
-catalog_check_district(CkptStore *store, GError **error)
-{
-    g_autoptr(Catalog) catalog = catalog_read(store, error);
-
-    if (catalog == NULL)
-        return FALSE;
-    if (store->district == NULL)
-        store->district = g_strdup(catalog->district);
-    return strcmp(store->district, catalog->district) == 0 ||
-           store_fail(store, CKPT_STORE_ERROR_FOREIGN, error, "it is of district %s, not of %s",
-                      catalog->district, store->district);
-}
-
-/* SQLite gives its other files the mode of this one. */
-static gboolean
-catalog_make_file(CkptStore *store, GError **error)
-{
-    int fd = openat(store->dir_fd, CATALOG_FILE, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-
-    if (fd < 0)
-        return store_fail_errno(store, CATALOG_FILE, "open", errno, error);
-    close(fd);
-    return TRUE;
-}
-
-gboolean
-catalog_open(CkptStore *store, GError **error)
-{
-    g_autofree char *path = g_build_filename(store->path, CATALOG_FILE, NULL);
-    bool writer = store_is_writer(store);
-    int rc;
-
-    if (writer && !catalog_make_file(store, error))
-        return FALSE;
-    rc = sqlite3_open_v2(path, &store->db,
-                         (writer ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY) |
-                             SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE,
-                         NULL);
-    if (rc != SQLITE_OK)
-        return catalog_fail(store, rc, error);
-    sqlite3_busy_timeout(store->db, CATALOG_BUSY_MS);
-    if (!catalog_exec(store, "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;", error) ||
-        (writer && !catalog_exec(store, "PRAGMA journal_mode = WAL;", error)))
-        return FALSE;
-    return catalog_check_version(store, error) && catalog_check_district(store, error);
-}
-
-void
-catalog_close(CkptStore *store)
-{
-    sqlite3_close(store->db);
-    store->db = NULL;
-}
+/* ---- Checking ---- */
 
 char *
 catalog_integrity(CkptStore *store)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
-    g_autoptr(GError) error = NULL;
-    sqlite3_stmt *statement = catalog_prepare(store, "PRAGMA integrity_check(1)", &error);
+    sqlite3_stmt *statement = catalog_prepare(store, "PRAGMA integrity_check(1)", NULL);
     char *text = NULL;
     int rc;
 
     if (statement == NULL)
-        return g_strdup(error->message);
+        return g_strdup(sqlite3_errmsg(store->db));
     rc = sqlite3_step(statement);
     if (rc == SQLITE_ROW)
         text = column_text(statement, 0);

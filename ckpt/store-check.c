@@ -46,8 +46,13 @@ root_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error
     check->images = storefile_images(begin);
     check->n_members = (uint32_t)begin->n_members;
     check->covers = g_new0(uint64_t *, check->n_members);
-    for (uint32_t i = 0; i < check->n_members; i++)
-        check->covers[i] = storefile_map(pagebits_bytes(page_count(begin->members[i]->ram_size)));
+    for (uint32_t i = 0; i < check->n_members; i++) {
+        uint64_t bytes = pagebits_bytes(page_count(begin->members[i]->ram_size));
+
+        check->covers[i] = storefile_map(bytes, error);
+        if (check->covers[i] == NULL)
+            return FALSE;
+    }
     return TRUE;
 }
 
@@ -285,10 +290,8 @@ check_attempt(Check *check, bool *again, GError **error)
 {
     g_autoptr(GError) why = NULL;
     g_autoptr(Catalog) after = NULL;
-    gboolean good = check_catalog(check, &why);
 
-    if (good) {
-        good = check_all(check, &why);
+    if (check_catalog(check, &why) && check_all(check, &why)) {
         after = store_is_writer(check->store) ? NULL : catalog_read(check->store, NULL);
         *again = after != NULL &&
                  (after->root != check->catalog->root || after->merged != check->catalog->merged);

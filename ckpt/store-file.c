@@ -144,14 +144,17 @@ store_write_all(int fd, const void *data, size_t len, uint64_t offset)
 }
 
 void *
-storefile_map(uint64_t bytes)
+storefile_map(uint64_t bytes, GError **error)
 {
     void *map = mmap(NULL, MAX(bytes, 1), PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-    if (map == MAP_FAILED)
-        g_error("out of memory for a map of %" G_GUINT64_FORMAT " bytes", bytes);
-    return map;
+    if (map != MAP_FAILED)
+        return map;
+    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT,
+                "not enough memory for a map of %" G_GUINT64_FORMAT " bytes: %s", bytes,
+                g_strerror(errno));
+    return NULL;
 }
 
 void

@@ -185,8 +185,11 @@ child_begin(void *opaque, const District__StreamEpochBegin *begin, GError **erro
     job->n_members = (uint32_t)begin->n_members;
     job->images = storefile_images(begin);
     job->had = g_new0(uint64_t *, job->images->len);
-    for (guint i = 0; i < job->images->len; i++)
-        job->had[i] = storefile_map(bitmap_bytes(job, i));
+    for (guint i = 0; i < job->images->len; i++) {
+        job->had[i] = storefile_map(bitmap_bytes(job, i), error);
+        if (job->had[i] == NULL)
+            return FALSE;
+    }
     return fold_write_start(job, begin, error);
 }
 

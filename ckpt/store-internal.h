@@ -11,6 +11,7 @@
 
 #define STORE_LABEL_CHARS_MAX 64
 #define STORE_BASE_DIR "base"
+#define CATALOG_FILE "catalog.db"
 
 typedef struct MergeJob MergeJob;
 typedef struct FoldJob FoldJob;
@@ -95,7 +96,7 @@ typedef struct Catalog {
     GArray *pins;     /* of CatalogPin */
 } Catalog;
 
-/* Opens or creates (a writer; the directory is locked). */
+/* store-catalog-open.c: opens or creates (a writer; the directory is locked). */
 gboolean catalog_open(CkptStore *store, GError **error);
 void catalog_close(CkptStore *store);
 
@@ -124,6 +125,16 @@ gboolean catalog_put_pin(CkptStore *store, uint64_t id, const char *owner, GErro
 gboolean catalog_drop_pin(CkptStore *store, uint64_t id, const char *owner, GError **error);
 /* Text of what SQLite finds wrong in its file, or NULL. */
 char *catalog_integrity(CkptStore *store);
+
+/* For store-catalog-open.c: statements without parameters or results; the one value of a query,
+ * UINT64_MAX if there is none; the first state of a new store, inside a transaction. */
+gboolean catalog_exec(CkptStore *store, const char *sql, GError **error);
+uint64_t catalog_value(CkptStore *store, const char *sql);
+gboolean catalog_put_state(CkptStore *store, Catalog *catalog, GError **error);
+gboolean catalog_damaged(const CkptStore *store, GError **error, const char *what);
+gboolean catalog_fail(const CkptStore *store, int rc, GError **error);
+
+/* ---- The tree (store-tree.c) ---- */
 
 CatalogRow *catalog_find(const Catalog *catalog, uint64_t id);
 /* The same, with an error that names the checkpoint. */
@@ -199,12 +210,28 @@ typedef gboolean (*StoreRun)(void *opaque, uint64_t first, uint32_t count, const
 gboolean storefile_runs(const DecodedPage *pages, uint32_t count, StoreRun func, void *opaque,
                         GError **error);
 
-/* A sparse map of so many bytes, zero filled; never NULL. */
-void *storefile_map(uint64_t bytes);
+/* A sparse map of so many bytes, zero filled. NULL with error set. */
+void *storefile_map(uint64_t bytes, GError **error);
 void storefile_unmap(void *map, uint64_t bytes);
 
 /* pwrite(2) of all of it; 0 or an errno value. */
 int store_write_all(int fd, const void *data, size_t len, uint64_t offset);
+
+/* ---- The overlay of a disk that is loaded (store-disk.c) ---- */
+
+typedef struct StoreDisk StoreDisk;
+/* dir stays the caller's, and valid. NULL with error set. */
+StoreDisk *storedisk_new(CkptStore *store, const StoreImage *what, const char *dir, GError **error);
+void storedisk_free(StoreDisk *overlay);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(StoreDisk, storedisk_free)
+const StoreImage *storedisk_image(const StoreDisk *overlay);
+/* These blocks replace what came before. */
+gboolean storedisk_put(StoreDisk *overlay, const DecodedPage *pages, uint32_t count,
+                       GError **error);
+/* Everything has come: write the index. */
+gboolean storedisk_finish(StoreDisk *overlay, GError **error);
+/* Its files, once. */
+ImageDisk storedisk_take(StoreDisk *overlay);
 
 /* ---- Base images (store-base.c) ---- */
 
@@ -227,6 +254,8 @@ gboolean base_sync(BaseImage *base, GError **error);
 typedef gboolean (*BasePage)(void *opaque, uint64_t page, const uint8_t *data, bool good,
                              GError **error);
 gboolean base_read(BaseImage *base, BasePage func, void *opaque, GError **error);
+/* Remove those of members that are not among images. */
+gboolean base_remove_others(CkptStore *store, const GArray *images, GError **error);
 /* "base/ram-MEMBER.img" */
 const char *base_name(const BaseImage *base);
 

@@ -3,10 +3,8 @@
  * Loading a checkpoint: base images, then the files from the root to it, oldest first.
  *
  * Theory of operation. RAM goes into fresh memfds, from the last file of the chain that is full on,
- * or else from the base images. Disk blocks go into one data file per disk, each block at one place
- * that later files of the chain overwrite, so that at the end every block is there once; then the
- * index is written. What a disk has in the root's file is left out if the root is merged: the home
- * has it.
+ * or else from the base images. Disk blocks go into an overlay for each disk (store-disk.c). What
+ * a disk has in the root's file is left out if the root is merged: the home has it.
  *
  * A base image may hold some of the pages of a root that is not merged yet, torn by a crash. So a
  * page that does not fit its sum is under suspicion until the root's file has replaced it.
@@ -18,32 +16,11 @@
 #include "ckpt/store-internal.h"
 
 #include "ckpt/layout.h"
-#include "common/diskindex.h"
 #include "common/pagebits.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #define LOAD_ATTEMPTS 8
 /* How often memory is looked at. */
 #define LOAD_CHECK_PAGES 8192
-/* Entries of an index that are written together. */
-#define INDEX_BATCH 4096
-
-/* Where a block is. */
-enum { AT_HOME = 0, AT_ZERO = 1, AT_DATA = 2 /* and more: data page number + AT_DATA */ };
-
-typedef struct LoadDisk {
-    StoreImage what; /* member is owned */
-    uint64_t *at;    /* per block, sparse */
-    GArray *blocks;  /* of uint64_t: those not AT_HOME */
-    uint64_t used;   /* pages of the data file */
-    int data_fd;
-    int index_fd;
-} LoadDisk;
 
 typedef struct Load {
     CkptStore *store;
@@ -55,7 +32,7 @@ typedef struct Load {
     bool last;
     RamSet *ram;
     GArray *images;      /* of this file, StoreImage */
-    GPtrArray *disks;    /* of LoadDisk, all that have been seen */
+    GPtrArray *disks;    /* of StoreDisk, all that have been seen */
     GPtrArray *disks_of; /* of this file, in order; not owned */
     uint64_t **suspects; /* per member: pages of the base image that do not fit their sums */
     uint64_t n_suspects;
@@ -122,8 +99,8 @@ load_base(Load *load, GError **error)
         if (base == NULL)
             return FALSE;
         to.name = base_name(base);
-        load->suspects[i] = storefile_map(pagebits_bytes(page_count(image->bytes)));
-        if (!base_read(base, load_base_page, &to, error))
+        load->suspects[i] = storefile_map(pagebits_bytes(page_count(image->bytes)), error);
+        if (load->suspects[i] == NULL || !base_read(base, load_base_page, &to, error))
             return FALSE;
     }
     return TRUE;
@@ -160,148 +137,20 @@ check_suspects(const Load *load, GError **error)
 
 /* ---- Disks ---- */
 
-static void
-load_disk_free(LoadDisk *disk)
-{
-    storefile_unmap(disk->at, disk_blocks(disk->what.bytes) * sizeof *disk->at);
-    g_array_unref(disk->blocks);
-    if (disk->data_fd >= 0)
-        close(disk->data_fd);
-    if (disk->index_fd >= 0)
-        close(disk->index_fd);
-    g_free(disk->what.member);
-    g_free(disk);
-}
-
-static int
-nameless_file(const Load *load, GError **error)
-{
-    g_autofree char *name = g_build_filename(load->overlay_dir, "overlay-XXXXXX", NULL);
-    int fd = open(load->overlay_dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-
-    /* Not all file systems have such files. */
-    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
-        fd = mkostemp(name, O_CLOEXEC);
-        if (fd >= 0 && unlink(name) != 0)
-            g_warning("%s: %s", name, g_strerror(errno));
-    }
-    if (fd < 0)
-        store_fail_errno(load->store, NULL, load->overlay_dir, errno, error);
-    return fd;
-}
-
-static LoadDisk *
-load_disk_new(Load *load, const StoreImage *what, GError **error)
-{
-    LoadDisk *disk;
-
-    if (load->overlay_dir == NULL) {
-        store_fail(load->store, CKPT_STORE_ERROR_REFUSED, error,
-                   "member %s has disks: they need a directory for their overlays", what->member);
-        return NULL;
-    }
-    disk = g_new0(LoadDisk, 1);
-    disk->what = *what;
-    disk->what.member = g_strdup(what->member);
-    disk->at = storefile_map(disk_blocks(what->bytes) * sizeof *disk->at);
-    disk->blocks = g_array_new(FALSE, FALSE, sizeof(uint64_t));
-    disk->index_fd = -1;
-    disk->data_fd = nameless_file(load, error);
-    if (disk->data_fd >= 0)
-        disk->index_fd = nameless_file(load, error);
-    if (disk->index_fd < 0)
-        g_clear_pointer(&disk, load_disk_free);
-    return disk;
-}
-
-static LoadDisk *
+static StoreDisk *
 find_disk(Load *load, const StoreImage *what, GError **error)
 {
-    LoadDisk *disk;
+    StoreDisk *disk;
 
     for (guint i = 0; i < load->disks->len; i++) {
         disk = g_ptr_array_index(load->disks, i);
-        if (storefile_image_equal(&disk->what, what))
+        if (storefile_image_equal(storedisk_image(disk), what))
             return disk;
     }
-    disk = load_disk_new(load, what, error);
+    disk = storedisk_new(load->store, what, load->overlay_dir, error);
     if (disk != NULL)
         g_ptr_array_add(load->disks, disk);
     return disk;
-}
-
-typedef struct BlockRun {
-    Load *load;
-    LoadDisk *disk;
-} BlockRun;
-
-static gboolean
-load_zero_blocks(LoadDisk *disk, uint64_t first, uint32_t count)
-{
-    for (uint64_t block = first; block < first + count; block++) {
-        if (disk->at[block] == AT_HOME)
-            g_array_append_val(disk->blocks, block);
-        disk->at[block] = AT_ZERO;
-    }
-    return TRUE;
-}
-
-/* One place for each block: that which it has, or a new one at the end. */
-static gboolean
-load_blocks(void *opaque, uint64_t first, uint32_t count, const uint8_t *data, GError **error)
-{
-    const BlockRun *to = opaque;
-    LoadDisk *disk = to->disk;
-
-    if (data == NULL)
-        return load_zero_blocks(disk, first, count);
-    for (uint32_t i = 0; i < count;) {
-        uint32_t n = 0;
-        uint64_t place = disk->used;
-        int err;
-
-        /* As many as go to places one after the other. */
-        for (; i + n < count; n++) {
-            uint64_t block = first + i + n, at = disk->at[block];
-
-            if (n == 0 && at >= AT_DATA)
-                place = at - AT_DATA;
-            if (at >= AT_DATA ? at - AT_DATA != place + n : disk->used != place + n)
-                break;
-            if (at == AT_HOME)
-                g_array_append_val(disk->blocks, block);
-            disk->at[block] = place + n + AT_DATA;
-            disk->used = MAX(disk->used, place + n + 1);
-        }
-        err = store_write_all(disk->data_fd, data + (size_t)i * PAGE_BYTES, (size_t)n * PAGE_BYTES,
-                              place * PAGE_BYTES);
-        if (err != 0)
-            return store_fail_errno(to->load->store, NULL, to->load->overlay_dir, err, error);
-        i += n;
-    }
-    return TRUE;
-}
-
-static gboolean
-write_index(const Load *load, const LoadDisk *disk, GError **error)
-{
-    g_autofree DiskIndexEntry *entries = g_new(DiskIndexEntry, INDEX_BATCH);
-
-    for (guint i = 0; i < disk->blocks->len;) {
-        guint n = 0;
-        uint64_t offset = (uint64_t)i * sizeof *entries;
-        int err;
-
-        for (; n < INDEX_BATCH && i < disk->blocks->len; n++, i++) {
-            uint64_t block = g_array_index(disk->blocks, uint64_t, i), at = disk->at[block];
-            entries[n] = (DiskIndexEntry){block, at == AT_ZERO ? DISK_INDEX_ZERO
-                                                               : (at - AT_DATA) * PAGE_BYTES};
-        }
-        err = store_write_all(disk->index_fd, entries, n * sizeof *entries, offset);
-        if (err != 0)
-            return store_fail_errno(load->store, NULL, load->overlay_dir, err, error);
-    }
-    return TRUE;
 }
 
 /* ---- A file of the chain ---- */
@@ -329,7 +178,7 @@ load_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error
     load->images = storefile_images(begin);
     g_ptr_array_set_size(load->disks_of, 0);
     for (guint i = (guint)begin->n_members; i < load->images->len; i++) {
-        LoadDisk *disk = find_disk(load, &g_array_index(load->images, StoreImage, i), error);
+        StoreDisk *disk = find_disk(load, &g_array_index(load->images, StoreImage, i), error);
         if (disk == NULL)
             return FALSE;
         g_ptr_array_add(load->disks_of, disk);
@@ -356,14 +205,12 @@ load_pages(void *opaque, uint32_t image, const DecodedPage *pages, uint32_t coun
 {
     Load *load = opaque;
     uint32_t n_members = load->images->len - load->disks_of->len;
-    BlockRun to = {.load = load};
 
     if (image < n_members)
         return !load->take_ram || load_ram_pages(load, image, pages, count, error);
     if (!load->take_disks)
         return TRUE;
-    to.disk = g_ptr_array_index(load->disks_of, image - n_members);
-    return storefile_runs(pages, count, load_blocks, &to, error);
+    return storedisk_put(g_ptr_array_index(load->disks_of, image - n_members), pages, count, error);
 }
 
 static gboolean
@@ -446,8 +293,12 @@ image_from_load(Load *load, GError **error)
 {
     g_autoptr(Image) image = g_new0(Image, 1);
 
+    if (load->ram == NULL || load->cut == NULL) {
+        store_fail(load->store, CKPT_STORE_ERROR_DAMAGED, error, "a chain without a checkpoint");
+        return NULL;
+    }
     for (guint i = 0; i < load->disks_of->len; i++) {
-        if (!write_index(load, g_ptr_array_index(load->disks_of, i), error))
+        if (!storedisk_finish(g_ptr_array_index(load->disks_of, i), error))
             return NULL;
     }
     image->cut = g_steal_pointer(&load->cut);
@@ -457,11 +308,8 @@ image_from_load(Load *load, GError **error)
         load->ram->fds[i] = -1;
     image->n_disks = load->disks_of->len;
     image->disks = g_new0(ImageDisk, image->n_disks);
-    for (uint32_t i = 0; i < image->n_disks; i++) {
-        LoadDisk *disk = g_ptr_array_index(load->disks_of, i);
-        image->disks[i] = (ImageDisk){disk->data_fd, disk->index_fd, disk->blocks->len};
-        disk->data_fd = disk->index_fd = -1;
-    }
+    for (uint32_t i = 0; i < image->n_disks; i++)
+        image->disks[i] = storedisk_take(g_ptr_array_index(load->disks_of, i));
     return g_steal_pointer(&image);
 }
 
@@ -487,7 +335,7 @@ load_once(CkptStore *store, const Catalog *catalog, uint64_t id, const char *ove
         .store = store,
         .overlay_dir = overlay_dir,
         .catalog = catalog,
-        .disks = g_ptr_array_new_with_free_func((GDestroyNotify)load_disk_free),
+        .disks = g_ptr_array_new_with_free_func((GDestroyNotify)storedisk_free),
         .disks_of = g_ptr_array_new(),
     };
     Image *image = load_chain(&load, id, error) ? image_from_load(&load, error) : NULL;

@@ -173,7 +173,8 @@ merge_finish(MergeJob *job, GError **error)
             return FALSE;
         }
     }
-    return store_sync_dir(job->store, job->store->base_fd, error) &&
+    return base_remove_others(job->store, job->images, error) &&
+           store_sync_dir(job->store, job->store->base_fd, error) &&
            catalog_change(job->store, true, change_merged, &job->id, error);
 }
 

@@ -7,9 +7,10 @@
  * that the district runs on from; what is not the head or one of its ancestors is *abandoned*. The
  * *root* is the oldest one, which everything else descends from.
  *
- * Errors are CKPT_STORE_ERROR or, for what is wrong inside a checkpoint file, FORMAT_ERROR; the
- * message names the file or checkpoint and says what to do. After any error the store can be used
- * on, and the call can be made again.
+ * Errors are CKPT_STORE_ERROR; FORMAT_ERROR for what is wrong inside a checkpoint file, or where
+ * memory is short; G_FILE_ERROR where a file cannot be read; and what a home's own functions say.
+ * The message names the file or checkpoint and says what to do. After any error the store can be
+ * used on, and the call can be made again.
  *
  * Threads: any thread may call anything at any time. ckpt_store_merge_some and ckpt_store_prune are
  * one at a time and meant for one background thread; loads and checks exclude them. Prepare,
@@ -156,7 +157,8 @@ gboolean ckpt_store_unpin(CkptStore *store, uint64_t id, const char *owner, GErr
  *
  * The homes must be at the store's root (that is, nobody but ckpt_store_merge_some has written to
  * them). They stay right for the image as long as id is neither pruned nor left behind by a merge:
- * the head and pinned checkpoints never are.
+ * the head and pinned checkpoints never are. So to go back to another checkpoint: pin it, load it,
+ * set the head, unpin it.
  */
 Image *ckpt_store_load(CkptStore *store, uint64_t id, const char *overlay_dir, GError **error);
 

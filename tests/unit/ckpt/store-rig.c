@@ -165,8 +165,11 @@ home_flush(void *opaque, GError **error)
 
     if (!home_call(home, error))
         return FALSE;
-    g_assert_cmpint(fdatasync(home->rig->homes[home->image]), ==, 0);
-    return TRUE;
+    if (fdatasync(home->rig->homes[home->image]) == 0)
+        return TRUE;
+    g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno), "fdatasync: %s",
+                g_strerror(errno));
+    return FALSE;
 }
 
 const CkptStoreHome *

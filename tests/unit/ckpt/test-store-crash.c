@@ -8,7 +8,8 @@
  * and each name may be there or not. A store made from that is opened and must have all that had
  * been acknowledged, exactly, and nothing that is not a checkpoint.
  *
- * A full disk is played by a hook on pwrite(2) and write(2).
+ * A full disk is played by a hook on pwrite(2) and write(2), a broken one by those on syncs and on
+ * read(2).
  */
 #include "store-rig.h"
 
@@ -32,6 +33,8 @@ typedef struct Durable {
 
 static Durable durable;      /* files NULL: nothing is noted */
 static int writes_left = -1; /* then the disk is full; -1: never */
+static int syncs_left = -1;  /* then a sync fails, once */
+static int reads_left = -1;  /* the same */
 
 /* In the middle of something, before a sync: play the loss of power now and then. */
 static void (*before_sync)(void);
@@ -85,9 +88,21 @@ note_sync(int fd)
                              content_of(AT_FDCWD, link));
 }
 
+/* Count down; at 0 fail with err, once. */
+static bool
+out_of_order(int *left, int err)
+{
+    if (*left < 0 || (*left)-- > 0)
+        return false;
+    errno = err;
+    return true;
+}
+
 static int
 sync_hook(long call, int fd)
 {
+    if (out_of_order(&syncs_left, EIO))
+        return -1;
     if (before_sync != NULL)
         before_sync();
     if (syscall(call, fd) != 0)
@@ -124,6 +139,12 @@ ssize_t
 write(int fd, const void *buf, size_t n)
 {
     return fd > 2 && disk_full() ? -1 : syscall(SYS_write, fd, buf, n);
+}
+
+ssize_t
+read(int fd, void *buf, size_t n)
+{
+    return out_of_order(&reads_left, EIO) ? -1 : syscall(SYS_read, fd, buf, n);
 }
 
 ssize_t
@@ -502,6 +523,24 @@ look_after_kill(Rig *rig, const Told *told)
     g_clear_pointer(&rig->store, ckpt_store_close);
 }
 
+/* Until the child has told so much; bounded, for a busy machine. */
+static void
+wait_for_lines(const char *path, int lines)
+{
+    const gint64 until = g_get_monotonic_time() + 10 * G_TIME_SPAN_SECOND;
+    int found = 0;
+
+    while (found < lines && g_get_monotonic_time() < until) {
+        g_autofree char *text = NULL;
+
+        g_usleep(1000);
+        g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+        found = 0;
+        for (const char *p = text; (p = strchr(p, '\n')) != NULL; p++)
+            found++;
+    }
+}
+
 static void
 test_kill(void)
 {
@@ -515,7 +554,6 @@ test_kill(void)
     log = g_build_filename(rig.dir, "told", NULL);
     for (int i = 0; i < kills; i++) {
         int fd = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
-        gulong wait_us = (gulong)g_test_rand_int_range(5000, 150000);
         int status;
         pid_t pid;
 
@@ -524,7 +562,8 @@ test_kill(void)
         if (pid == 0)
             child_run(rig.dir, fd, rig.incarnation + (uint64_t)i);
         close(fd);
-        g_usleep(wait_us);
+        wait_for_lines(log, g_test_rand_int_range(0, 20));
+        g_usleep((gulong)g_test_rand_int_range(0, 15000));
         g_assert_cmpint(kill(pid, SIGKILL), ==, 0);
         g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
         g_assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
@@ -606,6 +645,72 @@ test_disk_full(void)
     rig_clear(&rig);
 }
 
+/* ---- A broken disk ---- */
+
+static bool
+is_io(const GError *error)
+{
+    return g_error_matches(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_IO) ||
+           g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_IO) ||
+           g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOSPC); /* as the rig says it */
+}
+
+static void
+test_sync_fails(void)
+{
+    const CkptStorePolicy keep_two = {.keep_last = 2};
+    uint64_t committed = 0;
+    bool through = false;
+    Rig rig;
+
+    rig_init(&rig);
+    rig_commit(&rig, true, "first");
+    for (int syncs = 0; !through; syncs++) {
+        g_autoptr(GError) error = NULL;
+
+        syncs_left = syncs;
+        through = all_work(&rig, &committed, &error);
+        g_assert_true(through || is_io(error));
+        through = through && syncs_left >= 0;
+        syncs_left = -1;
+        rig_assert_all(&rig);
+        rig_assert_clean(&rig);
+        g_assert_true(committed == 0 || rig_has(&rig, committed));
+        if (syncs % 4 == 3)
+            rig_reopen(&rig);
+        rig_prune(&rig, &keep_two);
+    }
+    rig_assert_all(&rig);
+    rig_clear(&rig);
+}
+
+static void
+test_read_fails(void)
+{
+    bool through = false;
+    Rig rig;
+
+    rig_init(&rig);
+    for (int i = 0; i < 3; i++)
+        rig_commit(&rig, false, NULL);
+    for (int reads = 0; !through; reads++) {
+        g_autoptr(GError) error = NULL;
+        g_autoptr(Image) image = NULL;
+
+        reads_left = reads;
+        image = ckpt_store_load(rig.store, 3, rig.dir, &error);
+        through = reads_left >= 0;
+        reads_left = -1;
+        g_assert_true((image != NULL) == through);
+        if (through)
+            continue;
+        g_assert_true(is_io(error));
+        g_assert_nonnull(strstr(error->message, "checkpoint-"));
+        rig_assert_loads(&rig, 3);
+    }
+    rig_clear(&rig);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -616,5 +721,7 @@ main(int argc, char **argv)
     g_test_add_func("/store/nothing that was acknowledged is lost with power", test_power);
     g_test_add_func("/store/its writer may be killed at any moment", test_kill);
     g_test_add_func("/store/a full disk is named, and later it goes on", test_disk_full);
+    g_test_add_func("/store/a sync that fails is named, and later it goes on", test_sync_fails);
+    g_test_add_func("/store/a file that cannot be read is named", test_read_fails);
     return g_test_run();
 }

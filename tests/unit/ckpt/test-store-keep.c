@@ -517,6 +517,33 @@ test_bit_flips(void)
     rig_clear(&rig);
 }
 
+/* A root that is merged in part: pages that are not the root's are under their sums. */
+static void
+test_bit_flips_in_merge(void)
+{
+    static const char *const files[] = {"base/ram-db.img", "base/ram-web.img", "base/ram-db.sums",
+                                        "base/ram-web.sums"};
+    g_autoptr(GError) error = NULL;
+    unsigned named = 0;
+    gboolean done;
+    Rig rig;
+
+    rig_init(&rig);
+    for (int i = 0; i < 4; i++)
+        rig_commit(&rig, false, NULL);
+    rig_prune(&rig, &(CkptStorePolicy){.keep_last = 3});
+    ckpt_store_merge_some(rig.store, 5 * PAGE_BYTES, rig_find_home, &rig, &done, &error);
+    g_assert_no_error(error);
+    g_assert_false(done);
+    g_clear_pointer(&rig.store, ckpt_store_close);
+    for (guint i = 0; i < G_N_ELEMENTS(files); i++) {
+        for (int n = 0; n < 30; n++)
+            named += flipped(&rig, files[i], (size_t)g_test_rand_int_range(0, G_MAXINT32));
+    }
+    g_assert_cmpuint(named, >, 60);
+    rig_clear(&rig);
+}
+
 /* Every value in the catalog counts: changed by hand, each is noticed. */
 static void
 test_catalog_values(void)
@@ -623,6 +650,7 @@ main(int argc, char **argv)
     g_test_add_func("/store/a fold may end anywhere", test_fold_interrupted);
     g_test_add_func("/store/a fold that is not wanted any more is dropped", test_fold_not_wanted);
     g_test_add_func("/store/a flipped bit anywhere is named and never loaded", test_bit_flips);
+    g_test_add_func("/store/the same while the root is being merged", test_bit_flips_in_merge);
     g_test_add_func("/store/every value of the catalog is guarded", test_catalog_values);
     g_test_add_func("/store/a base image that is missing or short is named", test_base_missing);
     g_test_add_func("/store/overlays need a place", test_no_overlay_dir);
