@@ -326,6 +326,13 @@ disk_overlay_fds(const Disk *disk, int *data_fd, int *index_fd)
     *index_fd = disk->io->index_fd;
 }
 
+void
+disk_position(const Disk *disk, uint64_t *cuts, uint64_t *entries)
+{
+    *cuts = overlay_cuts(disk->io->overlay);
+    *entries = overlay_index_end(disk->io->overlay);
+}
+
 uint64_t
 disk_cut(Disk *disk, uint64_t *index_end)
 {

@@ -53,6 +53,8 @@ const char *disk_waiting(const Disk *disk);
 /* ---- The overlay ---- */
 /* Descriptors of data and index; they stay the disk's. */
 void disk_overlay_fds(const Disk *disk, int *data_fd, int *index_fd);
+/* How many cuts there have been, and entries in the index. */
+void disk_position(const Disk *disk, uint64_t *cuts, uint64_t *entries);
 /* Freeze what has ended so far. Returns the number of this cut, from 1; *index_end: entries. */
 uint64_t disk_cut(Disk *disk, uint64_t *index_end);
 void disk_released_below(Disk *disk, uint64_t cut);

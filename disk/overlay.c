@@ -202,6 +202,12 @@ overlay_index_add(Overlay *overlay, uint64_t entries)
 }
 
 uint64_t
+overlay_cuts(const Overlay *overlay)
+{
+    return overlay->running - 1;
+}
+
+uint64_t
 overlay_cut(Overlay *overlay, uint64_t *index_end)
 {
     g_assert(overlay->running < CUTS_MAX - 1);

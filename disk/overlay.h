@@ -34,6 +34,8 @@ uint64_t overlay_index_end(const Overlay *overlay);
 uint64_t overlay_index_released(const Overlay *overlay);
 void overlay_index_add(Overlay *overlay, uint64_t entries);
 
+/* Cuts made so far. */
+uint64_t overlay_cuts(const Overlay *overlay);
 /* As disk.h. Numbers beyond the running cut count as it. */
 uint64_t overlay_cut(Overlay *overlay, uint64_t *index_end);
 void overlay_released_below(Overlay *overlay, uint64_t cut);

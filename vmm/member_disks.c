@@ -18,6 +18,7 @@ member_disks_hello(const Disks *disks, MemberDiskReply *room, District__MemberHe
         room->disk_list[i] = told;
         if (!told->overlay)
             continue;
+        disk_position(disk, &told->cuts, &told->index_entries);
         disk_overlay_fds(disk, &fds[*n_fds], &fds[*n_fds + 1]);
         *n_fds += 2;
     }
@@ -25,19 +26,21 @@ member_disks_hello(const Disks *disks, MemberDiskReply *room, District__MemberHe
     hello->n_disks = disks->n;
 }
 
-void
-member_disks_cut(const Disks *disks, MemberDiskReply *room, District__MemberPauseReply *pause)
+size_t
+member_disks_cut(const Disks *disks, MemberDiskReply *room)
 {
+    size_t n = 0;
+
     for (guint i = 0; i < disks->n; i++) {
-        District__MemberDiskCut *cut = &room->cuts[pause->n_disks];
+        District__MemberDiskCut *cut = &room->cuts[n];
 
         if (!disk_has_overlay(disks->disk[i]))
             continue;
         district__member_disk_cut__init(cut);
         cut->cut = disk_cut(disks->disk[i], &cut->index_end);
-        room->cut_list[pause->n_disks++] = cut;
+        room->cut_list[n++] = cut;
     }
-    pause->disks = room->cut_list;
+    return n;
 }
 
 static guint
@@ -80,6 +83,9 @@ guint
 member_disks_restore_fds(const Disks *disks, const District__MemberRestoreRequest *request,
                          const char **wrong)
 {
+    *wrong = NULL;
+    if (request->n_disk_entries == 0 && !request->disks_only)
+        return 0;
     *wrong = request->n_disk_entries == overlays(disks)
                  ? NULL
                  : "it has another number of disks with overlays; start it with the disks that it "
@@ -93,7 +99,7 @@ member_disks_restore(const Disks *disks, const District__MemberRestoreRequest *r
 {
     guint k = 0;
 
-    for (guint i = 0; i < disks->n; i++) {
+    for (guint i = 0; i < disks->n && request->n_disk_entries > 0; i++) {
         if (!disk_has_overlay(disks->disk[i]))
             continue;
         if (!disk_restore(disks->disk[i], fds[2 * k], fds[2 * k + 1], request->disk_entries[k],

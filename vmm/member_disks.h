@@ -20,11 +20,12 @@ typedef struct MemberDiskReply {
 /* Tell of all disks; append descriptors to fds. */
 void member_disks_hello(const Disks *disks, MemberDiskReply *room,
                         District__MemberHelloReply *hello, int *fds, guint *n_fds);
-/* Cut each disk with an overlay. */
-void member_disks_cut(const Disks *disks, MemberDiskReply *room, District__MemberPauseReply *pause);
+/* Cut each disk with an overlay; the cuts are room's cut_list. Returns how many. */
+size_t member_disks_cut(const Disks *disks, MemberDiskReply *room);
 gboolean member_disks_note(const Disks *disks, const District__MemberDisksRequest *request,
                            GError **error);
-/* Descriptors that a RESTORE must carry beside RAM; NULL in *wrong if its disks fit ours. */
+/* Descriptors that a RESTORE must carry beside RAM; NULL in *wrong if its disks fit ours, or if it
+ * brings none: overlays begin empty then. */
 guint member_disks_restore_fds(const Disks *disks, const District__MemberRestoreRequest *request,
                                const char **wrong);
 /* Take the overlays over; fds that have been are set to -1. */

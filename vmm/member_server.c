@@ -183,7 +183,8 @@ op_pause(MemberServer *s, const District__MemberPauseRequest *request, Reply *re
     reply->pause.devices_rest_ns = (uint64_t)result.times.devices_rest_ns;
     reply->pause.saved_ns = (uint64_t)result.times.saved_ns;
     reply->pause.harvested_ns = (uint64_t)result.times.harvested_ns;
-    member_disks_cut(s->disks, &reply->disks, &reply->pause);
+    reply->pause.n_disks = member_disks_cut(s->disks, &reply->disks);
+    reply->pause.disks = reply->disks.cut_list;
     reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_PAUSE;
     reply->msg.pause = &reply->pause;
     return TRUE;
@@ -202,26 +203,50 @@ op_resume(MemberServer *s, Reply *reply, GError **error)
     return TRUE;
 }
 
+/* Why the machine is not one that this request could be for, or NULL. */
+static const char *
+restore_check_state(const MemberServer *s, const District__MemberRestoreRequest *request)
+{
+    if (request->disks_only)
+        return s->m->state == MACHINE_PAUSED && s->pauses == 0
+                   ? NULL
+                   : "only a member that waits for its first RESUME can be given disks alone";
+    if (s->m->state != MACHINE_AWAITING_RESTORE)
+        return "it was not started with --incoming, or has been restored already";
+    return s->m->ram != NULL ? "an earlier restore failed half-way; start a new process" : NULL;
+}
+
+/* What is wrong with what comes along, or NULL. */
+static const char *
+restore_check_load(const MemberServer *s, const District__MemberRestoreRequest *request,
+                   guint n_fds)
+{
+    const char *wrong = NULL;
+    guint disk_fds = member_disks_restore_fds(s->disks, request, &wrong);
+
+    if (request->check_only && n_fds != 0)
+        return "a request that only checks carries no descriptor";
+    if (!request->check_only && wrong != NULL)
+        return wrong;
+    if (!request->check_only && n_fds != disk_fds + !request->disks_only)
+        return "the request must carry the guest's RAM and two descriptors for each overlay";
+    if (request->disks_only)
+        return NULL;
+    if (request->state_len == 0 || request->state_len > STATE_BYTES_MAX)
+        return "the length of its state is out of range";
+    if (request->vmgenid.len != 0 && request->vmgenid.len != VMGENID_BYTES)
+        return "the VM generation id must have 16 bytes";
+    return NULL;
+}
+
 static gboolean
 restore_check(const MemberServer *s, const District__MemberRestoreRequest *request, guint n_fds,
               GError **error)
 {
-    const char *wrong, *disks_wrong;
-    guint disk_fds = member_disks_restore_fds(s->disks, request, &disks_wrong);
+    const char *wrong = restore_check_state(s, request);
 
-    wrong = disks_wrong;
-    if (s->m->state != MACHINE_AWAITING_RESTORE)
-        wrong = "it was not started with --incoming, or has been restored already";
-    else if (s->m->ram != NULL)
-        wrong = "an earlier restore failed half-way; start a new process";
-    else if (request->check_only)
-        wrong = n_fds == 0 ? NULL : "a request that only checks carries no descriptor";
-    else if (wrong == NULL && n_fds != 1 + disk_fds)
-        wrong = "the request must carry the guest's RAM and two descriptors for each overlay";
-    if (wrong == NULL && (request->state_len == 0 || request->state_len > STATE_BYTES_MAX))
-        wrong = "the length of its state is out of range";
-    else if (wrong == NULL && request->vmgenid.len != 0 && request->vmgenid.len != VMGENID_BYTES)
-        wrong = "the VM generation id must have 16 bytes";
+    if (wrong == NULL)
+        wrong = restore_check_load(s, request, n_fds);
     if (wrong == NULL)
         return TRUE;
     g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE, "%s cannot be restored: %s", s->m->name,
@@ -237,15 +262,19 @@ op_restore(MemberServer *s, const District__MemberRestoreRequest *request, int *
 
     if (!restore_check(s, request, n_fds, error))
         return FALSE;
-    /* A copy: the client can write the memfd while it is read. */
-    state = g_memdup2(s->state, request->state_len);
     district__member_restore_reply__init(&reply->restore);
     reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_RESTORE;
     reply->msg.restore = &reply->restore;
+    if (request->disks_only)
+        return member_disks_restore(s->disks, request, fds, error);
+    /* A copy: the client can write the memfd while it is read. */
+    state = g_memdup2(s->state, request->state_len);
     if (request->check_only)
         return state_check_blob(s->m, state, request->state_len, error);
-    if (!state_restore(s->m, state, request->state_len, fds[0],
-                       request->vmgenid.len > 0 ? request->vmgenid.data : NULL, error)) {
+    StateRestore restore = {.ram_fd = fds[0],
+                            .ram_known = request->ram_known,
+                            .vmgenid = request->vmgenid.len > 0 ? request->vmgenid.data : NULL};
+    if (!state_restore(s->m, state, request->state_len, &restore, error)) {
         if (s->m->ram_fd == fds[0])
             fds[0] = -1;
         return FALSE;
@@ -289,6 +318,10 @@ op_describe(MemberServer *s, Reply *reply)
         reply->describe.serial_path = (char *)serial;
     if (waiting != NULL)
         reply->describe.waiting = (char *)waiting;
+    if (s->m->state == MACHINE_SHUTDOWN) {
+        reply->describe.n_disks = member_disks_cut(s->disks, &reply->disks);
+        reply->describe.disks = reply->disks.cut_list;
+    }
     reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_DESCRIBE;
     reply->msg.describe = &reply->describe;
 }

@@ -17,6 +17,8 @@
 #include "vmm/state.h"
 
 #include "common/memfd.h"
+#include "common/page.h"
+#include "common/pagebits.h"
 #include "vmm/devices/state.h"
 #include "vmm/vcpu.h"
 #include "vmm/vcpu_state.h"
@@ -239,15 +241,24 @@ state_devices_load(Machine *m, const District__VmState *state, GError **error)
     return TRUE;
 }
 
+/* Whoever gave us this RAM knows its content: what the log holds of it is no news. */
 static gboolean
-state_load(Machine *m, const District__VmState *state, int ram_fd, const uint8_t *vmgenid,
-           GError **error)
+state_forget_dirty(Machine *m, GError **error)
+{
+    g_autofree uint64_t *bits = g_malloc0(pagebits_bytes(page_count(m->ram_size)));
+
+    return dirtylog_harvest(m->dirty, bits, NULL, error);
+}
+
+static gboolean
+state_load(Machine *m, const District__VmState *state, const StateRestore *from, GError **error)
 {
     VcpuRestore restore = {.state = state, .elapsed_ns = clock_state_elapsed(state->clock)};
     gboolean loaded;
 
-    if (!machine_ram_attach(m, ram_fd, error) || !chip_state_restore(m, state, error) ||
-        !clock_state_restore(m, state->clock, error))
+    if (!machine_ram_attach(m, from->ram_fd, error) ||
+        (from->ram_known && !state_forget_dirty(m, error)) ||
+        !chip_state_restore(m, state, error) || !clock_state_restore(m, state->clock, error))
         return FALSE;
     memcpy(m->vmgenid, state->vmgenid.data, VMGENID_BYTES);
     m->saved_realtime_ns = state->clock->realtime_ns;
@@ -257,13 +268,13 @@ state_load(Machine *m, const District__VmState *state, int ram_fd, const uint8_t
     machine_lock(m);
     loaded = state_devices_load(m, state, error);
     machine_unlock(m);
-    if (loaded && vmgenid != NULL)
-        vmgenid_change(m, vmgenid);
+    if (loaded && from->vmgenid != NULL)
+        vmgenid_change(m, from->vmgenid);
     return loaded;
 }
 
 gboolean
-state_restore(Machine *m, const uint8_t *data, size_t len, int ram_fd, const uint8_t *vmgenid,
+state_restore(Machine *m, const uint8_t *data, size_t len, const StateRestore *restore,
               GError **error)
 {
     District__VmState *state;
@@ -271,7 +282,7 @@ state_restore(Machine *m, const uint8_t *data, size_t len, int ram_fd, const uin
     gboolean done;
 
     g_return_val_if_fail(m->state == MACHINE_AWAITING_RESTORE && m->ram == NULL, FALSE);
-    if (!memfd_check(ram_fd, m->ram_size, "guest RAM", &why)) {
+    if (!memfd_check(restore->ram_fd, m->ram_size, "guest RAM", &why)) {
         vm_state_refuse(m, error, "%s", why->message);
         g_error_free(why);
         return FALSE;
@@ -279,7 +290,7 @@ state_restore(Machine *m, const uint8_t *data, size_t len, int ram_fd, const uin
     state = state_parse_checked(m, data, len, error);
     if (state == NULL)
         return FALSE;
-    done = state_load(m, state, ram_fd, vmgenid, &why);
+    done = state_load(m, state, restore, &why);
     district__vm_state__free_unpacked(state, NULL);
     if (done)
         return TRUE;

@@ -17,15 +17,20 @@
  */
 gboolean state_save(Machine *m, uint8_t *out, size_t capacity, size_t *len, GError **error);
 
+typedef struct StateRestore {
+    int ram_fd;
+    bool ram_known;         /* its pages are dirty only once they are written from here on */
+    const uint8_t *vmgenid; /* 16 bytes: the new VM generation id; NULL keeps the one saved */
+} StateRestore;
+
 /*
  * Take over a state on the RAM in ram_fd (passes to the machine on success). Before anything is
  * touched all of it is checked against this machine and this host; such a refusal has code
  * MACHINE_ERROR_STATE and the machine still awaits a restore. An error after that has code
- * MACHINE_ERROR_KVM and leaves the machine unusable. vmgenid: 16 bytes, the new VM generation id,
- * or NULL to keep the one saved.
+ * MACHINE_ERROR_KVM and leaves the machine unusable.
  */
-gboolean state_restore(Machine *m, const uint8_t *data, size_t len, int ram_fd,
-                       const uint8_t *vmgenid, GError **error);
+gboolean state_restore(Machine *m, const uint8_t *data, size_t len, const StateRestore *restore,
+                       GError **error);
 
 /*
  * The first half of it, for a state that may have to be restored later: whether it may be loaded

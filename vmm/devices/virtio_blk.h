@@ -16,8 +16,8 @@
 
 /* Most data of one request, bytes. Drivers are told less (SEG_MAX, SIZE_MAX). */
 #define BLK_DATA_MAX (1024 * 1024)
-/* Most sectors that one discard or write-zeroes covers: 128 MiB. */
-#define BLK_RANGE_SECTORS_MAX (128 * 2048)
+/* Most sectors that one discard or write-zeroes covers: 64 MiB, which a disk does at once. */
+#define BLK_RANGE_SECTORS_MAX (64 * 2048)
 
 typedef enum BlkOp {
     BLK_OP_REFUSE, /* nothing to do: status says why */

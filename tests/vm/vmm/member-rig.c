@@ -301,6 +301,9 @@ rig_free(Rig *rig)
         g_assert_cmpint(rig_wait_exit(rig), ==, 0);
     }
     unlink(rig->debugcon);
+    /* How districtd tells an end from a loss (district-vmm(8)). */
+    g_autofree char *ended = g_strconcat(rig->socket, ".ended", NULL);
+    unlink(ended);
     g_assert_cmpint(rmdir(rig->directory), ==, 0); /* nothing left behind */
     for (guint i = 0; i < rig->n_disks; i++)
         g_free(rig->home[i]);

@@ -157,7 +157,7 @@ machine_move(Machine *m, const uint8_t *state, size_t len, unsigned n_vcpus, Cou
     g_autoptr(GError) error = NULL;
     Machine *to = machine_make(n_vcpus, true, DIRTYLOG_BITMAP, counts);
 
-    state_restore(to, state, len, dup(m->ram_fd), NULL, &error);
+    state_restore(to, state, len, &(StateRestore){.ram_fd = dup(m->ram_fd)}, &error);
     g_assert_no_error(error);
     machine_restored(to);
     return to;
@@ -257,7 +257,7 @@ state_refused(Machine *m, District__VmState *state, int ram_fd, const char *why)
     g_autofree uint8_t *packed = g_malloc(len);
 
     district__vm_state__pack(state, packed);
-    g_assert_false(state_restore(m, packed, len, ram_fd, NULL, &error));
+    g_assert_false(state_restore(m, packed, len, &(StateRestore){.ram_fd = ram_fd}, &error));
     g_assert_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE);
     g_test_message("%s", error->message);
     g_assert_nonnull(strstr(error->message, why));
@@ -314,7 +314,8 @@ test_damaged_bytes_refused(void)
     for (size_t cut = 1; cut < len; cut += 97) {
         g_autoptr(GError) error = NULL;
 
-        g_assert_false(state_restore(m, bytes, len - cut, ram_fd, NULL, &error));
+        g_assert_false(
+            state_restore(m, bytes, len - cut, &(StateRestore){.ram_fd = ram_fd}, &error));
         g_assert_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE);
         g_assert_null(m->ram);
     }
@@ -333,7 +334,8 @@ test_unknown_field_refused(void)
     Machine *m = machine_make(1, true, DIRTYLOG_BITMAP, &counts);
 
     memcpy(bytes + len, unknown, sizeof(unknown));
-    g_assert_false(state_restore(m, bytes, len + sizeof(unknown), ram_fd, NULL, &error));
+    g_assert_false(
+        state_restore(m, bytes, len + sizeof(unknown), &(StateRestore){.ram_fd = ram_fd}, &error));
     g_assert_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE);
     g_assert_nonnull(strstr(error->message, "does not know"));
 }
@@ -352,7 +354,7 @@ test_clock_goes_on(void)
     uint64_t saved = state->clock->kvmclock_ns;
 
     g_usleep(300000);
-    state_restore(m, bytes, len, dup(ram_fd), NULL, &error);
+    state_restore(m, bytes, len, &(StateRestore){.ram_fd = dup(ram_fd)}, &error);
     g_assert_no_error(error);
     g_assert_cmpint(ioctl(m->vm_fd, KVM_GET_CLOCK, &clock), ==, 0);
     /* What has passed for us has passed for the guest. */

@@ -81,7 +81,7 @@ machine_move(Machine *m)
     machine_pause(m, state, STATE_ROOM, bits, &result, &error);
     g_assert_no_error(error);
     to = machine_make(true);
-    state_restore(to, state, result.state_len, dup(m->ram_fd), NULL, &error);
+    state_restore(to, state, result.state_len, &(StateRestore){.ram_fd = dup(m->ram_fd)}, &error);
     g_assert_no_error(error);
     machine_restored(to);
     return to;
