@@ -11,6 +11,8 @@ checkpoint_refuse(const Coordinator *c, const ControlRequest *request)
         return "the district does not run";
     if (c->file)
         return "another checkpoint is being written; wait for it";
+    if (c->n_disks > 0)
+        return "it has disks, which a checkpoint file has no place for; take one in the store";
     if (request->n_fds != 1)
         return "pass one descriptor, open for writing";
     return NULL;
@@ -29,12 +31,8 @@ checkpoint_request(Coordinator *c, ControlRequest *request)
     }
     int fd = request->fds[0];
     request->fds[0] = -1;
-    members_on(c, wire_index);
-    hello.version = STREAM_VERSION;
-    hello.software = (char *)"district-ckpt " DISTRICT_VERSION;
-    hello.district = c->district;
-    hello.incarnation = c->incarnation;
-    hello.host = c->host;
+    members_listed(c, wire_index);
+    coordinator_hello(c, &hello);
     SinkConfig config = {.id = ++c->last_sink_id,
                          .transport = &file_out_transport,
                          .opaque = file_out_new(fd, request->message->checkpoint->path),
@@ -64,10 +62,7 @@ checkpoint_end(Coordinator *c)
     status_add_sink(c, &stats);
     target_free(c->file, false);
     c->file = NULL;
-    if (!c->stream || c->stream->phase < TARGET_COMPLETING) {
-        staging_pool_clear(c->stagings, c->staging);
-        c->staging_active = false;
-    }
+    coordinator_unstage(c);
     return request;
 }
 

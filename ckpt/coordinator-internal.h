@@ -5,11 +5,13 @@
 #define DISTRICT_CKPT_COORDINATOR_INTERNAL_H
 
 #include "ckpt/coordinator.h"
+#include "ckpt/disks.h"
 #include "ckpt/encode-pool.h"
 #include "ckpt/epoch.h"
 #include "ckpt/image.h"
 #include "ckpt/member.h"
 #include "ckpt/netctl.h"
+#include "ckpt/persist.h"
 #include "ckpt/stats.h"
 #include "ckpt/target.h"
 #include "common/clock.h"
@@ -104,6 +106,8 @@ struct Coordinator {
     RunState run;
     char *run_error;
     bool quit;
+    ControlRequest *quit_request; /* waits for a last checkpoint of the disks */
+    int64_t quit_deadline_ns;
     bool settled;          /* at the end: no sink's thread is left */
     uint64_t last_number;  /* epoch and cut numbers: one counter, never reused; numbers.c */
     uint64_t noted_number; /* numbers up to here are noted as taken */
@@ -117,6 +121,11 @@ struct Coordinator {
     bool staging_active; /* harvested pages go to staging */
     Target *stream;      /* NULL: none */
     Target *file;
+    Persist *persist; /* NULL: no store */
+    CutDisk *disks;   /* those with an overlay; set when members begin to run */
+    uint32_t n_disks;
+    uint64_t disk_sync_rate;  /* bytes per second */
+    int64_t next_disks_ns;    /* when to look whether engines can be told something of them */
     uint64_t stream_base;     /* last epoch number queued on the stream */
     uint64_t committed;       /* last epoch acknowledged */
     int64_t committed_cut_ns; /* when it was cut */
@@ -139,6 +148,12 @@ bool coordinator_move(Coordinator *c, RunState state);
 void coordinator_event(Coordinator *c, District__CkptEventKind kind, const char *member,
                        const char *text, uint64_t epoch);
 bool coordinator_runs(const Coordinator *c);
+/* HELLO of a stream or file from here; the strings are the coordinator's. */
+void coordinator_hello(const Coordinator *c, District__StreamHello *hello);
+/* Are harvested pages to be staged? */
+bool coordinator_stages(const Coordinator *c);
+/* A target has gone: forget what is staged, unless someone else wants it. */
+void coordinator_unstage(Coordinator *c);
 
 /* ---- numbers.c ---- */
 /* Go on behind what was noted at path (kept; need not exist). */
@@ -172,9 +187,13 @@ void members_fail_district(Coordinator *c, const char *why);
 void members_check_idle(Coordinator *c);
 /* Ask each for its state now and then, or a power-off would look like a crash. */
 void members_describe_tick(Coordinator *c, int64_t now);
-/* How many members are on; wire_index, if not NULL: of each in the list of those,
- * WIRE_INDEX_NONE for one that is off. */
-uint32_t members_on(const Coordinator *c, uint32_t *wire_index);
+/* How many are on. */
+uint32_t members_on(const Coordinator *c);
+/* A member is part of epochs while it is on; one with disks also after that. */
+bool member_is_listed(const Member *member);
+/* How many are listed; wire_index, if not NULL: of each the index in EPOCH_BEGIN's list, or
+ * WIRE_INDEX_NONE. */
+uint32_t members_listed(const Coordinator *c, uint32_t *wire_index);
 
 /* ---- harvest.c ---- */
 /* HARVEST on all members, then copy what they found. FALSE: trouble, dealt with. */
@@ -193,8 +212,17 @@ bool cut_possible(const Coordinator *c);
 void cut_reach_net(Coordinator *c, int64_t now);
 
 /* ---- freeze.c: a cut becomes epochs on sinks ---- */
-/* Queue EPOCH_BEGIN on target's sink. */
+/* A packed StreamEpochBegin for the members that are on. */
+GByteArray *freeze_pack_begin(Coordinator *c, uint64_t number, bool full, uint64_t base);
+/* Queue it on target's sink. */
 void freeze_begin(Coordinator *c, Target *target, uint64_t number, bool full, uint64_t base);
+/* The packed CutState of epoch under its number on one sink; NULL with error set if too large. */
+GByteArray *freeze_pack_state(const Coordinator *c, const Epoch *epoch, uint64_t number,
+                              GError **error);
+/* Queue what epoch has for target, whose EPOCH_BEGIN is queued: pages, the ranges of the disks
+ * (NULL: of no disk), STATE and EPOCH_END. */
+void freeze_queue(Coordinator *c, Target *target, Epoch *epoch, uint64_t number, bool full,
+                  const DurableRange *ranges);
 /* Freeze the current staging into epoch and queue it on all sinks that take part. Takes epoch. */
 void freeze_epoch(Coordinator *c, Epoch *epoch);
 
@@ -225,6 +253,7 @@ void life_start_image(Coordinator *c, ControlRequest *request);
 void life_start_file(Coordinator *c, ControlRequest *request);
 /* Could the members here load that image? */
 void life_check(Coordinator *c, ControlRequest *request);
+void life_start_store(Coordinator *c, ControlRequest *request);
 void life_hand_over(Coordinator *c, ControlRequest *request);
 void life_hand_over_tick(Coordinator *c, int64_t now);
 void life_hand_over_acked(Coordinator *c, uint64_t number);

@@ -26,6 +26,8 @@
 #define THROTTLE_RUN_NS (2 * NS_PER_MS)
 #define IDLE_NS (200 * NS_PER_MS)
 #define FINISH_WAIT_MS 2000
+/* A last checkpoint has so long to become durable. */
+#define QUIT_CHECKPOINT_NS (30 * NS_PER_S)
 
 static const char *const run_state_names[RUN_STATES] = {
     [RUN_WAITING] = "waiting",      [RUN_RUNNING] = "running",         [RUN_THROTTLED] = "running",
@@ -70,6 +72,32 @@ coordinator_runs(const Coordinator *c)
 }
 
 void
+coordinator_hello(const Coordinator *c, District__StreamHello *hello)
+{
+    hello->version = STREAM_VERSION;
+    hello->software = (char *)"district-ckpt " DISTRICT_VERSION;
+    hello->district = c->district;
+    hello->incarnation = c->incarnation;
+    hello->host = c->host;
+}
+
+bool
+coordinator_stages(const Coordinator *c)
+{
+    return persist_stages(c) || target_takes_cut(c->stream) ||
+           (c->file && c->file->phase == TARGET_COMPLETING) ||
+           (c->persist && c->persist->full && c->persist->full->phase == TARGET_COMPLETING);
+}
+
+void
+coordinator_unstage(Coordinator *c)
+{
+    c->staging_active = coordinator_stages(c);
+    if (!c->staging_active)
+        staging_pool_clear(c->stagings, c->staging);
+}
+
+void
 coordinator_event(Coordinator *c, District__CkptEventKind kind, const char *member,
                   const char *text, uint64_t epoch)
 {
@@ -84,6 +112,32 @@ coordinator_event(Coordinator *c, District__CkptEventKind kind, const char *memb
 }
 
 /* ---- The inbox ---- */
+
+/* Disks are not left with what is in no checkpoint, unless that takes too long. */
+static void
+coordinator_quit_request(Coordinator *c, ControlRequest *request)
+{
+    if (c->quit_request == NULL && persist_final(c)) {
+        c->quit_request = request;
+        c->quit_deadline_ns = clock_monotonic_ns() + QUIT_CHECKPOINT_NS;
+        return;
+    }
+    c->quit = true;
+    control_request_ok(request);
+}
+
+static void
+coordinator_quit_tick(Coordinator *c, int64_t now)
+{
+    bool over = persist_final_over(c);
+
+    if (c->quit_request == NULL || (!over && coordinator_runs(c) && now < c->quit_deadline_ns))
+        return;
+    if (!over)
+        g_warning("ending without a last checkpoint of the disks");
+    control_request_ok(g_steal_pointer(&c->quit_request));
+    c->quit = true;
+}
 
 static void
 coordinator_control(Coordinator *c, ControlRequest *request)
@@ -120,12 +174,17 @@ coordinator_control(Coordinator *c, ControlRequest *request)
     case DISTRICT__CKPT_REQUEST__OP_POWER_BUTTON:
         life_power_button(c, request);
         break;
+    case DISTRICT__CKPT_REQUEST__OP_PERSIST:
+        persist_request(c, request);
+        break;
+    case DISTRICT__CKPT_REQUEST__OP_START_STORE:
+        life_start_store(c, request);
+        break;
     case DISTRICT__CKPT_REQUEST__OP_STATUS:
         status_request(c, request);
         break;
     case DISTRICT__CKPT_REQUEST__OP_QUIT:
-        c->quit = true;
-        control_request_ok(request);
+        coordinator_quit_request(c, request);
         break;
     default:
         control_request_error(request, "district %s: unknown request; is the client newer?",
@@ -170,6 +229,48 @@ coordinator_file_message(Coordinator *c, const InboxMessage *message)
 }
 
 static void
+coordinator_full_message(Coordinator *c, const InboxMessage *message)
+{
+    switch (message->kind) {
+    case INBOX_SINK_UP:
+        persist_full_up(c);
+        break;
+    case INBOX_SINK_FINISHED:
+        persist_full_finished(c);
+        break;
+    case INBOX_SINK_CLOSED:
+        persist_full_closed(c, message->error->message);
+        break;
+    default:
+        break;
+    }
+}
+
+/* TRUE: it was from the store's writer. */
+static bool
+coordinator_durable_message(Coordinator *c, const InboxMessage *message)
+{
+    switch (message->kind) {
+    case INBOX_DURABLE_DONE:
+        persist_done(c, message->number);
+        return true;
+    case INBOX_DURABLE_FAILED:
+        persist_failed(c, message->error);
+        return true;
+    case INBOX_DURABLE_HOME:
+        return true; /* disks_tick looks */
+    default:
+        return false;
+    }
+}
+
+static bool
+coordinator_is_full(const Coordinator *c, uint64_t sink)
+{
+    return c->persist && c->persist->full && sink_id(c->persist->full->sink) == sink;
+}
+
+static void
 coordinator_take_inbox(Coordinator *c)
 {
     InboxMessage *message;
@@ -177,6 +278,10 @@ coordinator_take_inbox(Coordinator *c)
     while (!c->quit && (message = inbox_take(c->inbox))) {
         if (message->kind == INBOX_CONTROL)
             coordinator_control(c, message->request);
+        else if (coordinator_durable_message(c, message))
+            c->next_disks_ns = 0;
+        else if (coordinator_is_full(c, message->sink_id))
+            coordinator_full_message(c, message);
         else if (c->stream && sink_id(c->stream->sink) == message->sink_id)
             coordinator_stream_message(c, message);
         else if (c->file && sink_id(c->file->sink) == message->sink_id)
@@ -213,10 +318,10 @@ coordinator_throttle(Coordinator *c, int64_t now)
 }
 
 static bool
-coordinator_harvests(const Coordinator *c)
+coordinator_harvests(const Coordinator *c, int64_t now)
 {
     bool wanted = (c->stream && c->stream->phase >= TARGET_SYNCING) ||
-                  (c->file && c->file->phase != TARGET_FINISHING);
+                  (c->file && c->file->phase != TARGET_FINISHING) || persist_harvests(c, now);
 
     /* A district about to be handed over is harvested until its last cut. */
     return wanted &&
@@ -228,8 +333,10 @@ coordinator_deadline(const Coordinator *c, int64_t now)
 {
     int64_t next = now + IDLE_NS;
 
-    if (coordinator_harvests(c))
+    if (coordinator_harvests(c, now))
         next = MIN(next, c->next_harvest_ns);
+    if (c->run == RUN_RUNNING && !(c->stream && c->stream->phase == TARGET_STEADY))
+        next = MIN(next, persist_deadline(c, now));
     if (c->run == RUN_RUNNING && c->stream && c->stream->phase == TARGET_STEADY && cut_possible(c))
         next = MIN(next, c->next_cut_ns);
     if (c->run == RUN_THROTTLED)
@@ -249,7 +356,10 @@ coordinator_tick(Coordinator *c)
     cut_reach_net(c, now);
     protect_tick(c, now);
     coordinator_throttle(c, now);
-    if (coordinator_harvests(c)) {
+    if (coordinator_runs(c))
+        persist_tick(c, now);
+    disks_tick(c, now);
+    if (coordinator_harvests(c, now)) {
         if (now >= c->next_harvest_ns && !harvest_all(c, &pages))
             return;
         target_tick(c, c->stream);
@@ -257,6 +367,7 @@ coordinator_tick(Coordinator *c)
         cut_tick(c, now);
     }
     life_hand_over_tick(c, now);
+    coordinator_quit_tick(c, now);
 }
 
 /* Sleep until something is to be done. */
@@ -285,13 +396,14 @@ static void
 coordinator_quit(Coordinator *c)
 {
     checkpoint_fail(c, "district-ckpt was told to quit");
+    persist_full_closed(c, "district-ckpt was told to quit");
     if (c->run == RUN_HANDING_OVER)
         life_hand_over_fail(c, "district-ckpt was told to quit");
     members_quit(c);
     /* Without BYE after a failure: the standby's state is what there is to go on from. */
     protect_drop_stream(c, c->run != RUN_FAILED);
     /* BYE is written meanwhile, and what file there was is closed. */
-    c->settled = encode_pool_wait_unused(c->pool, FINISH_WAIT_MS);
+    c->settled = persist_close(c) && encode_pool_wait_unused(c->pool, FINISH_WAIT_MS);
 }
 
 static gpointer
@@ -345,6 +457,7 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     c->definition = g_strdup(config->definition);
     c->pki_dir = g_strdup(config->pki_dir);
     c->incarnation = config->incarnation;
+    c->disk_sync_rate = config->disk_sync_rate;
     c->inbox = inbox;
     c->stats = g_new0(CoordinatorStats, 1);
     c->protect.net_told = NET_TOLD_UNKNOWN;
@@ -358,6 +471,8 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     if (!c->stagings)
         return NULL;
     c->staging = staging_pool_take(c->stagings);
+    if (!persist_open(c, &config->persist, error))
+        return NULL;
     c->pool = encode_pool_new();
     return c;
 }
@@ -382,6 +497,7 @@ coordinator_join(Coordinator *c)
     for (uint32_t i = 0; i < c->n_members; i++)
         member_free(c->members[i]);
     netctl_free(c->net);
+    disks_free(c);
     g_free(c->members);
     g_free(c->n_pages_of);
     g_free(c->protect.peer_name);

@@ -8,6 +8,7 @@
 
 #include "ckpt/control-server.h"
 #include "ckpt/inbox.h"
+#include "ckpt/persist.h"
 
 #include <glib.h>
 #include <stdbool.h>
@@ -19,6 +20,8 @@ typedef struct CoordinatorConfig {
     const char *definition; /* text of the .district file */
     const char *net_path;   /* NULL: the district has no network */
     uint64_t incarnation;
+    PersistConfig persist;
+    uint64_t disk_sync_rate;  /* bytes per second; 0: no limit */
     const char *numbers_path; /* where taken epoch numbers are noted */
     char **member_names;      /* NULL-terminated; in parallel with: */
     char **member_paths;

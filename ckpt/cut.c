@@ -241,7 +241,7 @@ cut_due(const Coordinator *c, int64_t now)
         return true;
     if (c->stream && c->stream->phase == TARGET_STEADY)
         return now >= c->next_cut_ns || staging_pages(c->staging) > STAGING_SOFT_PAGES / 2;
-    return c->file && c->file->phase == TARGET_COMPLETING;
+    return persist_cut_due(c, now) || (c->file && c->file->phase == TARGET_COMPLETING);
 }
 
 /* district-net has been restarted or will be: try again, without waiting. */

@@ -49,6 +49,8 @@ harvest_take(Coordinator *c, uint32_t member)
         uint64_t bits = pagebits_take_word(m->bitmap, w) & harvest_valid_bits(m, w);
         target_dirty(c->stream, member, w, bits);
         target_dirty(c->file, member, w, bits);
+        if (c->persist)
+            target_dirty(c->persist->full, member, w, bits);
         if (c->staging_active)
             harvest_stage_word(c, member, w, bits);
         pages += (uint64_t)__builtin_popcountll(bits);

@@ -6,8 +6,7 @@
  * epochs that build on it. It goes through the same Receiver as a stream from the wire, so every
  * byte is verified. Pages are written to fresh memfds as they come; these become an Image only when
  * the file ends exactly after an EPOCH_END. On any other end they are dropped, also when a BYE says
- * that it was wanted: an image is whole or it is not there. To verify a file is to do all that but
- * keep the pages.
+ * that it was wanted: an image is whole or it is not there.
  *
  * A file of a district with disks is not loaded here: there is no place for its disks.
  */
@@ -25,8 +24,7 @@
 #define MEMORY_CHECK_PAGES 8192
 
 typedef struct Loader {
-    bool keep;
-    RamSet *ram;     /* NULL unless keep */
+    RamSet *ram;
     uint64_t *sizes; /* of the members' RAM; NULL before the first full epoch */
     char **names;    /* of the members */
     size_t n;
@@ -99,9 +97,8 @@ load_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error
         loader->sizes[i] = begin->members[i]->ram_size;
         loader->names[i] = g_strdup(begin->members[i]->name);
     }
-    if (loader->keep)
-        loader->ram = ram_set_new(loader->sizes, (uint32_t)loader->n, error);
-    return !loader->keep || loader->ram != NULL;
+    loader->ram = ram_set_new(loader->sizes, (uint32_t)loader->n, error);
+    return loader->ram != NULL;
 }
 
 /* Look now and then whether the host still has memory for it. */
@@ -120,8 +117,6 @@ load_pages(void *opaque, uint32_t image, const DecodedPage *pages, uint32_t coun
 {
     Loader *loader = opaque;
 
-    if (!loader->keep)
-        return TRUE;
     if (!check_memory(loader, count, error))
         return FALSE;
     for (uint32_t i = 0; i < count; i++)
@@ -224,20 +219,9 @@ loader_clear(Loader *loader)
 Image *
 image_load_file(int fd, const char *path, GError **error)
 {
-    Loader loader = {.keep = true};
+    Loader loader = {0};
     Image *image = load_file(&loader, fd, path, error) ? image_from_loader(&loader) : NULL;
 
     loader_clear(&loader);
     return image;
-}
-
-District__CutState *
-image_verify_file(int fd, const char *path, GError **error)
-{
-    Loader loader = {.keep = false};
-    District__CutState *cut =
-        load_file(&loader, fd, path, error) ? g_steal_pointer(&loader.cut) : NULL;
-
-    loader_clear(&loader);
-    return cut;
 }

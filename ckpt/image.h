@@ -37,10 +37,6 @@ District__CutState *image_cut_from_fd(int state_fd, uint64_t state_len, GError *
  * Refuses damaged, truncated and foreign files by name; never loads in part. */
 Image *image_load_file(int fd, const char *path, GError **error);
 
-/* Do all that image_load_file does but keep the RAM. The cut it would load, for the caller to free
- * with district__cut_state__free_unpacked. */
-District__CutState *image_verify_file(int fd, const char *path, GError **error);
-
 /* Its members are about to run on its RAM: from here on it is no image (common/memfd.h). */
 gboolean image_mark_spent(const Image *image, GError **error);
 

@@ -12,11 +12,14 @@
 struct ControlRequest;
 
 typedef enum {
-    INBOX_CONTROL,       /* request: a client's request, ownership passes */
-    INBOX_SINK_UP,       /* sink is open; number: the epoch its peer holds, 0 for none */
-    INBOX_SINK_ACK,      /* number: the epoch that the standby has committed */
-    INBOX_SINK_CLOSED,   /* error: why; the sink takes nothing any more */
-    INBOX_SINK_FINISHED, /* everything queued is out and safe; number: bytes written */
+    INBOX_CONTROL,        /* request: a client's request, ownership passes */
+    INBOX_SINK_UP,        /* sink is open; number: the epoch its peer holds, 0 for none */
+    INBOX_SINK_ACK,       /* number: the epoch that the standby has committed */
+    INBOX_SINK_CLOSED,    /* error: why; the sink takes nothing any more */
+    INBOX_SINK_FINISHED,  /* everything queued is out and safe; number: bytes written */
+    INBOX_DURABLE_DONE,   /* number: the checkpoint in the store that was committed */
+    INBOX_DURABLE_FAILED, /* error: why the store cannot be written; it is tried again */
+    INBOX_DURABLE_HOME,   /* homes have caught up: durable_home_below */
 } InboxKind;
 
 typedef struct InboxMessage {

@@ -2,6 +2,8 @@
 /* Life and death of a district here: start, restore, hand-over, take back. */
 #include "ckpt/coordinator-internal.h"
 
+#include "ckpt/member-hello.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
@@ -41,10 +43,129 @@ life_run(Coordinator *c, ControlRequest *request)
     control_request_ok(request);
 }
 
+/* ---- Disks of freshly booted members ---- */
+
+/* The disks of member k of image, those with an overlay; n of them. */
+static void
+life_image_disks(const Image *image, uint32_t k, MemberImage *out)
+{
+    uint32_t at = 0;
+
+    for (uint32_t i = 0; i < k; i++)
+        at += (uint32_t)image->cut->members[i]->n_disks;
+    out->n_disks = image->disks ? (unsigned)image->cut->members[k]->n_disks : 0;
+    for (unsigned i = 0; i < out->n_disks; i++) {
+        const ImageDisk *disk = &image->disks[at + i];
+        out->disks[i] = (MemberRestoreDisk){
+            .data_fd = disk->data_fd, .index_fd = disk->index_fd, .entries = disk->entries};
+    }
+}
+
+static gboolean
+life_disks_fit(const Member *m, const District__CutMember *saved, GError **error)
+{
+    size_t k = 0;
+
+    for (unsigned i = 0; i < m->n_disks; i++) {
+        if (!m->disks[i].overlay)
+            continue;
+        if (k < saved->n_disks && saved->disks[k]->size == m->disks[i].size) {
+            k++;
+            continue;
+        }
+        g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
+                    "member %s: disk %u has %" G_GUINT64_FORMAT
+                    " bytes, which is not what was saved; use the definition and the images it "
+                    "was saved with",
+                    m->name, i, m->disks[i].size);
+        return FALSE;
+    }
+    if (k == saved->n_disks)
+        return TRUE;
+    g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
+                "member %s: %zu disks were saved, it has %zu; use the definition it was saved with",
+                m->name, saved->n_disks, k);
+    return FALSE;
+}
+
+/* Give each member, which is paused and has not run yet, the disks that image has. */
+static gboolean
+life_load_disks(Coordinator *c, const Image *image, GError **error)
+{
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        Member *m = c->members[i];
+        MemberImage load = {.ram_fd = -1};
+        uint32_t k = 0;
+
+        while (k < image->n_members && strcmp(image->cut->members[k]->name, m->name) != 0)
+            k++;
+        if (k == image->n_members)
+            continue;
+        if (!life_disks_fit(m, image->cut->members[k], error))
+            return FALSE;
+        life_image_disks(image, k, &load);
+        if (load.n_disks > 0 &&
+            (!member_send_restore(m, &load, error) || !member_collect_restore(m, error)))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+/* The head of the store and its epoch; 0 for an empty one. */
+static gboolean
+life_store_head(Coordinator *c, uint64_t *head, uint64_t *epoch, GError **error)
+{
+    CkptStore *store = durable_store(c->persist->durable);
+
+    *head = *epoch = 0;
+    if (!ckpt_store_head(store, head, error))
+        return FALSE;
+    g_autoptr(GPtrArray) list = *head != 0 ? ckpt_store_list(store, error) : NULL;
+    if (*head != 0 && !list)
+        return FALSE;
+    for (guint i = 0; list && i < list->len; i++) {
+        const CkptStoreEntry *entry = list->pdata[i];
+        if (entry->id == *head)
+            *epoch = entry->epoch;
+    }
+    return TRUE;
+}
+
+static bool
+life_has_overlays(const Coordinator *c)
+{
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        if (member_overlays(c->members[i]) > 0)
+            return true;
+    }
+    return false;
+}
+
+/* A boot goes on with the disks where the last durable checkpoint has them. */
+static gboolean
+life_boot_store(Coordinator *c, GError **error)
+{
+    uint64_t head, epoch;
+
+    disks_begin(c);
+    if (!c->persist)
+        return TRUE;
+    if (!life_store_head(c, &head, &epoch, error))
+        return FALSE;
+    if (head != 0 && life_has_overlays(c)) {
+        g_autoptr(Image) image =
+            ckpt_store_load(durable_store(c->persist->durable), head, c->persist->dir, error);
+        if (!image || !life_load_disks(c, image, error))
+            return FALSE;
+    }
+    return persist_begin(c, head, epoch, PERSIST_BOOTED, error);
+}
+
 void
 life_start(Coordinator *c, ControlRequest *request)
 {
     uint64_t incarnation = request->message->start->incarnation;
+    g_autoptr(GError) error = NULL;
 
     if (c->run != RUN_WAITING ||
         !life_members_are(c, DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED)) {
@@ -57,6 +178,10 @@ life_start(Coordinator *c, ControlRequest *request)
     if (incarnation == 0) {
         control_request_error(request, "district %s: incarnations are numbered from 1",
                               c->district);
+        return;
+    }
+    if (!life_boot_store(c, &error)) {
+        control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
     c->incarnation = incarnation;
@@ -105,9 +230,12 @@ life_match(Coordinator *c, const District__CutState *cut, uint32_t *index_of, GE
         index_of[i] = k < cut->n_members ? k : IMAGE_WITHOUT;
         if (index_of[i] == IMAGE_WITHOUT)
             continue;
-        if (!life_layout_fits(c->members[i], cut->members[k], error))
-            return FALSE;
         found++;
+        /* Only its disks are there. */
+        if (cut->members[k]->state.len == 0)
+            index_of[i] = IMAGE_WITHOUT;
+        else if (!life_layout_fits(c->members[i], cut->members[k], error))
+            return FALSE;
     }
     if (found == cut->n_members)
         return TRUE;
@@ -119,29 +247,33 @@ life_match(Coordinator *c, const District__CutState *cut, uint32_t *index_of, GE
 }
 
 static gboolean
-life_restore_send(Member *m, const Image *image, uint32_t k, GError **error)
+life_restore_send(Member *m, const Image *image, uint32_t k, bool ram_known, GError **error)
 {
-    uint8_t vmgenid[MEMBER_VMGENID_BYTES];
     const District__CutMember *saved = image->cut->members[k];
+    MemberImage restore = {.ram_fd = image->ram_fds[k],
+                           .state = saved->state.data,
+                           .state_len = saved->state.len,
+                           .ram_known = ram_known};
 
-    if (getrandom(vmgenid, sizeof(vmgenid), 0) != (ssize_t)sizeof(vmgenid)) {
+    life_image_disks(image, k, &restore);
+    if (getrandom(restore.vmgenid, MEMBER_VMGENID_BYTES, 0) != MEMBER_VMGENID_BYTES) {
         g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED, "getrandom: %s", g_strerror(errno));
         return FALSE;
     }
-    return member_send_restore(m, image->ram_fds[k], saved->state.data, saved->state.len, vmgenid,
-                               error);
+    return member_send_restore(m, &restore, error);
 }
 
 /* RESTORE on all members, in parallel. The first error is reported, all replies are collected. */
 static gboolean
-life_restore_members(Coordinator *c, const Image *image, const uint32_t *index_of, GError **error)
+life_restore_members(Coordinator *c, const Image *image, const uint32_t *index_of, bool ram_known,
+                     GError **error)
 {
     bool *asked = g_newa0(bool, c->n_members);
     GError *first = NULL;
 
     for (uint32_t i = 0; i < c->n_members && !first; i++) {
         if (index_of[i] != IMAGE_WITHOUT)
-            asked[i] = life_restore_send(c->members[i], image, index_of[i], &first);
+            asked[i] = life_restore_send(c->members[i], image, index_of[i], ram_known, &first);
     }
     for (uint32_t i = 0; i < c->n_members; i++) {
         if (asked[i])
@@ -158,11 +290,11 @@ life_restore_members(Coordinator *c, const Image *image, const uint32_t *index_o
  */
 static gboolean
 life_load(Coordinator *c, const Image *image, const uint32_t *index_of, bool reset_crossing,
-          uint64_t incarnation, GError **error)
+          uint64_t incarnation, bool ram_known, GError **error)
 {
     g_autofree bool *off = g_new0(bool, c->n_members);
 
-    if (!life_restore_members(c, image, index_of, error) ||
+    if (!life_restore_members(c, image, index_of, ram_known, error) ||
         !netctl_restore(c->net, image->cut->net.data, image->cut->net.len, reset_crossing,
                         incarnation, error))
         return FALSE;
@@ -172,9 +304,25 @@ life_load(Coordinator *c, const Image *image, const uint32_t *index_of, bool res
     return image_mark_spent(image, error);
 }
 
+/* From another host or a file, what is in our store is another line of history: the next checkpoint
+ * has all of RAM. */
+static gboolean
+life_begin_store(Coordinator *c, const Image *image, uint64_t store_id, GError **error)
+{
+    uint64_t head, epoch;
+
+    if (!c->persist)
+        return TRUE;
+    if (store_id != 0)
+        return persist_begin(c, store_id, image->cut->epoch, PERSIST_FROM, error);
+    return life_store_head(c, &head, &epoch, error) &&
+           persist_begin(c, head, epoch, PERSIST_BOOTED, error);
+}
+
+/* store_id: the checkpoint in our store that the image was loaded from, 0: elsewhere. */
 static gboolean
 life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t incarnation,
-             GError **error)
+             uint64_t store_id, GError **error)
 {
     g_autofree uint32_t *index_of = g_new0(uint32_t, c->n_members);
 
@@ -187,14 +335,15 @@ life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t i
     }
     if (!life_match(c, image->cut, index_of, error))
         return FALSE;
-    if (!life_load(c, image, index_of, reset_crossing, incarnation, error)) {
+    if (!life_load(c, image, index_of, reset_crossing, incarnation, store_id != 0, error)) {
         /* Some may have loaded it, others not: nothing may run from here. */
         members_fail_district(c, "the image could not be loaded into all members");
         return FALSE;
     }
     c->incarnation = incarnation;
     numbers_skip_to(c, MAX(image->cut->epoch, image->cut->cut));
-    return TRUE;
+    disks_begin(c);
+    return life_begin_store(c, image, store_id, error);
 }
 
 static bool
@@ -261,13 +410,13 @@ life_check(Coordinator *c, ControlRequest *request)
 /* Takes image. */
 static void
 life_start_from(Coordinator *c, ControlRequest *request, Image *image, bool reset_crossing,
-                uint64_t incarnation, int64_t since_ns)
+                uint64_t incarnation, uint64_t store_id, int64_t since_ns)
 {
     G_GNUC_UNUSED g_autoptr(Image) owned = image;
     g_autoptr(GError) error = NULL;
     uint64_t epoch = image->cut->epoch;
 
-    if (!life_restore(c, image, reset_crossing, incarnation, &error)) {
+    if (!life_restore(c, image, reset_crossing, incarnation, store_id, &error)) {
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
@@ -301,7 +450,7 @@ life_start_image(Coordinator *c, ControlRequest *request)
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
-    life_start_from(c, request, image, want->reset_crossing, want->incarnation, since_ns);
+    life_start_from(c, request, image, want->reset_crossing, want->incarnation, 0, since_ns);
 }
 
 void
@@ -323,12 +472,62 @@ life_start_file(Coordinator *c, ControlRequest *request)
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
-    life_start_from(c, request, image, true, want->incarnation, since_ns);
+    life_start_from(c, request, image, true, want->incarnation, 0, since_ns);
+}
+
+/* What was on from the checkpoint is left behind before anything runs. */
+static Image *
+life_load_store(Coordinator *c, const char *from, uint64_t *id, GError **error)
+{
+    CkptStore *store = durable_store(c->persist->durable);
+    g_autoptr(Image) image = NULL;
+
+    if (!ckpt_store_find(store, from, id, error))
+        return NULL;
+    image = ckpt_store_load(store, *id, c->persist->dir, error);
+    if (!image || !ckpt_store_set_head(store, *id, error))
+        return NULL;
+    return g_steal_pointer(&image);
+}
+
+void
+life_start_store(Coordinator *c, ControlRequest *request)
+{
+    const District__CkptStartStoreRequest *want = request->message->start_store;
+    int64_t since_ns = clock_monotonic_ns();
+    g_autoptr(GError) error = NULL;
+    uint64_t id = 0;
+
+    if (life_refuse_restore(c, request))
+        return;
+    if (!c->persist) {
+        control_request_error(request, "district %s: it has no store", c->district);
+        return;
+    }
+    Image *image = life_load_store(c, want->from, &id, &error);
+    if (!image) {
+        control_request_error(request, "district %s: %s", c->district, error->message);
+        return;
+    }
+    life_start_from(c, request, image, true, want->incarnation, id, since_ns);
+}
+
+static gboolean
+life_adopt_store(Coordinator *c, GError **error)
+{
+    uint64_t head = 0, epoch = 0;
+
+    disks_begin(c);
+    if (!c->persist)
+        return TRUE;
+    return life_store_head(c, &head, &epoch, error) &&
+           persist_begin(c, head, epoch, PERSIST_ADOPTED, error);
 }
 
 void
 life_adopt(Coordinator *c)
 {
+    g_autoptr(GError) error = NULL;
     bool any = false;
 
     for (uint32_t i = 0; i < c->n_members; i++)
@@ -336,6 +535,8 @@ life_adopt(Coordinator *c)
     if (!any)
         return;
     g_message("members run already: going on");
+    if (!life_adopt_store(c, &error))
+        g_warning("no durable checkpoints: %s", error->message);
     coordinator_move(c, RUN_RUNNING);
     /* Output that our predecessor had held stays held until there is protection again, or none. */
     c->protect.net_told = NET_TOLD_UNKNOWN;

@@ -2,23 +2,30 @@
 /* district-ckpt: coordinator and pipeline of one district. */
 #include "ckpt/coordinator.h"
 
-#include "ckpt/image.h"
+#include "ckpt/store.h"
 #include "ckpt/layout.h"
+#include "common/clock.h"
 #include "common/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define CONNECT_MS 10000
+#define CONNECT_MS 30000
 
 static char *opt_name, *opt_host, *opt_control, *opt_net, *opt_pki, *opt_definition;
 static char *opt_verify;
 static char **opt_members;
+static char *opt_store;
+static char *opt_keep;
 static gint64 opt_incarnation = 1;
+static gint64 opt_durable_every_ms = 10000;
+static gint64 opt_merge_rate = 64 << 20;
+static gint64 opt_disk_sync_rate;
 
 static const GOptionEntry options[] = {
     {"name", 0, 0, G_OPTION_ARG_STRING, &opt_name, "Name of the district", "NAME"},
@@ -33,7 +40,17 @@ static const GOptionEntry options[] = {
     {"incarnation", 0, 0, G_OPTION_ARG_INT64, &opt_incarnation,
      "Incarnation, when the members run already (default 1)", "N"},
     {"verify", 0, 0, G_OPTION_ARG_FILENAME, &opt_verify,
-     "Only verify a checkpoint file and print what it is of", "FILE"},
+     "Only verify a checkpoint of the store, which may be in use, and print what it is of", "ID"},
+    {"store", 0, 0, G_OPTION_ARG_FILENAME, &opt_store,
+     "Directory of durable checkpoints; made if need be", "DIR"},
+    {"durable-every", 0, 0, G_OPTION_ARG_INT64, &opt_durable_every_ms,
+     "Time between durable checkpoints; 0: only when asked for (10000)", "MS"},
+    {"keep", 0, 0, G_OPTION_ARG_STRING, &opt_keep,
+     "Durable checkpoints to keep: the last, hourly and daily ones (3,0,0)", "N,N,N"},
+    {"merge-rate", 0, 0, G_OPTION_ARG_INT64, &opt_merge_rate,
+     "Bytes per second for moving old checkpoints to base images and homes (64 MiB)", "BYTES"},
+    {"disk-sync-rate", 0, 0, G_OPTION_ARG_INT64, &opt_disk_sync_rate,
+     "Bytes per second for the first copy of disks to a standby (0: no limit)", "BYTES"},
     G_OPTION_ENTRY_NULL,
 };
 
@@ -70,6 +87,27 @@ parse_members(CoordinatorConfig *config, GError **error)
     return TRUE;
 }
 
+/* Where durable checkpoints go, how often, and which are kept. */
+static gboolean
+parse_persist(CoordinatorConfig *config, GError **error)
+{
+    CkptStorePolicy *keep = &config->persist.keep;
+
+    *keep = (CkptStorePolicy){.keep_last = 3, .keep_labelled = true};
+    if (opt_keep && (sscanf(opt_keep, "%u,%u,%u", &keep->keep_last, &keep->keep_hourly,
+                            &keep->keep_daily) != 3 ||
+                     keep->keep_last == 0))
+        return usage_error(error, "--keep wants three numbers, the first at least 1");
+    if (opt_durable_every_ms < 0 || opt_merge_rate < 1 || opt_disk_sync_rate < 0)
+        return usage_error(error, "--durable-every or a rate is negative");
+    config->persist.dir = opt_store;
+    config->persist.every_ns =
+        opt_durable_every_ms == 0 ? INT64_MAX : opt_durable_every_ms * NS_PER_MS;
+    config->persist.merge_rate = (uint64_t)opt_merge_rate;
+    config->disk_sync_rate = (uint64_t)opt_disk_sync_rate;
+    return TRUE;
+}
+
 static gboolean
 parse_config(int argc, char **argv, CoordinatorConfig *config, GError **error)
 {
@@ -95,7 +133,7 @@ parse_config(int argc, char **argv, CoordinatorConfig *config, GError **error)
     config->numbers_path = g_strconcat(opt_control, ".numbers", NULL);
     config->definition = definition ? definition : g_strdup("");
     config->incarnation = (uint64_t)opt_incarnation;
-    return parse_members(config, error);
+    return parse_persist(config, error) && parse_members(config, error);
 }
 
 static void
@@ -112,30 +150,35 @@ config_clear(CoordinatorConfig *config)
     g_free(opt_net);
     g_free(opt_pki);
     g_free(opt_definition);
+    g_free(opt_store);
+    g_free(opt_keep);
 }
 
-/* One thing a line: of which district, incarnation and members the file is. */
+/* One thing a line: of which district, incarnation and members the checkpoint is. */
 static int
 verify(void)
 {
     g_autoptr(GError) error = NULL;
-    int fd = open(opt_verify, O_RDONLY | O_CLOEXEC);
+    g_autoptr(CkptStore) store =
+        opt_store ? ckpt_store_open(opt_store, NULL, CKPT_STORE_READ, &error) : NULL;
+    g_autoptr(Image) image = NULL;
+    uint64_t id;
 
-    if (fd < 0) {
-        g_printerr("checkpoint file %s: %s\n", opt_verify, g_strerror(errno));
-        return 1;
+    if (!opt_store) {
+        g_printerr("district-ckpt: --verify needs --store\n");
+        return 2;
     }
-    District__CutState *cut = image_verify_file(fd, opt_verify, &error);
-    close(fd);
-    if (!cut) {
+    if (store && ckpt_store_find(store, opt_verify, &id, &error))
+        image = ckpt_store_load(store, id, opt_store, &error);
+    if (!image) {
         g_printerr("%s\n", error->message);
         return 1;
     }
-    g_print("district %s\nincarnation %" G_GUINT64_FORMAT "\n", cut->district, cut->incarnation);
-    for (size_t i = 0; i < cut->n_members; i++)
-        g_print("member %s %" G_GUINT64_FORMAT "\n", cut->members[i]->name,
-                cut->members[i]->ram_size);
-    district__cut_state__free_unpacked(cut, NULL);
+    g_print("district %s\nincarnation %" G_GUINT64_FORMAT "\n", image->cut->district,
+            image->cut->incarnation);
+    for (size_t i = 0; i < image->cut->n_members; i++)
+        g_print("member %s %" G_GUINT64_FORMAT "\n", image->cut->members[i]->name,
+                image->cut->members[i]->ram_size);
     return 0;
 }
 

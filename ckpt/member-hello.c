@@ -38,6 +38,49 @@ member_hello_clear(Member *member)
     g_clear_pointer(&member->dirty_source, g_free);
     g_clear_pointer(&member->regions, g_free);
     member->n_regions = 0;
+    for (unsigned i = 0; i < member->n_disks; i++)
+        member_disk_clear(&member->disks[i]);
+    member->n_disks = 0;
+}
+
+unsigned
+member_overlays(const Member *member)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < member->n_disks; i++)
+        n += member->disks[i].overlay;
+    return n;
+}
+
+gboolean
+member_disks_replace(Member *member, const MemberImage *image, GError **error)
+{
+    unsigned k = 0;
+
+    for (unsigned i = 0; image->n_disks > 0 && i < member->n_disks; i++) {
+        MemberDisk *disk = &member->disks[i];
+        const MemberRestoreDisk *from = &image->disks[k];
+
+        if (!disk->overlay)
+            continue;
+        int data = fcntl(from->data_fd, F_DUPFD_CLOEXEC, 3);
+        int index = fcntl(from->index_fd, F_DUPFD_CLOEXEC, 3);
+        if (data < 0 || index < 0) {
+            g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
+                        "member %s: disk %u: its overlay is no descriptor", member->name, i);
+            if (data >= 0)
+                close(data);
+            return FALSE;
+        }
+        close(disk->data_fd);
+        close(disk->index_fd);
+        disk->data_fd = data;
+        disk->index_fd = index;
+        disk->index_end = from->entries;
+        k++;
+    }
+    return TRUE;
 }
 
 gboolean
@@ -81,6 +124,16 @@ hello_check_regions(Member *member, const District__MemberHelloReply *hello, GEr
     return TRUE;
 }
 
+static guint
+hello_overlays(const District__MemberHelloReply *hello)
+{
+    guint n = 0;
+
+    for (size_t i = 0; i < hello->n_disks; i++)
+        n += hello->disks[i]->overlay != 0;
+    return n;
+}
+
 static gboolean
 hello_check(Member *member, const District__MemberHelloReply *hello, guint n_fds, GError **error)
 {
@@ -95,7 +148,9 @@ hello_check(Member *member, const District__MemberHelloReply *hello, guint n_fds
         return hello_fail(member, error, "its RAM size is out of range");
     if (hello->state_capacity == 0 || hello->state_capacity > MEMBER_STATE_BYTES_MAX)
         return hello_fail(member, error, "its state capacity is out of range");
-    if (n_fds != (awaiting ? 2 : 3))
+    if (hello->n_disks > DISKS_MAX)
+        return hello_fail(member, error, "it has too many disks");
+    if (n_fds != (awaiting ? 2 : 3) + 2 * hello_overlays(hello))
         return hello_fail(member, error, "it passed the wrong number of descriptors");
     return hello_check_regions(member, hello, error);
 }
@@ -121,9 +176,24 @@ hello_copy(Member *member, const District__MemberHelloReply *hello)
     }
 }
 
+/* fds: those of the overlays, in order. */
+static gboolean
+hello_disks(Member *member, const District__MemberHelloReply *hello, const int *fds, GError **error)
+{
+    for (size_t i = 0; i < hello->n_disks; i++) {
+        MemberDisk *disk = &member->disks[member->n_disks++];
+
+        if (!member_disk_init(disk, member->name, (unsigned)i, hello->disks[i], fds, error))
+            return FALSE;
+        if (disk->overlay)
+            fds += 2;
+    }
+    return TRUE;
+}
+
 /* Map bitmap, state and, if there, RAM. fds stay the caller's. */
 static gboolean
-hello_map(Member *member, const int *fds, guint n_fds, GError **error)
+hello_map(Member *member, const int *fds, bool has_ram, GError **error)
 {
     g_autofree char *bitmap = g_strdup_printf("member %s: dirty bitmap memfd", member->name);
     g_autofree char *state = g_strdup_printf("member %s: state memfd", member->name);
@@ -138,7 +208,7 @@ hello_map(Member *member, const int *fds, guint n_fds, GError **error)
     member->state = memfd_map(fds[1], member->state_capacity, TRUE, error);
     if (!member->state)
         return FALSE;
-    return n_fds < 3 || member_map_ram(member, fds[2], error);
+    return !has_ram || member_map_ram(member, fds[2], error);
 }
 
 static gboolean
@@ -146,7 +216,7 @@ member_hello(Member *member, GError **error)
 {
     District__MemberHelloRequest hello = DISTRICT__MEMBER_HELLO_REQUEST__INIT;
     District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
-    int fds[3] = {-1, -1, -1};
+    int fds[3 + 2 * DISKS_MAX];
     guint n_fds = G_N_ELEMENTS(fds);
 
     hello.version = MEMBER_PROTOCOL_VERSION;
@@ -161,7 +231,9 @@ member_hello(Member *member, GError **error)
     gboolean ok = hello_check(member, reply->hello, n_fds, error);
     if (ok) {
         hello_copy(member, reply->hello);
-        ok = hello_map(member, fds, n_fds, error);
+        guint mapped = n_fds - 2 * hello_overlays(reply->hello);
+        ok = hello_map(member, fds, mapped == 3, error) &&
+             hello_disks(member, reply->hello, fds + mapped, error);
     }
     fdmsg_close_fds(fds, n_fds);
     district__member_reply__free_unpacked(reply, NULL);

@@ -17,6 +17,12 @@ District__MemberReply *member_collect(Member *member, District__MemberReply__OpC
 /* Check ram_fd against the announced size and map a duplicate of it as the member's RAM. */
 gboolean member_map_ram(Member *member, int ram_fd, GError **error);
 
+/* Disks with an overlay. */
+unsigned member_overlays(const Member *member);
+
+/* The overlays that a restore brings become the member's. */
+gboolean member_disks_replace(Member *member, const MemberImage *image, GError **error);
+
 /* Forget all that HELLO told. */
 void member_hello_clear(Member *member);
 

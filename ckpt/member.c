@@ -162,6 +162,29 @@ member_send_pause(Member *member, bool save_state, bool hold, GError **error)
     return member_send(member, &request, "PAUSE", NULL, 0, error);
 }
 
+/* Each disk with an overlay has been cut. */
+static gboolean
+member_note_cuts(Member *member, District__MemberDiskCut *const *cuts, size_t n_cuts,
+                 GError **error)
+{
+    size_t k = 0;
+
+    for (unsigned i = 0; i < member->n_disks; i++) {
+        if (!member->disks[i].overlay)
+            continue;
+        if (k == n_cuts)
+            break;
+        if (!member_disk_cut(&member->disks[i], cuts[k++], error))
+            return FALSE;
+    }
+    if (k == n_cuts && k == member_overlays(member))
+        return TRUE;
+    g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_LOST,
+                "member %s: it tells of the cuts of %zu disks, and has %u with an overlay",
+                member->name, n_cuts, member_overlays(member));
+    return FALSE;
+}
+
 gboolean
 member_collect_pause(Member *member, District__MemberPauseReply *pause, GError **error)
 {
@@ -172,10 +195,15 @@ member_collect_pause(Member *member, District__MemberPauseReply *pause, GError *
     if (!reply)
         return FALSE;
     member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED;
+    gboolean cut = member_note_cuts(member, reply->pause->disks, reply->pause->n_disks, error);
     *pause = *reply->pause;
     pause->base.n_unknown_fields = 0;
     pause->base.unknown_fields = NULL;
+    pause->n_disks = 0;
+    pause->disks = NULL;
     district__member_reply__free_unpacked(reply, NULL);
+    if (!cut)
+        return FALSE;
     if (pause->state_len > member->state_capacity) {
         g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_LOST,
                     "member %s: PAUSE says the state has %" G_GUINT64_FORMAT
@@ -278,22 +306,76 @@ member_pass_state(Member *member, const uint8_t *state, uint64_t state_len, GErr
     return TRUE;
 }
 
+static gboolean
+member_disks_fit(const Member *member, const MemberImage *image, GError **error)
+{
+    if (image->n_disks == 0 || image->n_disks == member_overlays(member))
+        return TRUE;
+    g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
+                "member %s: the checkpoint has %u disks, but it has %u; use the definition it was "
+                "saved with",
+                member->name, image->n_disks, member_overlays(member));
+    return FALSE;
+}
+
+/* RAM and state; or neither, for a member that is freshly booted. */
+static gboolean
+member_pass_ram(Member *member, const MemberImage *image, GError **error)
+{
+    return image->ram_fd < 0 || (member_pass_state(member, image->state, image->state_len, error) &&
+                                 member_map_ram(member, image->ram_fd, error));
+}
+
 gboolean
-member_send_restore(Member *member, int ram_fd, const uint8_t *state, uint64_t state_len,
-                    const uint8_t vmgenid[MEMBER_VMGENID_BYTES], GError **error)
+member_send_restore(Member *member, const MemberImage *image, GError **error)
 {
     District__MemberRestoreRequest restore = DISTRICT__MEMBER_RESTORE_REQUEST__INIT;
     District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    uint64_t entries[DISKS_MAX];
+    int fds[1 + 2 * DISKS_MAX];
+    guint n_fds = 0;
 
-    if (!member_pass_state(member, state, state_len, error) ||
-        !member_map_ram(member, ram_fd, error))
+    if (!member_disks_fit(member, image, error) || !member_pass_ram(member, image, error) ||
+        !member_disks_replace(member, image, error))
         return FALSE;
-    restore.state_len = state_len;
+    if (image->ram_fd >= 0)
+        fds[n_fds++] = image->ram_fd;
+    for (unsigned i = 0; i < image->n_disks; i++) {
+        entries[i] = image->disks[i].entries;
+        fds[n_fds++] = image->disks[i].data_fd;
+        fds[n_fds++] = image->disks[i].index_fd;
+    }
+    restore.state_len = image->state_len;
+    restore.ram_known = image->ram_known;
+    restore.disks_only = image->ram_fd < 0;
     restore.vmgenid.len = MEMBER_VMGENID_BYTES;
-    restore.vmgenid.data = (uint8_t *)vmgenid;
+    restore.vmgenid.data = (uint8_t *)image->vmgenid;
+    restore.n_disk_entries = image->n_disks;
+    restore.disk_entries = entries;
     request.op_case = DISTRICT__MEMBER_REQUEST__OP_RESTORE;
     request.restore = &restore;
-    return member_send(member, &request, "RESTORE", &ram_fd, 1, error);
+    return member_send(member, &request, "RESTORE", fds, n_fds, error);
+}
+
+gboolean
+member_send_disks(Member *member, District__MemberDiskNote *const *notes, size_t n_notes,
+                  GError **error)
+{
+    District__MemberDisksRequest disks = DISTRICT__MEMBER_DISKS_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    disks.n_disks = n_notes;
+    disks.disks = (District__MemberDiskNote **)notes;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_DISKS;
+    request.disks = &disks;
+    return member_send(member, &request, "DISKS", NULL, 0, error);
+}
+
+gboolean
+member_collect_disks(Member *member, GError **error)
+{
+    return member_collect_done(member, DISTRICT__MEMBER_REPLY__OP_DISKS, "DISKS",
+                               MEMBER_CALL_TIMEOUT_MS, error);
 }
 
 gboolean
@@ -346,8 +428,11 @@ member_describe(Member *member, District__MemberState *state, uint64_t *pauses, 
     *state = reply->describe->state;
     if (pauses)
         *pauses = reply->describe->pauses;
+    gboolean good = TRUE;
+    if (*state == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN)
+        good = member_note_cuts(member, reply->describe->disks, reply->describe->n_disks, error);
     district__member_reply__free_unpacked(reply, NULL);
-    return TRUE;
+    return good;
 }
 
 gboolean

@@ -9,6 +9,7 @@
 #ifndef DISTRICT_CKPT_MEMBER_H
 #define DISTRICT_CKPT_MEMBER_H
 
+#include "ckpt/member-disk.h"
 #include "common/page.h"
 #include "member.pb-c.h"
 
@@ -41,12 +42,14 @@ typedef struct Member {
     uint64_t n_pages;
     size_t n_regions;
     District__RamRegion *regions;
-    size_t words;                    /* of the dirty bitmap */
-    uint64_t *bitmap;                /* shared with the engine: take words by atomic exchange */
-    uint8_t *state;                  /* shared with the engine, state_capacity bytes */
-    uint64_t state_capacity;         /* bytes */
-    int ram_fd;                      /* -1 until there is RAM */
-    const uint8_t *ram;              /* read-only mapping, ram_size bytes */
+    size_t words;            /* of the dirty bitmap */
+    uint64_t *bitmap;        /* shared with the engine: take words by atomic exchange */
+    uint8_t *state;          /* shared with the engine, state_capacity bytes */
+    uint64_t state_capacity; /* bytes */
+    int ram_fd;              /* -1 until there is RAM */
+    const uint8_t *ram;      /* read-only mapping, ram_size bytes */
+    unsigned n_disks;
+    MemberDisk disks[DISKS_MAX];
     District__MemberState run_state; /* as far as we know */
     uint64_t last_id;
     int64_t sent_ns; /* when the outstanding request went out */
@@ -68,9 +71,27 @@ gboolean member_send_pause(Member *member, bool save_state, bool hold, GError **
 gboolean member_send_resume(Member *member, GError **error);
 gboolean member_send_power_button(Member *member, GError **error);
 gboolean member_send_quit(Member *member, GError **error);
-/* The member's RAM becomes ram_fd (duplicated, mapped), its state state[0..state_len). */
-gboolean member_send_restore(Member *member, int ram_fd, const uint8_t *state, uint64_t state_len,
-                             const uint8_t vmgenid[MEMBER_VMGENID_BYTES], GError **error);
+/* What a restore loads. */
+typedef struct MemberRestoreDisk {
+    int data_fd, index_fd;
+    uint64_t entries;
+} MemberRestoreDisk;
+typedef struct MemberImage {
+    int ram_fd;     /* -1: only the disks; the member is freshly booted and paused */
+    bool ram_known; /* dirty pages are those written from here on only */
+    const uint8_t *state;
+    uint64_t state_len;
+    uint8_t vmgenid[MEMBER_VMGENID_BYTES];
+    unsigned n_disks; /* 0: overlays begin empty; else one for each disk with an overlay */
+    MemberRestoreDisk disks[DISKS_MAX];
+} MemberImage;
+/* The member's RAM becomes ram_fd (duplicated, mapped), its state state[0..state_len), its overlays
+ * those given (duplicated). */
+gboolean member_send_restore(Member *member, const MemberImage *image, GError **error);
+/* Tell of the disks with overlay, in order. */
+gboolean member_send_disks(Member *member, District__MemberDiskNote *const *notes, size_t n_notes,
+                           GError **error);
+gboolean member_collect_disks(Member *member, GError **error);
 
 /* Whether the member could load state[0..state_len) here, were it to be restored now. */
 gboolean member_send_restore_check(Member *member, const uint8_t *state, uint64_t state_len,

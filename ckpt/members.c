@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* All members at once: resume, pause, quit, and what to do when one is lost. */
 #include "ckpt/coordinator-internal.h"
+#include "ckpt/member-hello.h"
 
 #define QUIT_TIMEOUT_MS 2000
 /* An engine stays for 2 s after its guest has powered itself off. */
@@ -13,14 +14,31 @@ member_is_on(const Member *member)
 }
 
 uint32_t
-members_on(const Coordinator *c, uint32_t *wire_index)
+members_on(const Coordinator *c)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < c->n_members; i++)
+        n += member_is_on(c->members[i]);
+    return n;
+}
+
+bool
+member_is_listed(const Member *member)
+{
+    return member_is_on(member) || member_overlays(member) > 0;
+}
+
+uint32_t
+members_listed(const Coordinator *c, uint32_t *wire_index)
 {
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < c->n_members; i++) {
+        bool listed = member_is_listed(c->members[i]);
         if (wire_index)
-            wire_index[i] = member_is_on(c->members[i]) ? n : WIRE_INDEX_NONE;
-        n += member_is_on(c->members[i]);
+            wire_index[i] = listed ? n : WIRE_INDEX_NONE;
+        n += listed;
     }
     return n;
 }
@@ -152,6 +170,8 @@ members_mark_off(Coordinator *c, Member *member)
 {
     member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
     member_retire(member);
+    if (!member_is_listed(member))
+        persist_members_changed(c);
     coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF, member->name, "", 0);
 }
 
@@ -179,12 +199,14 @@ members_off(Coordinator *c, Member *member)
     g_message("member %s: the guest powered itself off", member->name);
     members_mark_off(c, member);
     checkpoint_fail(c, "a member powered itself off while the checkpoint was being taken");
-    if (members_on(c, NULL) > 0) {
+    if (members_on(c) > 0) {
         protect_restart(c, "a member powered itself off");
         return;
     }
     protect_unprotect(c);
-    coordinator_move(c, RUN_WAITING);
+    /* What is on the disks is to be in a checkpoint before the end. */
+    if (c->n_disks == 0 || !c->persist)
+        coordinator_move(c, RUN_WAITING);
 }
 
 /* Did the guest power itself off? Asks the engine if it still answers. */

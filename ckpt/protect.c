@@ -100,12 +100,8 @@ protect_connect(Coordinator *c)
         c->protect.retry_ns = clock_monotonic_ns() + REFUSED_RETRY_NS;
         return;
     }
-    members_on(c, wire_index);
-    hello.version = STREAM_VERSION;
-    hello.software = (char *)"district-ckpt " DISTRICT_VERSION;
-    hello.district = c->district;
-    hello.incarnation = c->incarnation;
-    hello.host = c->host;
+    members_listed(c, wire_index);
+    coordinator_hello(c, &hello);
     SinkConfig config = {.id = ++c->last_sink_id,
                          .transport = &stream_out_transport,
                          .opaque = transport,
@@ -174,11 +170,7 @@ protect_drop_stream(Coordinator *c, bool bye)
     c->stream = NULL;
     while (!g_queue_is_empty(&c->in_flight))
         epoch_unref(g_queue_pop_head(&c->in_flight));
-    /* What is staged was for the stream; a file about to complete needs it still. */
-    if (!c->file || c->file->phase != TARGET_COMPLETING) {
-        staging_pool_clear(c->stagings, c->staging);
-        c->staging_active = false;
-    }
+    coordinator_unstage(c);
 }
 
 void
@@ -286,7 +278,10 @@ protect_up(Coordinator *c, uint64_t held)
     g_clear_pointer(&c->protect.error, g_free);
     c->protect.backoff_ns = BACKOFF_MIN_NS;
     protect_move(c, PROTECT_SYNCING);
+    if (!disks_resend_streamed(c))
+        return;
     target_begin(c, c->stream);
+    c->stream->disk_sync = disks_sync_homes(c);
 }
 
 static void

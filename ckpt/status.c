@@ -81,11 +81,26 @@ status_fill_counts(Coordinator *c, District__CkptStatusReply *s)
     }
 }
 
+static void
+status_fill_durable(Coordinator *c, District__CkptStatusReply *s, DurableStats *stats)
+{
+    if (!c->persist)
+        return;
+    durable_stats(c->persist->durable, stats);
+    s->durable_id = stats->last_id;
+    s->durable_checkpoints = stats->checkpoints;
+    s->durable_bytes = stats->bytes;
+    s->durable_error = stats->error;
+    if (stats->last_id)
+        s->durable_age_ns = (uint64_t)MAX(clock_realtime_ns() - stats->last_realtime_ns, 0);
+}
+
 void
 status_request(Coordinator *c, ControlRequest *request)
 {
     District__CkptStatusReply s = DISTRICT__CKPT_STATUS_REPLY__INIT;
     District__CkptReply reply = DISTRICT__CKPT_REPLY__INIT;
+    DurableStats durable;
     District__CkptPercentiles pause = status_percentiles(&c->stats->pause);
     District__CkptPercentiles skew = status_percentiles(&c->stats->skew);
     District__CkptPercentiles commit = status_percentiles(&c->stats->commit);
@@ -112,6 +127,7 @@ status_request(Coordinator *c, ControlRequest *request)
     s.commit_ns = &commit;
     s.interval_ns = &interval;
     status_fill_counts(c, &s);
+    status_fill_durable(c, &s, &durable);
     status_fill_members(c, members, list);
     s.n_members = c->n_members;
     s.members = list;

@@ -33,6 +33,7 @@ target_free(Target *target, bool flush)
 {
     sink_release(target->sink, flush);
     target_clear_pending(target);
+    g_clear_pointer(&target->disk_sync, disk_sync_free);
     g_free(target->words);
     g_free(target);
 }
@@ -139,6 +140,9 @@ target_pass_end(Coordinator *c, Target *target)
     if (!harvest_all(c, &harvested) || target->phase != TARGET_SYNCING)
         return;
     uint64_t left = target_pending(target);
+    /* While disks are still copied, RAM is only kept up with. */
+    if (target->disk_sync)
+        target->passes = 0;
     target->passes++;
     /* A pass that leaves three quarters of what it began with is not getting anywhere. */
     bool hopeless = target->passes >= SYNC_PASSES_MAX ||
@@ -146,8 +150,30 @@ target_pass_end(Coordinator *c, Target *target)
     target->left_before = left;
     target->at_member = 0;
     target->at_word = 0;
-    if (left <= SYNC_RESIDUE_PAGES || hopeless)
+    if (!target->disk_sync && (left <= SYNC_RESIDUE_PAGES || hopeless))
         target_complete(c, target);
+}
+
+/* Queue what has been read of the homes meanwhile. */
+static void
+target_tick_disks(Target *target)
+{
+    GError *error = NULL;
+    DiskSyncBatch *batch;
+
+    if (!target->disk_sync)
+        return;
+    while (sink_sync_outstanding(target->sink) < SYNC_BATCHES_MAX &&
+           (batch = disk_sync_take(target->disk_sync))) {
+        sink_sync_disk(target->sink, target->number, batch->image, batch->blocks, batch->n,
+                       batch->data);
+        disk_sync_batch_free(batch);
+    }
+    if (!disk_sync_over(target->disk_sync, &error))
+        return;
+    g_clear_pointer(&target->disk_sync, disk_sync_free);
+    if (error)
+        sink_fail(target->sink, error);
 }
 
 void
@@ -158,6 +184,7 @@ target_tick(Coordinator *c, Target *target)
 
     if (!target || target->phase != TARGET_SYNCING)
         return;
+    target_tick_disks(target);
     while (sink_sync_outstanding(target->sink) < SYNC_BATCHES_MAX) {
         uint32_t n = target_next_batch(target, &member, pages);
         if (n == 0) {

@@ -21,6 +21,7 @@
 #define DISTRICT_CKPT_TARGET_H
 
 #include "ckpt/control-server.h"
+#include "ckpt/disk-sync.h"
 #include "ckpt/sink.h"
 
 struct Coordinator;
@@ -51,6 +52,7 @@ typedef struct Target {
     size_t at_word;
     unsigned passes;
     uint64_t left_before;    /* pending at the end of the pass before */
+    DiskSync *disk_sync;     /* stream: homes of the disks, until all has been sent */
     ControlRequest *request; /* file: to be answered; owned */
 } Target;
 

@@ -13,7 +13,7 @@ typedef struct Writer {
     uint64_t incarnation;
     uint32_t n_members;
     uint32_t first_member; /* which of the names the first one has */
-    uint64_t ram_pages; /* of each member */
+    uint64_t ram_pages;    /* of each member */
     uint32_t n_disks[WRITER_MEMBERS_MAX];
     uint64_t disk_bytes[WRITER_MEMBERS_MAX][DISKS_MAX + 1];
     uint64_t disk_data; /* said of each disk in a full EPOCH_BEGIN */

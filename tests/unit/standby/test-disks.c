@@ -38,7 +38,7 @@ typedef struct Fixture {
     guint n_fds;
 } Fixture;
 
-static void
+static gboolean
 on_hold(const int *fds, guint n_fds, uint64_t epoch, uint64_t incarnation, gpointer opaque)
 {
     Fixture *f = opaque;
@@ -47,6 +47,7 @@ on_hold(const int *fds, guint n_fds, uint64_t epoch, uint64_t incarnation, gpoin
     for (guint i = 0; i < n_fds; i++)
         f->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
     f->n_fds = n_fds;
+    return TRUE;
 }
 
 static void

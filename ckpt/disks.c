@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Disks in cuts. */
+#include "ckpt/coordinator-internal.h"
+
+#define DISKS_LOOK_NS (100 * NS_PER_MS)
+
+/* A sink's workers read the data of entries from cut low on. */
+typedef struct DiskHold {
+    gint refs; /* atomic: the queue's and the sink's */
+    gint done; /* atomic */
+    uint64_t low;
+    Inbox *inbox;
+} DiskHold;
+
+static void
+disk_hold_unref(DiskHold *hold)
+{
+    if (g_atomic_int_dec_and_test(&hold->refs))
+        g_free(hold);
+}
+
+/* Any thread. */
+static void
+disk_hold_done(gpointer data)
+{
+    DiskHold *hold = data;
+
+    g_atomic_int_set(&hold->done, 1);
+    inbox_wake(hold->inbox);
+    disk_hold_unref(hold);
+}
+
+static DiskHold *
+disk_hold_new(Coordinator *c, CutDisk *disk, uint64_t low)
+{
+    DiskHold *hold = g_new0(DiskHold, 1);
+
+    *hold = (DiskHold){.refs = 2, .low = low, .inbox = c->inbox};
+    g_queue_push_tail(&disk->holds, hold);
+    return hold;
+}
+
+void
+disks_begin(Coordinator *c)
+{
+    g_autoptr(GArray) disks = g_array_new(FALSE, TRUE, sizeof(CutDisk));
+
+    for (uint32_t m = 0; m < c->n_members; m++) {
+        unsigned number = 0;
+        for (unsigned k = 0; k < c->members[m]->n_disks; k++) {
+            CutDisk disk = {.member = m, .index = k, .number = number};
+            if (!c->members[m]->disks[k].overlay)
+                continue;
+            number++;
+            g_array_append_val(disks, disk);
+        }
+    }
+    c->n_disks = disks->len;
+    c->disks = (CutDisk *)(void *)g_array_free(g_steal_pointer(&disks), FALSE);
+    for (uint32_t i = 0; i < c->n_disks; i++)
+        g_queue_init(&c->disks[i].holds);
+}
+
+void
+disks_free(Coordinator *c)
+{
+    for (uint32_t i = 0; i < c->n_disks; i++)
+        g_queue_clear_full(&c->disks[i].holds, (GDestroyNotify)disk_hold_unref);
+    g_clear_pointer(&c->disks, g_free);
+    c->n_disks = 0;
+}
+
+MemberDisk *
+disks_member_disk(const Coordinator *c, uint32_t i)
+{
+    return &c->members[c->disks[i].member]->disks[c->disks[i].index];
+}
+
+uint32_t
+disks_image(const Coordinator *c, uint32_t i)
+{
+    return members_listed(c, NULL) + i;
+}
+
+static DurableRange
+disk_range(const Coordinator *c, uint32_t i, uint64_t from)
+{
+    const MemberDisk *disk = disks_member_disk(c, i);
+
+    return (DurableRange){
+        .image = disks_image(c, i), .from = from, .to = disk->index_end, .cut = disk->cut};
+}
+
+DurableRange *
+disks_stored_ranges(Coordinator *c)
+{
+    DurableRange *ranges = g_new0(DurableRange, MAX(c->n_disks, 1));
+
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        ranges[i] = disk_range(c, i, c->disks[i].stored);
+        c->disks[i].stored = ranges[i].to;
+        c->disks[i].writing_cut = ranges[i].cut;
+    }
+    return ranges;
+}
+
+DurableRange *
+disks_streamed_ranges(Coordinator *c)
+{
+    DurableRange *ranges = g_new0(DurableRange, MAX(c->n_disks, 1));
+
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        ranges[i] = disk_range(c, i, c->disks[i].streamed);
+        c->disks[i].streamed = ranges[i].to;
+    }
+    return ranges;
+}
+
+static gboolean
+disk_queue(Coordinator *c, Target *target, uint64_t number, uint32_t i, const DurableRange *range,
+           GError **error)
+{
+    CutDisk *disk = &c->disks[i];
+    const MemberDisk *md = disks_member_disk(c, i);
+    g_autoptr(GArray) entries = g_array_new(FALSE, FALSE, sizeof(DiskIndexEntry));
+
+    if (!member_disk_read(md, range->from, range->to, entries, error))
+        return FALSE;
+    if (entries->len == 0)
+        return TRUE;
+    DiskHold *hold = disk_hold_new(
+        c, disk, target == c->stream ? disk->streamed_cut + 1 : disk->durable_cut + 1);
+    sink_disk_blocks(target->sink, number, range->image, md->data_fd,
+                     (const DiskIndexEntry *)(const void *)entries->data, entries->len,
+                     disk_hold_done, hold);
+    return TRUE;
+}
+
+gboolean
+disks_queue(Coordinator *c, Target *target, uint64_t number, const DurableRange *ranges,
+            GError **error)
+{
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        if (!disk_queue(c, target, number, i, &ranges[i], error))
+            return FALSE;
+        if (target == c->stream)
+            c->disks[i].streamed_cut = ranges[i].cut;
+    }
+    return TRUE;
+}
+
+DiskSync *
+disks_sync_homes(Coordinator *c)
+{
+    g_autofree DiskSyncHome *homes = g_new0(DiskSyncHome, MAX(c->n_disks, 1));
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        const MemberDisk *disk = disks_member_disk(c, i);
+        if (member_is_on(c->members[c->disks[i].member]))
+            homes[n++] =
+                (DiskSyncHome){.image = disks_image(c, i), .home = disk->home, .bytes = disk->size};
+    }
+    return n > 0 ? disk_sync_new(homes, n, c->disk_sync_rate, c->inbox) : NULL;
+}
+
+/* ---- What engines are told ---- */
+
+/* The stream still needs the data of entries from this cut on; UINT64_MAX: of none. */
+static uint64_t
+disk_stream_needs(const Coordinator *c, CutDisk *disk)
+{
+    bool streams = c->stream && c->stream->phase >= TARGET_SYNCING;
+    uint64_t needs = streams ? disk->streamed_cut + 1 : UINT64_MAX;
+    DiskHold *hold;
+
+    while ((hold = g_queue_peek_head(&disk->holds)) && g_atomic_int_get(&hold->done))
+        disk_hold_unref(g_queue_pop_head(&disk->holds));
+    for (GList *at = disk->holds.head; at; at = at->next)
+        needs = MIN(needs, ((DiskHold *)at->data)->low);
+    return needs;
+}
+
+/* Notes for the disks of one member; returns how many. *news: something of it is new. */
+static size_t
+disks_notes(Coordinator *c, uint32_t member, District__MemberDiskNote notes[DISKS_MAX], bool *news)
+{
+    size_t n = 0;
+
+    *news = false;
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        CutDisk *disk = &c->disks[i];
+        if (disk->member != member)
+            continue;
+        uint64_t released = MIN(disk->durable_cut + 1, disk_stream_needs(c, disk));
+        uint64_t home = durable_home_below(c->persist->durable, i);
+        *news = *news || released > disk->released_below || home > disk->home_below;
+        disk->released_below = MAX(disk->released_below, released);
+        disk->home_below = MAX(disk->home_below, home);
+        district__member_disk_note__init(&notes[n]);
+        notes[n].released_below = disk->released_below;
+        notes[n++].home_below = disk->home_below;
+    }
+    return n;
+}
+
+/* resend: to all, else only where there is something new. */
+static bool
+disks_tell(Coordinator *c, bool resend)
+{
+    GError **errors = g_newa0(GError *, c->n_members);
+    bool *asked = g_newa0(bool, c->n_members);
+
+    for (uint32_t m = 0; m < c->n_members; m++) {
+        District__MemberDiskNote notes[DISKS_MAX];
+        District__MemberDiskNote *list[DISKS_MAX];
+        bool news;
+        size_t n = disks_notes(c, m, notes, &news);
+
+        for (size_t k = 0; k < n; k++) {
+            notes[k].resend = resend;
+            list[k] = &notes[k];
+        }
+        if (n > 0 && (news || resend) && member_is_on(c->members[m]))
+            asked[m] = member_send_disks(c->members[m], list, n, &errors[m]);
+    }
+    for (uint32_t m = 0; m < c->n_members; m++) {
+        if (asked[m])
+            member_collect_disks(c->members[m], &errors[m]);
+    }
+    return members_settle(c, errors);
+}
+
+bool
+disks_resend_stored(Coordinator *c)
+{
+    for (uint32_t i = 0; i < c->n_disks; i++)
+        c->disks[i].stored = disks_member_disk(c, i)->index_end;
+    return c->n_disks == 0 || disks_tell(c, true);
+}
+
+bool
+disks_resend_streamed(Coordinator *c)
+{
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        c->disks[i].streamed = disks_member_disk(c, i)->index_end;
+        c->disks[i].streamed_cut = disks_member_disk(c, i)->cut;
+    }
+    return c->n_disks == 0 || disks_tell(c, true);
+}
+
+void
+disks_tick(Coordinator *c, int64_t now)
+{
+    if (c->n_disks == 0 || !c->persist || !coordinator_runs(c) || now < c->next_disks_ns)
+        return;
+    c->next_disks_ns = now + DISKS_LOOK_NS;
+    disks_tell(c, false);
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Disks in cuts: which disks there are, how far each consumer of their indexes is, and what engines
+ * may be told of that. Coordinator thread only, but for disk_hold_done.
+ *
+ * Two consumers read what an overlay has: durable checkpoints, and the stream to the standby. Each
+ * takes the entries of the index since the ones it took last, up to the cut. The data behind them
+ * must not be released before they have been read: by the store's writer, which is done with its
+ * commit, and by the workers of a sink, who say so one by one (DiskHold).
+ */
+#ifndef DISTRICT_CKPT_DISKS_H
+#define DISTRICT_CKPT_DISKS_H
+
+#include "ckpt/disk-sync.h"
+#include "ckpt/durable.h"
+
+struct Coordinator;
+struct Target;
+
+typedef struct CutDisk {
+    uint32_t member;
+    unsigned index;  /* among the member's disks */
+    unsigned number; /* among those with an overlay */
+    /* Durable checkpoints */
+    uint64_t stored;      /* entries taken, committed or on their way */
+    uint64_t writing_cut; /* the cut they end with */
+    uint64_t durable_cut; /* the same, of those that are committed */
+    /* The stream */
+    uint64_t streamed; /* entries taken */
+    uint64_t streamed_cut;
+    GQueue holds; /* of DiskHold, oldest first */
+    /* What the engine was told. */
+    uint64_t released_below;
+    uint64_t home_below;
+} CutDisk;
+
+/* List the members' disks: they run from now on. */
+void disks_begin(struct Coordinator *c);
+void disks_free(struct Coordinator *c);
+
+MemberDisk *disks_member_disk(const struct Coordinator *c, uint32_t i);
+
+/* Index of disk i on the wire, as freeze_pack_begin lists images; its member must be listed. */
+uint32_t disks_image(const struct Coordinator *c, uint32_t i);
+
+/* The entries since the last durable checkpoint or epoch of the stream, up to the last cut, of each
+ * disk; they are taken. Caller frees. */
+DurableRange *disks_stored_ranges(struct Coordinator *c);
+DurableRange *disks_streamed_ranges(struct Coordinator *c);
+
+/* Queue what the ranges have on target's sink. FALSE with error set: an index cannot be read. */
+gboolean disks_queue(struct Coordinator *c, struct Target *target, uint64_t number,
+                     const DurableRange *ranges, GError **error);
+
+/* A consumer begins anew: everything that the overlays have is among the entries from here on.
+ * FALSE: trouble with a member, dealt with. */
+bool disks_resend_stored(struct Coordinator *c);
+bool disks_resend_streamed(struct Coordinator *c);
+
+/* Start reading the homes, for a full sync; NULL: there are no disks. */
+DiskSync *disks_sync_homes(struct Coordinator *c);
+
+/* Tell engines what they need not keep, and what homes have, if that has changed. */
+void disks_tick(struct Coordinator *c, int64_t now);
+
+#endif

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Merging and pruning, in slices: the store's oldest checkpoint into base images and homes, and
+ * what the policy does not keep out of the store. Homes are opened for a merge and closed after
+ * it, so that an idle district has nothing open.
+ */
+#include "ckpt/durable-internal.h"
+
+#include "disk/home.h"
+
+#include <string.h>
+
+static gboolean
+merge_home_write(void *opaque, uint64_t offset, const void *data, size_t len, GError **error)
+{
+    return home_write(opaque, offset, data, len, error);
+}
+
+static gboolean
+merge_home_zero(void *opaque, uint64_t offset, uint64_t len, GError **error)
+{
+    return home_zero(opaque, offset, len, error);
+}
+
+static gboolean
+merge_home_flush(void *opaque, GError **error)
+{
+    return home_flush(opaque, error);
+}
+
+/* The homes in use, by disk; closed when the merge is over. */
+static void
+homes_close(Durable *d)
+{
+    for (uint32_t i = 0; i < d->n_disks; i++) {
+        if (d->homes[i].opaque != NULL)
+            home_close(d->homes[i].opaque);
+        d->homes[i].opaque = NULL;
+    }
+}
+
+static const CkptStoreHome *
+home_find(void *opaque, const char *member, uint32_t number, uint64_t bytes)
+{
+    Durable *d = opaque;
+
+    for (uint32_t i = 0; i < d->n_disks; i++) {
+        const DurableDisk *disk = &d->disks[i];
+        g_autoptr(GError) error = NULL;
+
+        if (strcmp(disk->disk.member, member) != 0 || disk->number != number ||
+            disk->disk.size != bytes)
+            continue;
+        if (d->homes[i].opaque == NULL) {
+            d->homes[i] =
+                (CkptStoreHome){.write = merge_home_write,
+                                .zero = merge_home_zero,
+                                .flush = merge_home_flush,
+                                .opaque = home_open(disk->disk.home, bytes, true, &error)};
+            if (d->homes[i].opaque == NULL) {
+                g_warning("%s", error->message);
+                return NULL;
+            }
+        }
+        return &d->homes[i];
+    }
+    return NULL;
+}
+
+/* The root is merged: engines may drop what the homes have now. */
+static void
+merge_done(Durable *d)
+{
+    const uint64_t *cuts;
+    gboolean merged;
+    uint64_t root;
+    bool news = false;
+
+    if (!ckpt_store_root(d->store, &root, &merged, NULL) || !merged)
+        return;
+    cuts = g_hash_table_lookup(d->cuts_of, &root);
+    if (cuts == NULL)
+        return; /* older than these engines: their overlays have nothing of it alone */
+    g_mutex_lock(&d->lock);
+    for (uint32_t i = 0; i < d->n_disks; i++) {
+        news = news || cuts[i] + 1 > d->home_below[i];
+        d->home_below[i] = MAX(d->home_below[i], cuts[i] + 1);
+    }
+    g_mutex_unlock(&d->lock);
+    if (news)
+        durable_post(d, INBOX_DURABLE_HOME, root, NULL);
+}
+
+gboolean
+durable_merge_slice(Durable *d, uint64_t budget, bool *idle, GError **error)
+{
+    CkptStorePruned pruned = {0};
+    gboolean merged = FALSE;
+    uint64_t root = 0;
+
+    if (!ckpt_store_root(d->store, &root, &merged, error))
+        return FALSE;
+    if (root != 0 && !merged) {
+        if (!ckpt_store_merge_some(d->store, budget, home_find, d, &merged, error)) {
+            homes_close(d);
+            return FALSE;
+        }
+        if (merged) {
+            homes_close(d);
+            merge_done(d);
+        }
+        return TRUE;
+    }
+    if (!ckpt_store_prune(d->store, &d->keep, budget, &pruned, error))
+        return FALSE;
+    *idle = pruned.done;
+    return TRUE;
+}
