@@ -138,7 +138,7 @@ Claim district_claim(const District *district);
 char *district_run_path(const District *district, const char *file);
 char *district_log_path(const District *district, const char *file);
 char *district_member_path(const District *district, const char *member, const char *suffix);
-char *district_checkpoint_dir(const District *district);
+char *district_store_dir(const District *district);
 /* All about it, for people and programs. */
 JsonObject *district_describe(District *district);
 JsonObject *district_summary(District *district);
@@ -248,9 +248,11 @@ void operation_shut_down(District *district, uint64_t timeout_us, JobDone done, 
  * checkpoints are to be kept and it has some: then it is left with no role. */
 void operation_remove(District *district, gboolean checkpoints_too, JobDone done, gpointer data);
 void operation_checkpoint(District *district, const char *label, JobDone done, gpointer data);
-JsonArray *checkpoint_list(District *district);
-/* Path of checkpoint id (NULL: the last one); NULL with error set. */
-char *checkpoint_find(District *district, const char *id, GError **error);
+/* All durable checkpoints; NULL with error set: they cannot be read. */
+JsonArray *checkpoint_list(District *district, GError **error);
+/* Number of the checkpoint that what (a number, a label or "latest"; NULL: the latest) stands for; 0
+ * with error set. */
+uint64_t checkpoint_find(District *district, const char *what, GError **error);
 void operation_protect(District *district, const char *host, uint64_t interval_us,
                        gboolean output_commit, JobDone done, gpointer data);
 void operation_unprotect(District *district, gboolean force, JobDone done, gpointer data);
@@ -275,7 +277,7 @@ void operation_done_log(JsonObject *result, const GError *error, gpointer data);
 void step_start_processes(Job *job);
 void step_wait_ckpt(Job *job);
 /* verify.c: of restart, before anything is ended. */
-void step_verify_file(Job *job);
+void step_verify_store(Job *job);
 void job_wait_ckpt_state(Job *job, const char *state, int timeout_ms);
 
 /* ---- other hosts (peer.c, exchange.c) ---- */

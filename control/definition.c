@@ -20,6 +20,7 @@
 
 #define MEMBER_PREFIX "Member "
 #define MEMORY_MIN (1ULL << 20)
+#define DURABLE_EVERY_DEFAULT_US 10000000
 
 typedef gboolean (*KeyParser)(const char *value, void *field, GError **error);
 
@@ -186,10 +187,133 @@ parse_console(const char *value, void *field, GError **error)
 }
 
 static gboolean
-parse_disk(const char *value, void *field, GError **error)
+parse_durable_every(const char *value, void *field, GError **error)
 {
-    return bad_value(error, "disks are not available in this version: remove the line and run the "
-                            "guest from its initrd");
+    uint64_t us = 0;
+
+    if (strcmp(value, "never") == 0) {
+        *(uint64_t *)field = DEFINITION_NEVER;
+        return TRUE;
+    }
+    if (!units_parse_time(value, &us, error))
+        return FALSE;
+    if (us < 100000 || us > 86400000000ULL)
+        return bad_value(error, "%s is out of range: give 100ms to 1440min, or never", value);
+    *(uint64_t *)field = us;
+    return TRUE;
+}
+
+/* One word of Keep=: "3", "hourly:24", "daily:7". */
+static gboolean
+parse_keep_word(const char *word, DefinitionKeep *keep, GError **error)
+{
+    static const char *const kinds[] = {"last:", "hourly:", "daily:"};
+    unsigned *counts[] = {&keep->last, &keep->hourly, &keep->daily};
+    size_t kind = 0;
+    guint64 number = 0;
+
+    if (!g_ascii_isdigit(word[0])) {
+        while (kind < G_N_ELEMENTS(kinds) && !g_str_has_prefix(word, kinds[kind]))
+            kind++;
+        if (kind == G_N_ELEMENTS(kinds))
+            return bad_value(error, "\"%.40s\" is not one of N, hourly:N, daily:N", word);
+        word += strlen(kinds[kind]);
+    }
+    if (!g_ascii_string_to_unsigned(word, 10, kind == 0 ? 1 : 0, 100000, &number, NULL))
+        return bad_value(error, "\"%.40s\" is not a number of checkpoints: give %d to 100000", word,
+                         kind == 0 ? 1 : 0);
+    *counts[kind] = (unsigned)number;
+    return TRUE;
+}
+
+static gboolean
+parse_keep(const char *value, void *field, GError **error)
+{
+    g_auto(GStrv) words = g_strsplit_set(value, " \t", -1);
+
+    for (char **word = words; *word != NULL; word++) {
+        if (**word != '\0' && !parse_keep_word(*word, field, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static void
+disk_free(gpointer data)
+{
+    DefinitionDisk *disk = data;
+
+    g_free(disk->path);
+    g_free(disk->format);
+    g_free(disk);
+}
+
+/* By the end of the name, never by the content: that is the guest's to write. */
+static const char *
+format_of_name(const char *path)
+{
+    static const char *const known[] = {"qcow2", "qed", "vmdk", "vdi", "vhdx", "vpc"};
+    const char *end = strrchr(path, '.');
+
+    for (size_t i = 0; end != NULL && i < G_N_ELEMENTS(known); i++) {
+        if (strcmp(end + 1, known[i]) == 0)
+            return known[i];
+    }
+    return "raw";
+}
+
+static gboolean
+parse_disk_option(const char *option, DefinitionDisk *disk, GError **error)
+{
+    if (g_str_has_prefix(option, "format=")) {
+        g_free(disk->format);
+        disk->format = g_strdup(option + strlen("format="));
+        for (const char *c = disk->format; *c != '\0'; c++) {
+            if (!g_ascii_isalnum(*c) && *c != '-')
+                return bad_value(error, "\"%.40s\" is not the name of a disk format", option);
+        }
+        return disk->format[0] != '\0' ||
+               bad_value(error, "format= needs the name of a disk format, such as qcow2");
+    }
+    if (strcmp(option, "readonly") == 0) {
+        disk->read_only = TRUE;
+        return TRUE;
+    }
+    return bad_value(error, "\"%.40s\" is not one of format=NAME, readonly", option);
+}
+
+static gboolean
+parse_one_disk(const char *text, GPtrArray *disks, GError **error)
+{
+    g_auto(GStrv) parts = g_strsplit(text, ",", -1);
+    DefinitionDisk *disk = g_new0(DefinitionDisk, 1);
+
+    g_ptr_array_add(disks, disk);
+    if (!parse_path(g_strstrip(parts[0]), &disk->path, error))
+        return FALSE;
+    disk->format = g_strdup(format_of_name(disk->path));
+    for (char **option = parts + 1; *option != NULL; option++) {
+        if (!parse_disk_option(g_strstrip(*option), disk, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+parse_disks(const char *value, void *field, GError **error)
+{
+    g_auto(GStrv) texts = g_strsplit(value, ";", -1);
+    GPtrArray *disks = *(GPtrArray **)field;
+
+    for (char **text = texts; *text != NULL; text++) {
+        if (g_strstrip(*text)[0] == '\0')
+            continue;
+        if (disks->len == DISKS_MAX)
+            return bad_value(error, "more than %d disks: remove some", DISKS_MAX);
+        if (!parse_one_disk(*text, disks, error))
+            return FALSE;
+    }
+    return disks->len > 0 || bad_value(error, "no disk: give a path or remove the line");
 }
 
 static const Key district_keys[] = {
@@ -200,6 +324,9 @@ static const Key district_keys[] = {
     {"FailoverAfter", parse_failover_after, offsetof(Definition, failover_after_ms)},
     {"DetachAfter", parse_detach_after, offsetof(Definition, detach_after_ms)},
     {"Bridge", parse_bridge, offsetof(Definition, bridge)},
+    {"DurableEvery", parse_durable_every, offsetof(Definition, durable_every_us)},
+    {"Keep", parse_keep, offsetof(Definition, keep)},
+    {"Autostart", parse_bool, offsetof(Definition, autostart)},
     {NULL, NULL, 0},
 };
 
@@ -215,7 +342,7 @@ static const Key member_keys[] = {
     {"Rng", parse_bool, offsetof(DefinitionMember, rng)},
     {"Console", parse_console, offsetof(DefinitionMember, console)},
     {"Debugcon", parse_path, offsetof(DefinitionMember, debugcon)},
-    {"Disk", parse_disk, 0},
+    {"Disk", parse_disks, offsetof(DefinitionMember, disks)},
     {NULL, NULL, 0},
 };
 
@@ -231,6 +358,7 @@ member_free(gpointer data)
     g_free(member->dirty_source);
     g_free(member->console);
     g_free(member->debugcon);
+    g_ptr_array_unref(member->disks);
     g_free(member);
 }
 
@@ -346,6 +474,7 @@ read_member(GKeyFile *kf, const char *section, Definition *definition, const cha
     g_ptr_array_add(definition->members, member);
     member->name = g_strdup(name);
     member->cpus = 1;
+    member->disks = g_ptr_array_new_with_free_func(disk_free);
     if (!units_check_name(name, &why)) {
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID, "%s: [%.60s]: %s", file, section,
                     why->message);
@@ -384,6 +513,42 @@ check_macs(const Definition *definition, const char *file, GError **error)
     return TRUE;
 }
 
+/* Why disk cannot be, given the disks before it (path -> DefinitionDisk); NULL: it can. */
+static const char *
+disk_fault(const Definition *definition, const DefinitionDisk *disk, GHashTable *before)
+{
+    const DefinitionDisk *same = g_hash_table_lookup(before, disk->path);
+
+    if (same != NULL && !(same->read_only && disk->read_only))
+        return "is there twice: give each disk its own image";
+    /* Writes wait in the overlay for a durable checkpoint. */
+    if (!disk->read_only && definition->durable_every_us == DEFINITION_NEVER)
+        return "needs durable checkpoints: remove DurableEvery=never";
+    return NULL;
+}
+
+static gboolean
+check_disks(const Definition *definition, const char *file, GError **error)
+{
+    g_autoptr(GHashTable) before = g_hash_table_new(g_str_hash, g_str_equal);
+
+    for (guint i = 0; i < definition->members->len; i++) {
+        const DefinitionMember *m = definition->members->pdata[i];
+        for (guint k = 0; k < m->disks->len; k++) {
+            DefinitionDisk *disk = m->disks->pdata[k];
+            const char *fault = disk_fault(definition, disk, before);
+
+            if (fault != NULL) {
+                g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+                            "%s: [Member %s] Disk=%s: %s", file, m->name, disk->path, fault);
+                return FALSE;
+            }
+            g_hash_table_insert(before, disk->path, disk);
+        }
+    }
+    return TRUE;
+}
+
 static gboolean
 read_members(GKeyFile *kf, Definition *definition, const char *file, GError **error)
 {
@@ -407,7 +572,7 @@ read_members(GKeyFile *kf, Definition *definition, const char *file, GError **er
             return FALSE;
     }
     if (definition->members->len > 0)
-        return check_macs(definition, file, error);
+        return check_macs(definition, file, error) && check_disks(definition, file, error);
     g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
                 "%s: no members: add a section [Member NAME]", file);
     return FALSE;
@@ -444,6 +609,17 @@ read_definition(GKeyFile *kf, Definition *definition, const char *file, GError *
     return read_members(kf, definition, file, error);
 }
 
+gboolean
+definition_has_disks(const Definition *definition)
+{
+    for (guint i = 0; i < definition->members->len; i++) {
+        const DefinitionMember *member = definition->members->pdata[i];
+        if (member->disks->len > 0)
+            return TRUE;
+    }
+    return FALSE;
+}
+
 Definition *
 definition_parse(const char *text, gsize len, const char *file, GError **error)
 {
@@ -459,6 +635,7 @@ definition_parse(const char *text, gsize len, const char *file, GError **error)
     definition->output_commit = TRUE;
     definition->failover_after_ms = 1000;
     definition->detach_after_ms = 5000;
+    definition->keep = (DefinitionKeep){.last = 3};
     if (!scan_duplicates(definition->text, file, error))
         return NULL;
     if (!g_key_file_load_from_data(kf, text, len, G_KEY_FILE_NONE, &why)) {
@@ -467,6 +644,9 @@ definition_parse(const char *text, gsize len, const char *file, GError **error)
     }
     if (!read_definition(kf, definition, file, error))
         return NULL;
+    if (definition->durable_every_us == 0)
+        definition->durable_every_us =
+            definition_has_disks(definition) ? DURABLE_EVERY_DEFAULT_US : DEFINITION_NEVER;
     return g_steal_pointer(&definition);
 }
 
@@ -490,6 +670,11 @@ definition_check_files(const Definition *definition, GError **error)
         if (!check_readable(definition, member, "Kernel", member->kernel, error) ||
             !check_readable(definition, member, "Initrd", member->initrd, error))
             return FALSE;
+        for (guint k = 0; k < member->disks->len; k++) {
+            const DefinitionDisk *disk = member->disks->pdata[k];
+            if (!check_readable(definition, member, "Disk", disk->path, error))
+                return FALSE;
+        }
     }
     return TRUE;
 }

@@ -9,6 +9,22 @@
 #define DEFINITION_BYTES_MAX (64 * 1024)
 #define DEFINITION_CPUS_MAX 64
 
+/* DurableEvery=never. */
+#define DEFINITION_NEVER UINT64_MAX
+
+typedef struct DefinitionDisk {
+    char *path;   /* absolute */
+    char *format; /* "raw", "qcow2" ...: given, or by the end of the name */
+    gboolean read_only;
+} DefinitionDisk;
+
+/* Which durable checkpoints are kept, beside labelled ones. */
+typedef struct DefinitionKeep {
+    unsigned last; /* at least 1 */
+    unsigned hourly;
+    unsigned daily;
+} DefinitionKeep;
+
 typedef struct DefinitionMember {
     char *name;
     char *kernel;       /* absolute path */
@@ -21,6 +37,7 @@ typedef struct DefinitionMember {
     char *console;      /* virtio-console, as district-vmm --console; NULL: none */
     char *debugcon;     /* file for port 0xE9, or NULL */
     gboolean rng;
+    GPtrArray *disks; /* of DefinitionDisk, at most DISKS_MAX */
 } DefinitionMember;
 
 typedef struct Definition {
@@ -31,6 +48,9 @@ typedef struct Definition {
     char *bridge; /* or NULL: no way out of the district */
     gboolean output_commit;
     gboolean auto_failover;
+    gboolean autostart;
+    uint64_t durable_every_us; /* or DEFINITION_NEVER; 0 while the file has not been read */
+    DefinitionKeep keep;
     GPtrArray *members; /* of DefinitionMember, at least one, in the order of the file */
     char *text;         /* the file itself */
 } Definition;
@@ -45,6 +65,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Definition, definition_free)
 
 /* Are the files named there and readable on this host? */
 gboolean definition_check_files(const Definition *definition, GError **error);
+
+gboolean definition_has_disks(const Definition *definition);
 
 /* Index of the member called name, or -1. */
 int definition_find_member(const Definition *definition, const char *name);

@@ -158,13 +158,6 @@ district_member_path(const District *d, const char *member, const char *suffix)
     return district_run_path(d, file);
 }
 
-char *
-district_checkpoint_dir(const District *d)
-{
-    return g_build_filename(d->daemon->config->state_dir, "districts", d->name, "checkpoints",
-                            NULL);
-}
-
 /* ---- Status of the processes ---- */
 
 static void
@@ -218,6 +211,10 @@ ckpt_status_to_json(const District__CkptStatusReply *s)
         {"lag_ns", s->lag_ns},
         {"sync_done_pages", s->sync_done_pages},
         {"sync_total_pages", s->sync_total_pages},
+        {"durable_id", s->durable_id},
+        {"durable_age_ns", s->durable_age_ns},
+        {"durable_checkpoints", s->durable_checkpoints},
+        {"durable_bytes", s->durable_bytes},
     };
 
     for (gsize i = 0; i < G_N_ELEMENTS(numbers); i++)
@@ -225,6 +222,7 @@ ckpt_status_to_json(const District__CkptStatusReply *s)
     json_object_set_string_member(object, "state", s->state);
     json_object_set_string_member(object, "protection", s->protection);
     json_object_set_string_member(object, "protection_error", s->protection_error);
+    json_object_set_string_member(object, "durable_error", s->durable_error);
     set_percentiles(object, "pause_ns", s->pause_ns);
     set_percentiles(object, "skew_ns", s->skew_ns);
     set_percentiles(object, "commit_ns", s->commit_ns);

@@ -438,6 +438,10 @@ district_ckpt_event(ProtobufCMessage *message, int *fds, guint n_fds, const GErr
     case DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_REFUSED:
         daemon_event(daemon, "refused", d->name, "by its standby: %s", event->text);
         break;
+    case DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_STORE_FAILED:
+        daemon_event(daemon, "store-failed", d->name, "no durable checkpoint: %s; trying again",
+                     event->text);
+        break;
     case DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_SUPERSEDED:
         district_supersede(d, d->record.peer != NULL ? d->record.peer : "?", event->incarnation);
         break;

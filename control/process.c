@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define QUIT_TIMEOUT_MS 5000
+#define QUIT_DISKS_TIMEOUT_MS 40000
 #define TERM_TIMEOUT_MS 2000
 #define CONFIG_TIMEOUT_MS 10000
 /* What an engine leaves beside its member socket when its guest is off (district-vmm(8)). */
@@ -76,7 +77,7 @@ static gboolean
 make_dirs(const District *d, GError **error)
 {
     return make_dir(district_run_path(d, NULL), error) &&
-           make_dir(district_log_path(d, NULL), error);
+           make_dir(district_log_path(d, NULL), error) && make_dir(district_store_dir(d), error);
 }
 
 /* ---- Command lines ---- */
@@ -123,6 +124,20 @@ add_optional(GPtrArray *argv, const char *option, const char *value)
         add(argv, option, g_strdup(value));
 }
 
+/* The disks, and where their overlays are made: in the store, whose file system has the room. */
+static void
+add_disks(const District *d, const DefinitionMember *m, GPtrArray *argv)
+{
+    for (guint i = 0; i < m->disks->len; i++) {
+        const DefinitionDisk *disk = m->disks->pdata[i];
+        add(argv, "--disk",
+            g_strdup_printf("%s,format=%s%s", disk->path, disk->format,
+                            disk->read_only ? ",readonly=on" : ""));
+    }
+    if (m->disks->len > 0)
+        add(argv, "--overlay-dir", district_store_dir(d));
+}
+
 static gboolean
 spawn_vmm(District *d, const DefinitionMember *m, gboolean incoming, GError **error)
 {
@@ -150,6 +165,7 @@ spawn_vmm(District *d, const DefinitionMember *m, gboolean incoming, GError **er
     add(argv, "--serial", g_strconcat("pty:", link, NULL));
     add(argv, "--serial-log", district_log_path(d, log_file));
     add_optional(argv, "--console", m->console);
+    add_disks(d, m, argv);
     if (m->rng)
         add(argv, "--rng", NULL);
     add_optional(argv, "--debugcon", m->debugcon);
@@ -216,6 +232,20 @@ connect_ckpt(District *d)
     d->ckpt = rpc_new(&rpc_ckpt_protocol, path, name, district_ckpt_event, d);
 }
 
+static void
+add_store(const District *d, GPtrArray *argv)
+{
+    const Definition *definition = d->definition;
+    const DefinitionKeep *keep = &definition->keep;
+    uint64_t ms = definition->durable_every_us == DEFINITION_NEVER
+                      ? 0
+                      : MAX(definition->durable_every_us / 1000, 1);
+
+    add(argv, "--store", district_store_dir(d));
+    add(argv, "--durable-every", g_strdup_printf("%" G_GUINT64_FORMAT, ms));
+    add(argv, "--keep", g_strdup_printf("%u,%u,%u", keep->last, keep->hourly, keep->daily));
+}
+
 static gboolean
 spawn_ckpt(District *d, GError **error)
 {
@@ -240,6 +270,7 @@ spawn_ckpt(District *d, GError **error)
     add(argv, "--definition",
         g_build_filename(config->state_dir, "districts", d->name, file, NULL));
     add(argv, "--incarnation", g_strdup_printf("%" G_GUINT64_FORMAT, d->incarnation));
+    add_store(d, argv);
     if (spawn(d, "ckpt", NULL, argv, -1, error) == NULL)
         return FALSE;
     connect_ckpt(d);
@@ -381,14 +412,14 @@ on_kill_timer(gpointer data)
 }
 
 static void
-quit_ckpt(District *d)
+quit_ckpt(District *d, int timeout_ms)
 {
     District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
     District__CkptQuitRequest quit = DISTRICT__CKPT_QUIT_REQUEST__INIT;
 
     request.op_case = DISTRICT__CKPT_REQUEST__OP_QUIT;
     request.quit = &quit;
-    rpc_call(d->ckpt, &request.base, NULL, 0, QUIT_TIMEOUT_MS, NULL, NULL);
+    rpc_call(d->ckpt, &request.base, NULL, 0, timeout_ms, NULL, NULL);
 }
 
 void
@@ -405,14 +436,16 @@ processes_end(District *d, gboolean at_once, Job *job)
     d->ending = TRUE;
     if (d->kill_timer != 0)
         g_source_remove(d->kill_timer);
+    /* With disks, district-ckpt makes a last checkpoint before it ends. */
+    int quit_ms = definition_has_disks(d->definition) ? QUIT_DISKS_TIMEOUT_MS : QUIT_TIMEOUT_MS;
     if (at_once)
         signal_all(d, SIGKILL);
     else if (d->ckpt != NULL)
-        quit_ckpt(d);
+        quit_ckpt(d, quit_ms);
     else
         signal_all(d, SIGTERM);
     d->kill_stage = at_once ? 1 : 0;
-    d->kill_timer = g_timeout_add(at_once ? TERM_TIMEOUT_MS : QUIT_TIMEOUT_MS, on_kill_timer, d);
+    d->kill_timer = g_timeout_add(at_once ? TERM_TIMEOUT_MS : (guint)quit_ms, on_kill_timer, d);
 }
 
 void

@@ -57,9 +57,13 @@ static void
 step_keep_checkpoints(Job *job)
 {
     District *d = job->district;
-    g_autoptr(JsonArray) checkpoints = checkpoint_list(d);
     g_autoptr(GError) error = NULL;
+    g_autoptr(JsonArray) checkpoints = checkpoint_list(d, &error);
 
+    if (checkpoints == NULL && !job->force) {
+        job_fail(job, error);
+        return;
+    }
     if (job->force || json_array_get_length(checkpoints) == 0) {
         job_next(job);
         return;

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define ASK_TIMEOUT_MS 2000
-#define CKPT_READY_MS 20000
+#define CKPT_READY_MS 45000
 #define CKPT_START_MS 30000
 #define CKPT_LOAD_MS 600000
 #define CKPT_POLL_MS 10
@@ -196,7 +196,7 @@ step_start_processes(Job *job)
     District *d = job->district;
     g_autoptr(GError) error = NULL;
     gboolean standby = d->record.role == ROLE_STANDBY;
-    gboolean incoming = job->path != NULL || standby;
+    gboolean incoming = job->id != 0 || standby;
 
     if (!standby)
         district_set_state(d, STATE_STARTING, NULL);
@@ -225,27 +225,18 @@ step_ckpt_start(Job *job)
 }
 
 static void
-step_open_file(Job *job)
-{
-    job->fd = open(job->path, O_RDONLY | O_CLOEXEC);
-    if (job->fd < 0)
-        job_fail_new(job, CONTROL_ERROR_NOT_FOUND, "%s: cannot open: %s", job->path,
-                     g_strerror(errno));
-    else
-        job_next(job);
-}
-
-static void
-step_ckpt_start_file(Job *job)
+step_ckpt_start_store(Job *job)
 {
     District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
-    District__CkptStartFileRequest start = DISTRICT__CKPT_START_FILE_REQUEST__INIT;
+    District__CkptStartStoreRequest start = DISTRICT__CKPT_START_STORE_REQUEST__INIT;
+    g_autofree char *from = g_strdup_printf("%" G_GUINT64_FORMAT, job->id);
 
-    start.path = job->path;
+    start.from = from;
     start.incarnation = job->district->incarnation;
-    request.op_case = DISTRICT__CKPT_REQUEST__OP_START_FILE;
-    request.start_file = &start;
-    job_call(job, job->district->ckpt, &request.base, &job->fd, 1, CKPT_LOAD_MS, NULL);
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_START_STORE;
+    request.start_store = &start;
+    json_object_set_int_member(job->result, "checkpoint", (gint64)job->id);
+    job_call(job, job->district->ckpt, &request.base, NULL, 0, CKPT_LOAD_MS, NULL);
 }
 
 static void
@@ -302,13 +293,19 @@ step_stopped(Job *job)
 }
 
 /* The peer is asked again when all have ended: it may have taken over meanwhile. */
-static const JobStep restart_steps[] = {step_check_restart,   step_open_file,
-                                        step_verify_file,     step_ask_peer,
-                                        step_end_running,     step_stopped,
-                                        step_check,           step_ask_peer,
-                                        step_new_incarnation, step_start_processes,
-                                        step_wait_ckpt,       step_ckpt_start_file,
-                                        step_running,         NULL};
+static const JobStep restart_steps[] = {step_check_restart,
+                                        step_verify_store,
+                                        step_ask_peer,
+                                        step_end_running,
+                                        step_stopped,
+                                        step_check,
+                                        step_ask_peer,
+                                        step_new_incarnation,
+                                        step_start_processes,
+                                        step_wait_ckpt,
+                                        step_ckpt_start_store,
+                                        step_running,
+                                        NULL};
 
 void
 operation_start(District *d, gboolean force, JobDone done, gpointer data)
@@ -325,18 +322,16 @@ void
 operation_restart(District *d, const char *from, gboolean force, JobDone done, gpointer data)
 {
     g_autoptr(GError) error = NULL;
-    char *path = checkpoint_find(d, from, &error);
+    uint64_t id = checkpoint_find(d, from, &error);
 
-    if (path == NULL) {
+    if (id == 0) {
         done(NULL, error, data);
         return;
     }
     Job *job = job_new(d, "restart", restart_steps, done, data);
-    if (job == NULL) {
-        g_free(path);
+    if (job == NULL)
         return;
-    }
-    job->path = path;
+    job->id = id;
     job->force = force;
     job->undo = undo_start;
     job_next(job);

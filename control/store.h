@@ -4,7 +4,7 @@
  *     NAME.district     the definition
  *     state.json        the Record below
  *     incarnation       the highest number given out here, in decimal
- *     checkpoints/      ID.dckpt and ID.json, the checkpoint and what it is
+ *     store/            durable checkpoints (ckpt/store.h), which district-ckpt writes
  * Every change is atomic and durable when the function returns: written to a temporary file,
  * synced, renamed, and the directory synced. A district is made as .new-NAME and removed as
  * .destroyed-NAME; nothing else is ever removed unasked, whatever cannot be read of it.

@@ -26,7 +26,7 @@
 #include <string.h>
 
 #define ASK_HOME_MS 3000
-#define CKPT_READY_MS 20000
+#define CKPT_READY_MS 45000
 #define ACTIVATE_MS 30000
 /* What district-ckpt allows itself: 30 s to load, 5 s each for the switch, the members to resume and
  * the announcement, 2 s for engines of members that stay off; and as much again on a busy host. */
@@ -66,6 +66,16 @@ step_check(Job *job)
     if (job->planned)
         district_set_state(job->district, STATE_ACTIVATING, NULL);
     job_next(job);
+}
+
+/* What an attempt before this one has left is on its way out, and not to be taken for warm. */
+static void
+step_wait_gone(Job *job)
+{
+    if (job->district->ending)
+        processes_end(job->district, TRUE, job);
+    else
+        job_next(job);
 }
 
 static void
@@ -309,8 +319,9 @@ undo_takeover(Job *job)
 }
 
 static const JobStep takeover_steps[] = {
-    step_check,    step_start_processes, step_wait_ready,  step_new_incarnation,
-    step_end_home, step_activate,        step_become_home, NULL};
+    step_check,      step_wait_gone,       step_start_processes,
+    step_wait_ready, step_new_incarnation, step_end_home,
+    step_activate,   step_become_home,     NULL};
 
 void
 operation_takeover(District *d, uint64_t incarnation, gboolean planned, gboolean ask_home,

@@ -291,10 +291,17 @@ verb_log(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
     District *d = district_argument(request, daemon, arguments);
 
+    g_autoptr(GError) error = NULL;
+
     if (d == NULL)
         return;
+    JsonArray *checkpoints = checkpoint_list(d, &error);
+    if (checkpoints == NULL) {
+        api_fail(request, error);
+        return;
+    }
     JsonObject *result = json_object_new();
-    json_object_set_array_member(result, "checkpoints", checkpoint_list(d));
+    json_object_set_array_member(result, "checkpoints", checkpoints);
     api_reply(request, result);
 }
 

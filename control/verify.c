@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Would the district go on from a checkpoint file? The whole file is verified, by a process of its
- * own: it may be large, and what is in it is not to be trusted. Asked before anything is ended.
+ * Would the district go on from a checkpoint of its store? All that it is made of is verified, by a
+ * process of its own: it may be large, and what is in it is not to be trusted. Asked before
+ * anything is ended.
  */
 #include "control/daemon.h"
 
@@ -15,8 +16,8 @@ static gboolean G_GNUC_PRINTF(3, 4) misfit(const Job *job, GError **error, const
     g_autofree char *what = g_strdup_vprintf(format, args);
     va_end(args);
 
-    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE, "%s: checkpoint file %s: %s",
-                job->district->name, job->path, what);
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
+                "%s: checkpoint %" G_GUINT64_FORMAT ": %s", job->district->name, job->id, what);
     return FALSE;
 }
 
@@ -97,8 +98,10 @@ on_verified(GObject *source, GAsyncResult *result, gpointer data)
 }
 
 void
-step_verify_file(Job *job)
+step_verify_store(Job *job)
 {
+    g_autofree char *dir = district_store_dir(job->district);
+    g_autofree char *id = g_strdup_printf("%" G_GUINT64_FORMAT, job->id);
     g_autoptr(GError) error = NULL;
     g_autofree char *program =
         child_find_program(job->district->daemon->config->libexec_dir, "district-ckpt", &error);
@@ -106,7 +109,7 @@ step_verify_file(Job *job)
 
     if (program != NULL)
         process = g_subprocess_new(G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE,
-                                   &error, program, "--verify", job->path, NULL);
+                                   &error, program, "--verify", id, "--store", dir, NULL);
     if (process == NULL)
         job_fail(job, error);
     else

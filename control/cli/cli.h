@@ -55,6 +55,7 @@ gboolean cli_destroy(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_start(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_stop(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_restart(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_rollback(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_checkpoint(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_list(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_show(Cli *cli, int argc, char **argv, GError **error);

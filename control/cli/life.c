@@ -95,13 +95,30 @@ cli_start(Cli *cli, int argc, char **argv, GError **error)
 }
 
 gboolean
+cli_rollback(Cli *cli, int argc, char **argv, GError **error)
+{
+    char *name = NULL;
+    gboolean force = FALSE;
+    g_autofree char *to = NULL;
+    const GOptionEntry options[] = {
+        {"to", 0, 0, G_OPTION_ARG_STRING, &to, "Checkpoint: number or label (the last one)", "ID"},
+        {"force", 0, 0, G_OPTION_ARG_NONE, &force, "As for start", NULL},
+        {0},
+    };
+
+    return cli_parse(&argc, &argv, "NAME [--to ID] [--force]", options, 1, &name, error) &&
+           start_like(cli, "restart", name, force, to, error);
+}
+
+gboolean
 cli_restart(Cli *cli, int argc, char **argv, GError **error)
 {
     char *name = NULL;
     gboolean force = FALSE;
     g_autofree char *from = NULL;
     const GOptionEntry options[] = {
-        {"from", 0, 0, G_OPTION_ARG_STRING, &from, "Checkpoint (the last one)", "ID"},
+        {"from", 0, 0, G_OPTION_ARG_STRING, &from, "Checkpoint: number or label (the last one)",
+         "ID"},
         {"force", 0, 0, G_OPTION_ARG_NONE, &force, "As for start", NULL},
         {0},
     };

@@ -156,6 +156,12 @@ add_checkpointing(GPtrArray *rows, JsonObject *c)
     add_percentiles(rows, "Interval", c, "interval_ns");
     add_number(rows, "Dirty pages", c, "dirty_pages");
     add_number(rows, "Wire bytes", c, "wire_bytes");
+    if (json_get_int(c, "durable_id", 0) > 0) {
+        g_autofree char *age = units_format_ns((uint64_t)json_get_int(c, "durable_age_ns", 0));
+        add_number(rows, "Durable", c, "durable_id");
+        add_line(rows, "Durable age", age);
+    }
+    add_line(rows, "Store", json_get_string(c, "durable_error", ""));
 }
 
 static void
@@ -217,6 +223,14 @@ cli_show(Cli *cli, int argc, char **argv, GError **error)
 
 /* ---- log ---- */
 
+static const char *
+checkpoint_state(JsonObject *c)
+{
+    return json_get_bool(c, "head", FALSE)        ? "head"
+           : json_get_bool(c, "abandoned", FALSE) ? "abandoned"
+                                                  : "-";
+}
+
 gboolean
 cli_log(Cli *cli, int argc, char **argv, GError **error)
 {
@@ -231,16 +245,18 @@ cli_log(Cli *cli, int argc, char **argv, GError **error)
         return cli_print_json(cli, result);
     g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func(g_free);
     JsonArray *checkpoints = json_get_array(result, "checkpoints");
-    g_ptr_array_add(rows, g_strdup("ID\tTIME\tINCARNATION\tEPOCH\tBYTES\tLABEL"));
+    g_ptr_array_add(rows, g_strdup("ID\tPARENT\tTIME\tINCARNATION\tEPOCH\tBYTES\tSTATE\tLABEL"));
     for (guint i = 0; i < length(checkpoints); i++) {
         JsonObject *c = element(checkpoints, i);
         g_autofree char *time = format_time((double)json_get_int(c, "time", 0));
-        g_ptr_array_add(
-            rows, g_strdup_printf("%" G_GINT64_FORMAT "\t%s\t%" G_GINT64_FORMAT
-                                  "\t%" G_GINT64_FORMAT "\t%" G_GINT64_FORMAT "\t%s",
-                                  json_get_int(c, "id", 0), time, json_get_int(c, "incarnation", 0),
-                                  json_get_int(c, "epoch", 0), json_get_int(c, "bytes", 0),
-                                  json_get_string(c, "label", "")));
+        g_ptr_array_add(rows,
+                        g_strdup_printf("%" G_GINT64_FORMAT "\t%" G_GINT64_FORMAT
+                                        "\t%s\t%" G_GINT64_FORMAT "\t%" G_GINT64_FORMAT
+                                        "\t%" G_GINT64_FORMAT "\t%s\t%s",
+                                        json_get_int(c, "id", 0), json_get_int(c, "parent", 0),
+                                        time, json_get_int(c, "incarnation", 0),
+                                        json_get_int(c, "epoch", 0), json_get_int(c, "bytes", 0),
+                                        checkpoint_state(c), json_get_string(c, "label", "")));
     }
     cli_print_table(rows);
     return TRUE;

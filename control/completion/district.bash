@@ -41,7 +41,7 @@ _district()
 		;;
 	esac
 	case $verb in
-	'') words="create destroy start stop restart list show console checkpoint log protect unprotect
+	'') words="create destroy start stop restart rollback list show console checkpoint log protect unprotect
 		failover migrate host events top doctor --json --config --socket --help --version" ;;
 	create)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
@@ -50,6 +50,7 @@ _district()
 	destroy | start | unprotect) words="$(_district_names) --force" ;;
 	stop) words="$(_district_names) --timeout --force" ;;
 	restart) words="$(_district_names) --from --force" ;;
+	rollback) words="$(_district_names) --to --force" ;;
 	show | log | failover) words=$(_district_names) ;;
 	console) words="$(_district_names) --log" ;;
 	checkpoint) words="$(_district_names) --label" ;;

@@ -68,12 +68,12 @@ claim "protection comes back by itself when there is room" "$(field h1 shop prot
 # A damaged checkpoint file.
 dst h1 checkpoint shop --label good || die "checkpoint failed"
 dst h1 stop --timeout 1s shop || die "stop failed"
-file=$(on h1 sh -c 'ls -t /var/lib/district/districts/shop/checkpoints/*.dckpt | head -n 1')
-on h1 cp "$file" /tmp/good.dckpt
+file=$(on h1 sh -c 'ls -S /var/lib/district/districts/shop/store/checkpoint-*.dcp | head -n 1')
+on h1 cp "$file" /tmp/good.dcp
 on h1 sh -c "printf X | dd of=$file bs=1 seek=100000 conv=notrunc 2>/dev/null"
 refuses "a flipped byte in a checkpoint file is refused by name" "$(basename "$file")" dst h1 restart shop
-on h1 sh -c "head -c 50000 /tmp/good.dckpt >$file"
+on h1 sh -c "head -c 50000 /tmp/good.dcp >$file"
 refuses "a truncated checkpoint file is refused by name" "$(basename "$file")" dst h1 restart shop
-on h1 cp /tmp/good.dckpt "$file"
+on h1 cp /tmp/good.dcp "$file"
 claim "the good file restarts the district" "$(dst h1 restart shop 2>&1)" is h1 shop state running
 claims_end bad-input

@@ -37,7 +37,7 @@ dst h1 stop --timeout 1s shop || die "stop failed"
 claim "a stopped district runs nothing" "$(dst h1 list | grep shop)" \
 	eval 'is h1 shop state stopped && no_process h1 district-vmm'
 on h1 sh -c ': >/var/log/district/shop/app.console.log'
-RESTARTED=$(dst h1 restart shop --from 1) || die "restart failed: $RESTARTED"
+RESTARTED=$(dst h1 restart shop --from before) || die "restart failed: $RESTARTED"
 within 60 console_has h1 app 'app: acked' || true
 first=$(console h1 app | sed -n 's/.*app: acked \([0-9]*\)$/\1/p' | head -n 1)
 claim "restart goes on at the checkpoint, not at the end and not at boot" \
@@ -70,6 +70,6 @@ start_daemon h1
 within 30 is h1 shop state superseded || true
 claim "a district can be removed, and is gone" "$(dst h1 destroy shop 2>&1 || true)" \
 	refused 'shop: no such district here' dst h1 show shop
-claim "a verb of a later version says so" "$(dst h1 rollback shop 2>&1 || true)" \
-	refused 'not available in this version' dst h1 rollback shop
+claim "a verb of a later version says so" "$(dst h1 clone shop 2>&1 || true)" \
+	refused 'not available in this version' dst h1 clone shop
 claims_end commands

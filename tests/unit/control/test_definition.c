@@ -27,6 +27,7 @@ test_defaults(void)
     g_assert_cmpuint(d->failover_after_ms, ==, 1000);
     g_assert_cmpuint(d->detach_after_ms, ==, 5000);
     g_assert_null(d->bridge);
+    g_assert_true(d->durable_every_us == DEFINITION_NEVER);
     const DefinitionMember *m = d->members->pdata[0];
     g_assert_cmpuint(m->cpus, ==, 1);
     g_assert_cmpstr(m->dirty_source, ==, "auto");
@@ -55,6 +56,32 @@ test_all_keys(void)
     g_assert_cmpuint(m->cpus, ==, 2);
     g_assert_true(m->rng);
     g_assert_cmpint(m->mac[5], ==, 1);
+}
+
+static void
+test_disks(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Definition) d =
+        parse(HEAD "DurableEvery=1s\nKeep=5 hourly:24 daily:7\nAutostart=yes\n" BODY
+                   "Disk=/srv/a.qcow2; /srv/b.img ;/srv/c,format=vmdk;/srv/iso,readonly\n",
+              &error);
+    static const char *const formats[] = {"qcow2", "raw", "vmdk", "raw"};
+
+    g_assert_no_error(error);
+    g_assert_cmpuint(d->durable_every_us, ==, 1000000);
+    g_assert_cmpuint(d->keep.last, ==, 5);
+    g_assert_cmpuint(d->keep.hourly, ==, 24);
+    g_assert_cmpuint(d->keep.daily, ==, 7);
+    g_assert_true(d->autostart);
+    const DefinitionMember *m = d->members->pdata[0];
+    g_assert_cmpuint(m->disks->len, ==, G_N_ELEMENTS(formats));
+    for (guint i = 0; i < m->disks->len; i++) {
+        const DefinitionDisk *disk = m->disks->pdata[i];
+        g_assert_cmpstr(disk->format, ==, formats[i]);
+        g_assert_cmpint(disk->read_only, ==, i == 3);
+    }
+    g_assert_cmpstr(((DefinitionDisk *)m->disks->pdata[1])->path, ==, "/srv/b.img");
 }
 
 static void
@@ -95,7 +122,18 @@ static const Wrong wrongs[] = {
     {"bad bridge", HEAD "Bridge=a/b\n" BODY, {"Bridge=", "interface"}},
     {"qemu engine", HEAD BODY "Engine=qemu\n", {"Engine=", "not available in this version"}},
     {"unknown engine", HEAD BODY "Engine=xen\n", {"Engine=", "kvm"}},
-    {"disk", HEAD BODY "Disk=/srv/d\n", {"Disk=", "not available in this version"}},
+    {"relative disk", HEAD BODY "Disk=srv/d\n", {"Disk=", "not an absolute path"}},
+    {"empty disk", HEAD BODY "Disk=;\n", {"Disk=", "no disk"}},
+    {"disk option", HEAD BODY "Disk=/d,fast\n", {"Disk=", "fast", "readonly"}},
+    {"disk format", HEAD BODY "Disk=/d,format=../x\n", {"Disk=", "format"}},
+    {"nine disks", HEAD BODY "Disk=/1;/2;/3;/4;/5;/6;/7;/8;/9\n", {"Disk=", "more than 8"}},
+    {"disk twice", HEAD BODY "Disk=/d;/d,readonly\n", {"Disk=/d", "twice"}},
+    {"disk without checkpoints",
+     HEAD "DurableEvery=never\n" BODY "Disk=/d\n",
+     {"Disk=/d", "DurableEvery=never"}},
+    {"durable too often", HEAD "DurableEvery=1ms\n" BODY, {"DurableEvery=", "out of range"}},
+    {"keep nothing", HEAD "Keep=0\n" BODY, {"Keep=", "1 to 100000"}},
+    {"keep yearly", HEAD "Keep=yearly:2\n" BODY, {"Keep=", "yearly", "daily:N"}},
     {"no kernel", HEAD "[Member db]\nMemory=1M\n", {"[Member db]", "Kernel=", "missing"}},
     {"no memory", HEAD "[Member db]\nKernel=/k\n", {"[Member db]", "Memory=", "missing"}},
     {"relative kernel", HEAD "[Member db]\nKernel=k\nMemory=1M\n", {"Kernel=", "absolute"}},
@@ -156,6 +194,7 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/definition/what is left out has a default", test_defaults);
     g_test_add_func("/definition/every key is understood", test_all_keys);
+    g_test_add_func("/definition/disks, their formats and what is kept are understood", test_disks);
     g_test_add_func("/definition/a derived mac is always the same", test_derived_mac);
     for (gsize i = 0; i < G_N_ELEMENTS(wrongs); i++) {
         g_autofree char *path =

@@ -193,7 +193,7 @@ member_open(Member *member, const char *socket)
     *member = (Member){.fd = fdmsg_connect(socket, RIG_LIMIT_MS, &error)};
     if (member->fd < 0)
         g_error("member does not listen: %s", error->message);
-    op.version = 1;
+    op.version = 2;
     request.op_case = DISTRICT__MEMBER_REQUEST__OP_HELLO;
     request.hello = &op;
     District__MemberReply *reply = member_call(member, &request, NULL, 0, fds, &n);

@@ -1,0 +1,102 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# A district with a disk persists: its host loses its power, and it goes on from its last durable
+# checkpoint, memory and disk together; it is rolled back and forth; and a boot after a stop finds
+# all that was written.
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+STORE=/var/lib/district/districts/books/store
+
+# The newest and the first number that the guest has printed since its engine started.
+newest() { console_of | sed -n 's/.*ledger: \([0-9]*\)$/\1/p' | tail -n 1; }
+# The first number of the newest life: where the numbers do not go on by one.
+first() { console_of | sed -n 's/.*ledger: \([0-9]*\)$/\1/p' | awk '$1 != last + 1 { first = $1 } { last = $1 } END { print first }'; }
+console_of() { on h1 cat /var/log/district/books/ledger.console.log 2>/dev/null | tr -d '\r'; }
+above() { local n; n=$(newest); [[ ${n:-0} -gt $1 ]]; }
+sound() { ! console_of | has broken && above "$1"; }
+forget_console() { on h1 sh -c ': >/var/log/district/books/ledger.console.log'; }
+durable_id() { field h1 books checkpointing.durable_id; }
+durable_above() { local n; n=$(durable_id); [[ ${n:-0} -gt $1 ]]; }
+
+IMAGE=$(guest_cache)/ledger-$(cat "$TREE/scripts/mkguest" "$TREE"/scripts/lib/*.sh "$TREE/tests/lab/guests/ledger.sh" | sha256sum | head -c 12).cpio
+[[ -e $IMAGE ]] || "$TREE/scripts/mkguest" "$IMAGE" --script "$TREE/tests/lab/guests/ledger.sh" >&2 || die "mkguest failed"
+start_daemon h1
+on h1 qemu-img create -q -f qcow2 /var/lib/district/books.qcow2 64M || die "no disk image"
+on h1 sh -c 'mkdir -p /etc/district && cat >/etc/district/books.district' <<EOT
+[District]
+Name=books
+DurableEvery=2s
+Keep=4
+
+[Member ledger]
+Kernel=$LAB_KERNEL
+Initrd=$IMAGE
+CommandLine=console=ttyS0 quiet hostname=ledger
+Memory=128M
+Disk=/var/lib/district/books.qcow2
+EOT
+dst h1 create /etc/district/books.district || die "create failed"
+dst h1 start books || die "start failed"
+within 120 above 5 || die "the guest does not count: $(console_of | tail -n 5)"
+within 60 durable_above 2 || die "no durable checkpoints: $(dst h1 show books)"
+
+for round in 1 2 3; do
+	before=$(newest)
+	id=$(durable_id)
+	within 30 durable_above "$id" || true
+	sleep "$((RANDOM % 3)).$((RANDOM % 10))"
+	at_loss=$(newest)
+	power-off h1
+	power-on h1
+	start_daemon h1
+	RESTARTED=$(dst h1 restart books 2>&1) || die "restart failed: $RESTARTED"
+	within 60 above 0 || true
+	resumed=$(first)
+	claim "after a loss of power the guest goes on from a durable checkpoint ($round)" \
+		"$before some time before, $at_loss at the loss, $resumed first after it; $RESTARTED" \
+		test "${resumed:-0}" -gt "$before" -a "${resumed:-0}" -le $((at_loss + 40))
+	within 60 sound $((resumed + 10)) || true
+	claim "it has not booted, and disk and memory agree ($round)" "$(console_of | tail -n 2)" \
+		eval 'sound "$resumed" && ! console_of | has "ledger: boot"'
+done
+
+dst h1 checkpoint books --label one || die "checkpoint failed"
+at_one=$(newest)
+within 60 above $((at_one + 20)) || true
+dst h1 checkpoint books --label two || die "checkpoint failed"
+at_two=$(newest)
+for to in one two one two one; do
+	at="at_$to"
+	before=$(newest)
+	dst h1 rollback books --to "$to" || die "rollback failed"
+	within 60 eval '[[ $(first) != 1 && $(newest) != "$before" ]]' || true
+	resumed=$(first)
+	claim "a running district goes to checkpoint $to" "${!at} when it was taken, $resumed after" \
+		test "${resumed:-0}" -ge "${!at}" -a "${resumed:-0}" -le $((${!at} + 15))
+	within 60 sound $((${resumed:-0} + 3)) || true
+	claim "memory and disk are those of checkpoint $to" "$(console_of | tail -n 1)" sound "${resumed:-0}"
+done
+claim "the futures that were left are still listed" "$(dst h1 log books)" eval 'dst h1 log books | has abandoned'
+
+within 30 above $(($(newest) + 5)) || true
+dst h1 stop books --timeout 20s || die "stop failed"
+last=$(newest)
+forget_console
+dst h1 start books || die "start failed"
+within 120 eval 'console_of | has "ledger: boot at"' || true
+booted=$(console_of | sed -n 's/.*ledger: boot at \([0-9]*\)$/\1/p')
+claim "a boot after a stop finds all that was written" "$last at the stop, $booted at the boot" \
+	test "${booted:-0}" -ge "$last"
+within 60 sound "${booted:-0}" || true
+claim "and goes on from there" "$(console_of | tail -n 1)" sound "${booted:-0}"
+
+dst h1 stop books --timeout 20s || die "stop failed"
+head=$(dst h1 log books | awk '/ head / { print $1 }')
+file=$(on h1 sh -c "ls $STORE/checkpoint-$head-*.dcp")
+on h1 sh -c "printf X | dd of=$file bs=1 seek=1000 conv=notrunc 2>/dev/null"
+REFUSED=$(dst h1 restart books 2>&1 || true)
+claim "a damaged checkpoint is refused by name" "$REFUSED" eval 'has "$(basename "$file")" <<<"$REFUSED"'
+claims_end store
