@@ -183,6 +183,8 @@ cut_record_times(Coordinator *c, const Epoch *epoch, bool leave_paused)
 {
     int64_t first = INT64_MAX, last = 0;
 
+    if (members_on(c) == 0)
+        return;
     for (uint32_t i = 0; i < c->n_members; i++) {
         const EpochMember *em = &epoch->members[i];
         if (!em->state)
@@ -218,6 +220,8 @@ cut_make(Coordinator *c, bool leave_paused)
         cut_abort(&cut);
         return false;
     }
+    if (cut.epoch->cut_ns == 0) /* all members are off: their disks alone */
+        cut.epoch->cut_ns = clock_monotonic_ns();
     cut.epoch->realtime_ns = clock_realtime_ns() - (clock_monotonic_ns() - cut.epoch->cut_ns);
     cut_record_times(c, cut.epoch, leave_paused);
     c->last_cut = cut.epoch->cut;

@@ -9,6 +9,7 @@
 
 #include "common/clock.h"
 
+#include <glib/gstdio.h>
 #include <inttypes.h>
 #include <unistd.h>
 
@@ -188,10 +189,23 @@ writer_job_done(Durable *d, WriteJob *job)
     write_job_free(job);
 }
 
+/* Of a file that a sink has written. */
+static uint64_t
+writer_file_bytes(const Durable *d, uint64_t id)
+{
+    g_autofree char *path = ckpt_store_new_path(d->store, id);
+    GStatBuf st;
+
+    return g_stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
 static void
 writer_do(Durable *d, WriteJob *job)
 {
     CheckpointFileInfo info = {.id = job->id};
+
+    if (job->kind == WRITE_FILE)
+        info.bytes = writer_file_bytes(d, job->id);
 
     if (job->kind == WRITE_DISCARD) {
         writer_discard(d, job->id);

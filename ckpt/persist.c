@@ -234,6 +234,7 @@ persist_full_start(Coordinator *c)
                          .wire_index = wire_index,
                          .n_members = c->n_members};
     p->full = target_new(c, sink_new(&config));
+    p->full_label = first ? g_strdup(first->message->persist->label) : NULL;
     persist_move(p, PERSIST_SYNCING);
     persist_serve_waiting(p);
 }
@@ -274,6 +275,9 @@ persist_full_closed(Coordinator *c, const char *why)
         return;
     persist_full_end(c);
     g_clear_pointer(&p->full_cut, durable_cut_free);
+    g_clear_pointer(&p->full_label, g_free);
+    /* Entries that it had taken are in no checkpoint. */
+    p->origin = PERSIST_ADOPTED;
     durable_file_done(p->durable, p->full_id, NULL);
     p->writing = 0;
     p->final_number = 0;
@@ -320,6 +324,7 @@ persist_complete(Coordinator *c, Epoch *epoch)
     /* What was gathered for an incremental one is older than this. */
     durable_gather_clear(p->durable);
     p->full_cut = persist_cut_new(c, epoch, p->full->number, true);
+    p->full_cut->label = g_steal_pointer(&p->full_label);
     freeze_queue(c, p->full, epoch, p->full->number, true, p->full_cut->ranges);
     sink_finish(p->full->sink);
     p->full->phase = TARGET_FINISHING;
@@ -473,6 +478,7 @@ persist_close(Coordinator *c)
     if (!durable_free(p->durable, CLOSE_WAIT_MS))
         return false;
     durable_cut_free(p->full_cut);
+    g_free(p->full_label);
     g_free(p->dir);
     g_free(p);
     return true;

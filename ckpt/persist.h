@@ -23,7 +23,7 @@ typedef enum {
 typedef enum {
     PERSIST_FROM,    /* from parent_id: RAM and overlays are what it has */
     PERSIST_BOOTED,  /* from their kernels; overlays are what parent_id has */
-    PERSIST_ADOPTED, /* they ran before we came: what they have is unknown */
+    PERSIST_ADOPTED, /* what their overlays have beside the homes is not known to be in the store */
 } PersistOrigin;
 
 typedef struct Persist {
@@ -40,6 +40,7 @@ typedef struct Persist {
     GQueue requests;     /* of ControlRequest: wait for it */
     struct Target *full; /* its sink, while SYNCING */
     uint64_t full_id;
+    char *full_label;      /* said in its HELLO; NULL: none */
     DurableCut *full_cut;  /* once it has been cut */
     GQueue waiting;        /* of ControlRequest: wait for the next one */
     bool final;            /* a last one is wanted as soon as possible */

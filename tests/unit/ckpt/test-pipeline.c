@@ -543,7 +543,7 @@ test_power_button(void)
     for (int i = 0;
          i < 500 && rig_count_events(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF) < 2;
          i++) {
-        g_autofree char *state = rig_state(rig); /* takes events in */
+        g_free(rig_state(rig)); /* takes events in */
         g_usleep(10000);
     }
     g_assert_cmpuint(rig_count_events(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF), ==,

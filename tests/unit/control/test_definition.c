@@ -63,7 +63,7 @@ test_disks(void)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(Definition) d =
-        parse(HEAD "DurableEvery=1s\nKeep=5 hourly:24 daily:7\nAutostart=yes\n" BODY
+        parse(HEAD "DurableEvery=1s\nKeep=5 hourly:24 daily:7\n" BODY
                    "Disk=/srv/a.qcow2; /srv/b.img ;/srv/c,format=vmdk;/srv/iso,readonly\n",
               &error);
     static const char *const formats[] = {"qcow2", "raw", "vmdk", "raw"};
@@ -73,7 +73,6 @@ test_disks(void)
     g_assert_cmpuint(d->keep.last, ==, 5);
     g_assert_cmpuint(d->keep.hourly, ==, 24);
     g_assert_cmpuint(d->keep.daily, ==, 7);
-    g_assert_true(d->autostart);
     const DefinitionMember *m = d->members->pdata[0];
     g_assert_cmpuint(m->disks->len, ==, G_N_ELEMENTS(formats));
     for (guint i = 0; i < m->disks->len; i++) {

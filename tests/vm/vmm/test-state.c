@@ -529,7 +529,7 @@ test_msrs(void)
     to = machine_move(m);
     for (uint32_t i = 0; i < list->nmsrs; i++) {
         uint32_t index = list->entries[i].index;
-        uint64_t want, got;
+        uint64_t want, got = 0;
 
         if (index == MSR_TSC)
             continue;
