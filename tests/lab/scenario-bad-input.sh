@@ -62,7 +62,7 @@ within 30 acked_above h1 "$before" || true
 claim "the guests go on meanwhile" "$before, then $(last_acked h1)" acked_above h1 "$before"
 claim "there is still no room" "$(field h1 shop protection)" is_not h1 shop protection protected
 on h2 umount /tmp/fill
-within 60 is h1 shop protection protected || true
+within 180 is h1 shop protection protected || true
 claim "protection comes back by itself when there is room" "$(field h1 shop protection)" is h1 shop protection protected
 
 # A damaged checkpoint file.
