@@ -13,19 +13,37 @@
 #define ORPHAN_HOLD_NS (3 * NS_PER_S)
 
 void
-exposure_broken(Exposure *exposure, int64_t heard_ns, int64_t now_ns)
+exposure_silent(Exposure *exposure, int64_t heard_ns)
 {
     if (exposure->synced_ns != 0 && heard_ns - exposure->synced_ns >= ACK_NS) {
         exposure->since_ns = heard_ns;
-        exposure->closed = now_ns - heard_ns < ALIVE_NS;
+        exposure->closed = FALSE;
     }
     exposure->synced_ns = 0;
     exposure->epochs = 0;
 }
 
 void
+exposure_lost(Exposure *exposure, int64_t heard_ns, int64_t now_ns)
+{
+    gboolean committed = exposure->synced_ns != 0;
+
+    exposure_silent(exposure, heard_ns);
+    exposure->closed |= committed && now_ns - heard_ns < ALIVE_NS;
+    exposure->copying = FALSE;
+}
+
+void
+exposure_begun(Exposure *exposure, int64_t heard_ns)
+{
+    exposure_silent(exposure, heard_ns);
+    exposure->copying = TRUE;
+}
+
+void
 exposure_synced(Exposure *exposure, int64_t now_ns)
 {
+    exposure->copying = FALSE;
     if (exposure->synced_ns == 0)
         exposure->synced_ns = now_ns;
 }
@@ -40,15 +58,15 @@ exposure_look(Exposure *exposure, gboolean connected, uint64_t epochs, int64_t n
 }
 
 gboolean
-exposure_must_reset(const Exposure *exposure, gboolean connected, int64_t heard_ns, int64_t now_ns,
+exposure_must_reset(const Exposure *exposure, int64_t heard_ns, int64_t now_ns,
                     uint32_t detach_after_ms)
 {
     int64_t patience = detach_after_ms * NS_PER_MS;
     Exposure then = *exposure;
 
-    if (connected && exposure->synced_ns == 0)
-        return TRUE; /* a full copy is under way: what is here may be long out of date */
-    exposure_broken(&then, heard_ns, now_ns);
+    if (exposure->copying)
+        return TRUE; /* what is here may be long out of date */
+    exposure_silent(&then, heard_ns);
     if (then.closed)
         patience = MIN(patience, ORPHAN_HOLD_NS);
     return now_ns - then.since_ns >= patience - MARGIN_NS;

@@ -288,7 +288,7 @@ standby_exited(District *d, int status)
     if (d->stream_up && d->stream_lost_ns == 0)
         d->stream_lost_ns = clock_monotonic_ns();
     d->stream_up = FALSE;
-    exposure_broken(&d->exposure, d->stream_heard_ns, clock_monotonic_ns());
+    exposure_silent(&d->exposure, d->stream_heard_ns);
     if (d->standby_ending || d->record.role != ROLE_STANDBY)
         return;
     if (storm_note_death(&d->standby_storm)) {
@@ -509,7 +509,7 @@ district_standby_event(ProtobufCMessage *message, int *fds, guint n_fds, const G
         return;
     switch (event->kind) {
     case DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_CONNECTED:
-        exposure_broken(&d->exposure, d->stream_heard_ns, now);
+        exposure_begun(&d->exposure, d->stream_heard_ns);
         stream_heard(d, now);
         break;
     case DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_HEARD:
@@ -520,14 +520,17 @@ district_standby_event(ProtobufCMessage *message, int *fds, guint n_fds, const G
         standby_has_commit(d);
         break;
     case DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_LOST:
-        exposure_broken(&d->exposure, d->stream_heard_ns, now);
+        if (d->state == STATE_ACTIVATING) /* it was we who ended it */
+            exposure_silent(&d->exposure, d->stream_heard_ns);
+        else
+            exposure_lost(&d->exposure, d->stream_heard_ns, now);
         d->stream_up = FALSE;
         if (d->stream_lost_ns == 0)
             d->stream_lost_ns = now;
         daemon_event(d->daemon, "stream-lost", d->name, "%s", event->text);
         break;
     case DISTRICT__STANDBY_EVENT_KIND__STANDBY_EVENT_SILENT:
-        exposure_broken(&d->exposure, MIN(d->stream_heard_ns, now - silence), now);
+        exposure_silent(&d->exposure, MIN(d->stream_heard_ns, now - silence));
         if (d->stream_lost_ns == 0)
             d->stream_lost_ns = now - silence;
         daemon_event(d->daemon, "stream-silent", d->name, "%s", event->text);

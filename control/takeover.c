@@ -141,7 +141,7 @@ must_reset_crossing(const Job *job)
         return FALSE;
     if (!d->record.output_commit)
         return TRUE;
-    return exposure_must_reset(&d->exposure, d->stream_up, d->stream_heard_ns, clock_monotonic_ns(),
+    return exposure_must_reset(&d->exposure, d->stream_heard_ns, clock_monotonic_ns(),
                                d->definition->detach_after_ms);
 }
 
@@ -252,7 +252,8 @@ on_activated(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
     }
     start.state_len = reply->state_len;
     start.incarnation = job->incarnation;
-    start.reset_crossing = job->resets || must_reset_crossing(job);
+    job->resets = job->resets || must_reset_crossing(job);
+    start.reset_crossing = job->resets;
     json_object_set_int_member(job->result, "epoch", (gint64)reply->epoch);
     json_object_set_boolean_member(job->result, "connections_reset", start.reset_crossing);
     request.op_case = DISTRICT__CKPT_REQUEST__OP_START_IMAGE;
@@ -268,7 +269,7 @@ step_activate(Job *job)
     District__StandbyRequest request = DISTRICT__STANDBY_REQUEST__INIT;
     District__StandbyActivateRequest activate = DISTRICT__STANDBY_ACTIVATE_REQUEST__INIT;
 
-    /* Before district-standby closes the stream. Time goes on counting until the image is here. */
+    /* Once more when the image is here: until then time goes on counting. */
     job->resets = must_reset_crossing(job);
     activate.incarnation = job->incarnation;
     request.op_case = DISTRICT__STANDBY_REQUEST__OP_ACTIVATE;
@@ -300,8 +301,9 @@ step_become_home(Job *job)
     json_object_set_int_member(job->result, "incarnation", (gint64)job->incarnation);
     json_object_set_double_member(job->result, "decided_to_running_ms", ms);
     daemon_event(d->daemon, "took-over", d->name,
-                 "incarnation %" G_GUINT64_FORMAT " runs %.1f ms after the decision",
-                 job->incarnation, ms);
+                 "incarnation %" G_GUINT64_FORMAT
+                 " runs %.1f ms after the decision; connections across the boundary %s",
+                 job->incarnation, ms, job->resets ? "are reset" : "go on");
     job_next(job);
 }
 
