@@ -198,15 +198,42 @@ pair_started_epoch(Pair *pair, const Host *host)
     return g_ascii_strtoll(at + strlen(said), NULL, 10);
 }
 
-gboolean
-pair_had_event(Pair *pair, const Host *host, const char *kind)
+/* The events of a host, one JSON object a line. */
+static char *
+event_lines(const Host *host)
 {
     g_autofree char *command = g_strdup_printf("timeout %s %s -c %s --json events", COMMAND_LIMIT,
                                                g_getenv("DISTRICT"), host->conf);
-    g_autofree char *out = NULL;
-    g_autofree char *wanted = g_strdup_printf("\"event\":\"%s\",\"subject\":\"shop\"", kind);
+    char *out = NULL;
 
     g_assert_true(g_spawn_command_line_sync(command, &out, NULL, NULL, NULL));
+    return out;
+}
+
+char *
+pair_event_text(Pair *pair, const Host *host, const char *kind)
+{
+    g_autofree char *out = event_lines(host);
+    g_auto(GStrv) lines = g_strsplit(out, "\n", -1);
+    char *text = NULL;
+
+    for (char **line = lines; *line; line++) {
+        g_autoptr(JsonNode) node = **line ? json_from_string(*line, NULL) : NULL;
+        JsonObject *event = node ? json_node_get_object(node) : NULL;
+        if (!event || strcmp(json_object_get_string_member(event, "event"), kind) != 0)
+            continue;
+        g_free(text);
+        text = g_strdup(json_object_get_string_member(event, "text"));
+    }
+    return text;
+}
+
+gboolean
+pair_had_event(Pair *pair, const Host *host, const char *kind)
+{
+    g_autofree char *out = event_lines(host);
+    g_autofree char *wanted = g_strdup_printf("\"event\":\"%s\",\"subject\":\"shop\"", kind);
+
     return strstr(out, wanted) != NULL;
 }
 

@@ -89,6 +89,8 @@ gint64 pair_started_epoch(Pair *pair, const Host *host);
 void pair_wait_protected(Pair *pair);
 /* TRUE if a host has had an event of this kind about shop. */
 gboolean pair_had_event(Pair *pair, const Host *host, const char *kind);
+/* What the last event of this kind on a host said; NULL if there was none. Caller frees. */
+char *pair_event_text(Pair *pair, const Host *host, const char *kind);
 
 /* Wait until both guests have printed more whole chain lines on the home host than by now. */
 void pair_wait_progress(Pair *pair);

@@ -562,22 +562,68 @@ test_stop_loses_member(void)
 
 /* ---- A silent home ---- */
 
+/* What the standby did with connections across the boundary once it had taken over. */
+static void
+check_took_over(Pair *pair, const char *connections)
+{
+    g_autofree char *text = NULL;
+
+    pair_wait(pair, pair_standby(pair), "state", "running");
+    text = pair_event_text(pair, pair_standby(pair), "took-over");
+    g_assert_nonnull(text);
+    g_test_message("%s", text);
+    g_assert_nonnull(strstr(text, connections));
+}
+
+/* Stop all that the home says to the other host. Returns its district-ckpt. */
+static GPid
+silence_home(Pair *pair)
+{
+    GPid sender = process_of(pair, pair_home(pair), "processes.ckpt");
+
+    g_usleep(2 * G_USEC_PER_SEC); /* until it must have had the acknowledgement of its first copy */
+    kill(pair_home(pair)->daemon.pid, SIGSTOP);
+    kill(sender, SIGSTOP);
+    return sender;
+}
+
+/* It is heard again, and finds out. */
+static void
+wake_home(Pair *pair, GPid sender)
+{
+    kill(sender, SIGCONT);
+    kill(pair_home(pair)->daemon.pid, SIGCONT);
+    pair_wait(pair, pair_home(pair), "state", "superseded");
+    pair_swap(pair);
+    pair_wait_progress(pair);
+}
+
+/* It had no time to release output, and so nobody outside sees any of this. */
 static void
 test_silent_home(void)
 {
     Pair *pair = pair_new_failover_after("1s");
-    Host *home = pair_home(pair), *standby = pair_standby(pair);
-    GPid sender = process_of(pair, home, "processes.ckpt");
+    GPid sender = silence_home(pair);
 
-    kill(home->daemon.pid, SIGSTOP);
-    kill(sender, SIGSTOP);
-    pair_wait(pair, standby, "state", "running");
-    g_assert_true(pair_had_event(pair, standby, "failover"));
-    kill(sender, SIGCONT);
-    kill(home->daemon.pid, SIGCONT);
-    pair_wait(pair, home, "state", "superseded");
-    pair_swap(pair);
-    pair_wait_progress(pair);
+    check_took_over(pair, "connections across the boundary go on");
+    g_assert_true(pair_had_event(pair, pair_standby(pair), "failover"));
+    wake_home(pair, sender);
+    pair_free(pair);
+}
+
+/* Nobody has called it silent yet, but it may have released output for a second by now. */
+static void
+test_detached_home(void)
+{
+    Pair *pair = pair_new();
+    GPid sender = silence_home(pair);
+    const char *failover[] = {"failover", "shop", NULL};
+
+    g_usleep(6 * G_USEC_PER_SEC);
+    g_assert_false(pair_had_event(pair, pair_standby(pair), "stream-silent"));
+    pair_must(pair, pair_standby(pair), failover);
+    check_took_over(pair, "connections across the boundary are reset");
+    wake_home(pair, sender);
     pair_free(pair);
 }
 
@@ -756,5 +802,7 @@ main(int argc, char **argv)
                     test_power_off_unseen);
     g_test_add_func("/districtd/a restart that cannot be does not end what runs",
                     test_restart_refused);
+    g_test_add_func("/districtd/output that a silent home may have released is reset",
+                    test_detached_home);
     return g_test_run();
 }
