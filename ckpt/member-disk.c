@@ -180,7 +180,7 @@ gboolean
 member_disk_read(const MemberDisk *disk, uint64_t from, uint64_t to, GArray *entries,
                  GError **error)
 {
-    g_autofree DiskIndexEntry *read = g_new(DiskIndexEntry, READ_ENTRIES);
+    g_autofree DiskIndexEntry *read = g_new0(DiskIndexEntry, READ_ENTRIES);
     g_autoptr(GHashTable) at = g_hash_table_new(NULL, NULL);
     struct stat st;
 

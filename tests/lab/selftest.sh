@@ -74,7 +74,7 @@ is_quick()
 		each=$(((${EPOCHREALTIME/./} - start) / 10000))
 		echo "$each ms each"
 		((each < best)) && best=$each
-		((best < 250)) && return
+		((best < 1000)) && return
 	done
 	return 1
 }
@@ -168,7 +168,7 @@ check "a missing command gives 127" expect 127 on -n h1 /no/such/command now
 check "standard input, output and error are kept apart" streams_are_kept_apart
 check "arguments arrive unchanged" arguments_arrive_whole
 check "20 MB go there and back whole" big_data_goes_round
-check "a command takes less than a quarter of a second" is_quick
+check "a command takes less than a second" is_quick
 check "twenty commands run at once" twenty_at_once
 check "killing on kills the remote command" killed_on_ends_its_command
 check "--timeout kills the remote command and gives 124" timeout_ends_its_command
