@@ -118,10 +118,30 @@ operation_checkpoint(District *d, const char *label, JobDone done, gpointer data
     finish(done, data);
 }
 
-JsonArray *
-checkpoint_list(District *d)
+void
+operation_shut_down(District *d, uint64_t timeout_us, JobDone done, gpointer data)
 {
-    return json_array_new();
+    finish(done, data);
+}
+
+JsonArray *
+checkpoint_list(District *d, GError **error)
+{
+    says_no = !says_no;
+    if (!says_no)
+        return json_array_new();
+    g_set_error_literal(error, CONTROL_ERROR, CONTROL_ERROR_FAILED, "no");
+    return NULL;
+}
+
+uint64_t
+checkpoint_find(District *d, const char *what, GError **error)
+{
+    says_no = !says_no;
+    if (!says_no)
+        return 1;
+    g_set_error_literal(error, CONTROL_ERROR, CONTROL_ERROR_FAILED, "no");
+    return 0;
 }
 
 void
