@@ -133,9 +133,13 @@ struct Coordinator {
 
     Protection protect;
     HandOver hand_over;
+    int64_t harvest_ns; /* between harvests, as wished: harvest_interval_ns has the bounds */
     int64_t next_harvest_ns;
     int64_t next_cut_ns;
     int64_t last_cut_ns;
+    uint64_t cut_pages;  /* found dirty by the last cut and the harvests just before it */
+    bool cut_few;        /* these were few: cut.c */
+    int64_t cut_took_ns; /* making a cut, with the harvests before it: moving average */
     int64_t throttle_ns; /* throttled: until; running: not before */
     int64_t net_retry_ns;
     CoordinatorStats *stats;

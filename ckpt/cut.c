@@ -13,7 +13,13 @@
 /* Harvests just before the cut: repeated while they still find much, so that little is left. */
 #define PRECUT_HARVESTS_MAX 4
 #define PRECUT_PAGES_ENOUGH 64
+/* Left out if all that the last cut found, with its own harvests, was no more than this: copying so
+ * little takes less time than a harvest more, and guests pay for each with faults. */
+#define PRECUT_PAGES_FEW 256
 #define NET_RETRY_NS (100 * NS_PER_MS)
+/* Between two cuts guests have at least this many times as long as a cut takes. */
+#define CUT_REST 4
+#define CUT_REST_MAX_NS NS_PER_S
 
 typedef enum { MEMBER_OUT, MEMBER_ASKED, MEMBER_STOPPED, MEMBER_RESUMING } MemberStep;
 
@@ -32,9 +38,13 @@ cut_prepare(Coordinator *c)
 {
     uint64_t pages, before = UINT64_MAX;
 
+    c->cut_pages = 0;
+    if (c->cut_few)
+        return true;
     for (int i = 0; i < PRECUT_HARVESTS_MAX; i++) {
         if (!harvest_all(c, &pages))
             return false;
+        c->cut_pages += pages;
         if (pages <= PRECUT_PAGES_ENOUGH || pages > before / 4 * 3)
             break;
         before = pages;
@@ -92,7 +102,7 @@ cut_member(Cut *cut, uint32_t i)
     cut->steps[i] = MEMBER_STOPPED;
     if (!netctl_cut_member_send(c->net, cut->epoch->cut, m->name, &cut->net_error))
         return false;
-    harvest_take(c, i);
+    c->cut_pages += harvest_take(c, i);
     em->state = g_byte_array_sized_new((guint)pause.state_len);
     g_byte_array_append(em->state, m->state, (guint)pause.state_len);
     em->stopped_ns = (int64_t)pause.requested_ns;
@@ -225,6 +235,7 @@ cut_make(Coordinator *c, bool leave_paused)
     cut.epoch->realtime_ns = clock_realtime_ns() - (clock_monotonic_ns() - cut.epoch->cut_ns);
     cut_record_times(c, cut.epoch, leave_paused);
     c->last_cut = cut.epoch->cut;
+    c->cut_few = c->cut_pages <= PRECUT_PAGES_FEW;
     c->next_harvest_ns = clock_monotonic_ns() + harvest_interval_ns(c);
     freeze_epoch(c, cut.epoch);
     return true;
@@ -267,6 +278,19 @@ cut_reach_net(Coordinator *c, int64_t now)
     protect_tell_net(c, hold);
 }
 
+/*
+ * Cuts that take long (many dirty pages, or a host that is short of CPU) would leave the guests no
+ * time for their work at the interval asked for: it is stretched. took: how long the last one took.
+ */
+static void
+cut_rest(Coordinator *c, int64_t took_ns)
+{
+    c->cut_took_ns += (took_ns - c->cut_took_ns) / 8;
+    int64_t rest = MIN(c->cut_took_ns * CUT_REST, CUT_REST_MAX_NS);
+
+    c->next_cut_ns = MAX(c->next_cut_ns, clock_monotonic_ns() + rest);
+}
+
 void
 cut_tick(Coordinator *c, int64_t now)
 {
@@ -276,6 +300,8 @@ cut_tick(Coordinator *c, int64_t now)
     c->next_cut_ns += c->protect.interval_ns;
     if (c->next_cut_ns < now)
         c->next_cut_ns = now + c->protect.interval_ns;
-    if (!cut_make(c, false))
+    if (cut_make(c, false))
+        cut_rest(c, clock_monotonic_ns() - now);
+    else
         c->next_cut_ns = MAX(c->next_cut_ns, now + NET_RETRY_NS);
 }

@@ -4,16 +4,41 @@
 
 #include "common/pagebits.h"
 
+/* Ahead of a cut: how often, from when what is harvested is new to the epoch to when it is not. */
 #define HARVEST_MIN_NS (2 * NS_PER_MS)
 #define HARVEST_MAX_NS (20 * NS_PER_MS)
+#define HARVEST_LONGEST_NS (100 * NS_PER_MS)
 #define HARVESTS_PER_INTERVAL 5
 
-int64_t
-harvest_interval_ns(const Coordinator *c)
+static int64_t
+harvest_shortest_ns(const Coordinator *c)
 {
     int64_t interval = c->stream ? c->protect.interval_ns : HARVEST_MAX_NS;
 
     return CLAMP(interval / HARVESTS_PER_INTERVAL, HARVEST_MIN_NS, HARVEST_MAX_NS);
+}
+
+int64_t
+harvest_interval_ns(const Coordinator *c)
+{
+    return CLAMP(c->harvest_ns, harvest_shortest_ns(c), HARVEST_LONGEST_NS);
+}
+
+/*
+ * Each page harvested costs its guest a fault when it is written again. That buys a smaller residue
+ * as long as pages are new to the epoch; pages that are staged already are hot, will be dirty at the
+ * cut whatever is done, and are left alone longer. Without staging (a full copy under way) a harvest
+ * only keeps the log from filling up.
+ */
+static void
+harvest_adapt(Coordinator *c, uint64_t pages, uint64_t fresh)
+{
+    int64_t interval = harvest_interval_ns(c);
+
+    if (!c->staging_active || fresh < pages / 2)
+        c->harvest_ns = interval * 2;
+    else if (fresh > pages / 4 * 3)
+        c->harvest_ns = interval / 2;
 }
 
 static void
@@ -64,6 +89,7 @@ harvest_all(Coordinator *c, uint64_t *pages)
 {
     bool *asked = g_newa0(bool, c->n_members);
     GError **errors = g_newa0(GError *, c->n_members);
+    uint64_t staged = staging_pages(c->staging);
 
     *pages = 0;
     for (uint32_t i = 0; i < c->n_members; i++)
@@ -72,6 +98,7 @@ harvest_all(Coordinator *c, uint64_t *pages)
         if (asked[i] && member_collect_harvest(c->members[i], &errors[i]))
             *pages += harvest_take(c, i);
     }
+    harvest_adapt(c, *pages, staging_pages(c->staging) - staged);
     c->next_harvest_ns = clock_monotonic_ns() + harvest_interval_ns(c);
     return members_settle(c, errors);
 }

@@ -133,8 +133,8 @@ note "1: failover, OutputCommit=no"
 protect_shop h1 h2 --output-commit no
 outside h2 busy --key outside
 outside h2 idle --idle
-within 20 grep -q 'ack value=' "$LAB_LOG/busy.out" || die "the client outside gets no answer from redis"
-within 20 grep -q connected "$LAB_LOG/idle.out" || die "the idle client outside could not connect"
+within 90 grep -q 'ack value=' "$LAB_LOG/busy.out" || die "the client outside gets no answer from redis"
+within 60 grep -q connected "$LAB_LOG/idle.out" || die "the idle client outside could not connect"
 sleep 8
 note "$(figures h1)"
 lose_host h1 h2
@@ -158,7 +158,7 @@ within 30 is h1 shop state superseded || true
 claim "the old home host found out that it is superseded" "$(dst h1 list | grep shop)" is h1 shop state superseded
 protect_shop h2 h1 --output-commit yes
 outside h1 steady --key steady
-within 30 grep -q 'ack value=' "$LAB_LOG/steady.out" || die "the client outside gets no answer from redis"
+within 90 grep -q 'ack value=' "$LAB_LOG/steady.out" || die "the client outside gets no answer from redis"
 sleep 8
 note "$(figures h2)"
 lose_host h2 h1
