@@ -19,6 +19,7 @@
 
 static char *opt_name, *opt_host, *opt_control, *opt_net, *opt_pki, *opt_definition;
 static char *opt_verify;
+static gboolean opt_check;
 static char **opt_members;
 static char *opt_store;
 static char *opt_keep;
@@ -39,6 +40,8 @@ static const GOptionEntry options[] = {
     {"definition", 0, 0, G_OPTION_ARG_FILENAME, &opt_definition, "The .district file", "FILE"},
     {"incarnation", 0, 0, G_OPTION_ARG_INT64, &opt_incarnation,
      "Incarnation, when the members run already (default 1)", "N"},
+    {"check", 0, 0, G_OPTION_ARG_NONE, &opt_check,
+     "Only check every byte of the store, which may be in use, and print what is wrong", NULL},
     {"verify", 0, 0, G_OPTION_ARG_FILENAME, &opt_verify,
      "Only verify a checkpoint of the store, which may be in use, and print what it is of", "ID"},
     {"store", 0, 0, G_OPTION_ARG_FILENAME, &opt_store,
@@ -118,7 +121,7 @@ parse_config(int argc, char **argv, CoordinatorConfig *config, GError **error)
     g_option_context_add_main_entries(context, options, NULL);
     if (!g_option_context_parse(context, &argc, &argv, error))
         return FALSE;
-    if (argc == 1 && opt_verify)
+    if (argc == 1 && (opt_verify || opt_check))
         return TRUE;
     if (argc > 1 || !opt_name || !opt_host || !opt_control || !opt_net)
         return usage_error(error, "--name, --host, --control and --net are needed, nothing else");
@@ -154,21 +157,38 @@ config_clear(CoordinatorConfig *config)
     g_free(opt_keep);
 }
 
-/* One thing a line: of which district, incarnation and members the checkpoint is. */
+static void
+check_report(void *opaque, const char *object, const char *text)
+{
+    g_print("fault %s %s\n", object, text);
+}
+
+/* A line for each fault, then how many checkpoints there are. */
 static int
-verify(void)
+check(CkptStore *store)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(CkptStore) store =
-        opt_store ? ckpt_store_open(opt_store, NULL, CKPT_STORE_READ, &error) : NULL;
+    g_autoptr(GPtrArray) entries = NULL;
+
+    if (ckpt_store_check(store, check_report, NULL, &error) >= 0)
+        entries = ckpt_store_list(store, &error);
+    if (!entries) {
+        g_printerr("%s\n", error->message);
+        return 1;
+    }
+    g_print("checkpoints %u\n", entries->len);
+    return 0;
+}
+
+/* One thing a line: of which district, incarnation and members the checkpoint is. */
+static int
+verify(CkptStore *store)
+{
+    g_autoptr(GError) error = NULL;
     g_autoptr(Image) image = NULL;
     uint64_t id;
 
-    if (!opt_store) {
-        g_printerr("district-ckpt: --verify needs --store\n");
-        return 2;
-    }
-    if (store && ckpt_store_find(store, opt_verify, &id, &error))
+    if (ckpt_store_find(store, opt_verify, &id, &error))
         image = ckpt_store_load(store, id, opt_store, &error);
     if (!image) {
         g_printerr("%s\n", error->message);
@@ -180,6 +200,24 @@ verify(void)
         g_print("member %s %" G_GUINT64_FORMAT "\n", image->cut->members[i]->name,
                 image->cut->members[i]->ram_size);
     return 0;
+}
+
+static int
+look_at_store(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptStore) store = NULL;
+
+    if (!opt_store) {
+        g_printerr("district-ckpt: --verify and --check need --store\n");
+        return 2;
+    }
+    store = ckpt_store_open(opt_store, NULL, CKPT_STORE_READ, &error);
+    if (!store) {
+        g_printerr("%s\n", error->message);
+        return 1;
+    }
+    return opt_check ? check(store) : verify(store);
 }
 
 /* A checkpoint of 256 members needs that many descriptors several times over. */
@@ -208,8 +246,8 @@ main(int argc, char **argv)
         g_printerr("district-ckpt: %s\n", error->message);
         return 2;
     }
-    if (opt_verify)
-        return verify();
+    if (opt_verify || opt_check)
+        return look_at_store();
     log_init("district-ckpt", config.district);
     Coordinator *coordinator = coordinator_new(&config, inbox, CONNECT_MS, &error);
     ControlServer *control = coordinator ? control_server_new(opt_control, inbox, &error) : NULL;

@@ -247,6 +247,9 @@ void operation_shut_down(District *district, uint64_t timeout_us, JobDone done, 
 /* End what runs of it here and remove it; the district is gone when done is called, unless its
  * checkpoints are to be kept and it has some: then it is left with no role. */
 void operation_remove(District *district, gboolean checkpoints_too, JobDone done, gpointer data);
+/* storecheck.c: result has "checkpoints", "n_faults" and "faults" (object, text). Runs beside any
+ * other operation. */
+void operation_check_store(District *district, JobDone done, gpointer data);
 void operation_checkpoint(District *district, const char *label, JobDone done, gpointer data);
 /* All durable checkpoints; NULL with error set: they cannot be read. */
 JsonArray *checkpoint_list(District *district, GError **error);

@@ -305,6 +305,15 @@ verb_log(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
     api_reply(request, result);
 }
 
+static void
+verb_store_check(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+
+    if (d != NULL)
+        operation_check_store(d, api_job_done, request);
+}
+
 /* ---- Protection ---- */
 
 static void
@@ -579,6 +588,7 @@ static const Verb verbs[] = {
     {"show", verb_show},
     {"checkpoint", verb_checkpoint},
     {"log", verb_log},
+    {"store-check", verb_store_check},
     {"protect", verb_protect},
     {"unprotect", verb_unprotect},
     {"failover", verb_failover},

@@ -60,6 +60,7 @@ gboolean cli_checkpoint(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_list(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_show(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_log(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_store(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_top(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_events(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_protect(Cli *cli, int argc, char **argv, GError **error);

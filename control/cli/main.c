@@ -34,6 +34,7 @@ static const CliVerb verbs[] = {
     {"rollback", cli_rollback, "NAME [--to ID] [--force]", "back to a durable checkpoint"},
     {"checkpoint", cli_checkpoint, "NAME [--label TEXT]", "make a checkpoint durable now"},
     {"log", cli_log, "NAME", "its durable checkpoints"},
+    {"store", cli_store, "check NAME", "is every byte of them as it was written?"},
     {"protect", cli_protect, "NAME --standby HOST [--interval T] [--output-commit yes|no] [--wait]",
      "keep a hot copy on another host"},
     {"unprotect", cli_unprotect, "NAME [--force]", "give the copy up"},

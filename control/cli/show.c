@@ -262,6 +262,46 @@ cli_log(Cli *cli, int argc, char **argv, GError **error)
     return TRUE;
 }
 
+/* ---- store check ---- */
+
+static gboolean
+store_check(Cli *cli, int argc, char **argv, GError **error)
+{
+    char *name = NULL;
+
+    if (!cli_parse(&argc, &argv, "NAME", NULL, 1, &name, error))
+        return FALSE;
+    g_autoptr(JsonObject) result = cli_once(cli, "store-check", cli_name(name), error);
+    if (result == NULL)
+        return FALSE;
+    gint64 n_faults = json_get_int(result, "n_faults", 0);
+    JsonArray *faults = json_get_array(result, "faults");
+    cli_print_json(cli, result);
+    for (guint i = 0; !cli->json && i < length(faults); i++)
+        printf("%s: %s\n", json_get_string(element(faults, i), "object", "?"),
+               json_get_string(element(faults, i), "text", "?"));
+    if (n_faults == 0) {
+        if (!cli->json)
+            printf("%s: %" G_GINT64_FORMAT " checkpoints, every byte as it was written\n", name,
+                   json_get_int(result, "checkpoints", 0));
+        return TRUE;
+    }
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED,
+                "%s: faults in its store: %" G_GINT64_FORMAT
+                ", the first in %s: go back to a checkpoint that is whole: district log %s",
+                name, n_faults, json_get_string(element(faults, 0), "object", "?"), name);
+    return FALSE;
+}
+
+gboolean
+cli_store(Cli *cli, int argc, char **argv, GError **error)
+{
+    if (argc > 1 && strcmp(argv[1], "check") == 0)
+        return store_check(cli, argc - 1, argv + 1, error);
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID, "usage: district store check NAME");
+    return FALSE;
+}
+
 /* ---- events ---- */
 
 static void

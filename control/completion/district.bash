@@ -41,7 +41,7 @@ _district()
 		;;
 	esac
 	case $verb in
-	'') words="create destroy start stop restart rollback list show console checkpoint log protect unprotect
+	'') words="create destroy start stop restart rollback list show console checkpoint log store protect unprotect
 		failover migrate host events top doctor --json --config --socket --help --version" ;;
 	create)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
@@ -52,6 +52,7 @@ _district()
 	restart) words="$(_district_names) --from --force" ;;
 	rollback) words="$(_district_names) --to --force" ;;
 	show | log | failover) words=$(_district_names) ;;
+	store) words="check $(_district_names)" ;;
 	console) words="$(_district_names) --log" ;;
 	checkpoint) words="$(_district_names) --label" ;;
 	protect) words="$(_district_names) --standby --interval --output-commit --wait" ;;

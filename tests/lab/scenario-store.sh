@@ -80,6 +80,8 @@ for to in one two one two one; do
 	claim "memory and disk are those of checkpoint $to" "$(console_of | tail -n 1)" sound "${resumed:-0}"
 done
 claim "the futures that were left are still listed" "$(dst h1 log books)" eval 'dst h1 log books | has abandoned'
+claim "store check finds every byte as it was written" "$(dst h1 store check books 2>&1)" \
+	dst h1 store check books
 
 within 30 above $(($(newest) + 5)) || true
 dst h1 stop books --timeout 20s || die "stop failed"
@@ -99,4 +101,6 @@ file=$(on h1 sh -c "ls $STORE/checkpoint-$head-*.dcp")
 on h1 sh -c "printf X | dd of=$file bs=1 seek=1000 conv=notrunc 2>/dev/null"
 REFUSED=$(dst h1 restart books 2>&1 || true)
 claim "a damaged checkpoint is refused by name" "$REFUSED" eval 'has "$(basename "$file")" <<<"$REFUSED"'
+CHECKED=$(dst h1 store check books 2>&1 || true)
+claim "and store check names its file" "$CHECKED" eval 'has "$(basename "$file")" <<<"$CHECKED"'
 claims_end store

@@ -751,6 +751,30 @@ test_restart_refused(void)
     pair_free(pair);
 }
 
+static void
+test_store_check(void)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
+    Host *home = pair_home(pair);
+    const char *checkpoint[] = {"checkpoint", "shop", NULL};
+    const char *check[] = {"store", "check", "shop", NULL};
+    g_autofree char *file = g_strdup_printf("%s/%s/state/districts/shop/store/checkpoint-2-0.dcp",
+                                            pair->dir, home->name);
+    g_autofree char *damage = NULL;
+    struct stat st;
+
+    pair_must(pair, home, checkpoint);
+    pair_must(pair, home, checkpoint);
+    pair_must(pair, home, check);
+    g_assert_cmpint(stat(file, &st), ==, 0);
+    flip_byte(file, st.st_size / 2);
+    g_assert_null(pair_command(pair, home, &damage, check));
+    if (strstr(damage, "faults in its store: 1, the first in checkpoint-2-0.dcp") == NULL)
+        rig_fail(pair->dir, "store check: %s", damage);
+    pair_wait_progress(pair);
+    pair_free(pair);
+}
+
 /* ---- Main ---- */
 
 int
@@ -802,6 +826,8 @@ main(int argc, char **argv)
                     test_power_off_unseen);
     g_test_add_func("/districtd/a restart that cannot be does not end what runs",
                     test_restart_refused);
+    g_test_add_func("/districtd/a store is checked while its district runs and damage is named",
+                    test_store_check);
     g_test_add_func("/districtd/output that a silent home may have released is reset",
                     test_detached_home);
     return g_test_run();
