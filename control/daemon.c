@@ -255,6 +255,7 @@ on_tick(gpointer data)
         if (poll)
             district_poll_status(value);
         if (ticks % 5 == 0) {
+            autostart_tick(value);
             protect_resume(value);
             migrate_go_on(value);
         }
@@ -394,6 +395,7 @@ daemon_new(Config *config, GError **error)
         return NULL;
     }
     adopt_districts(daemon);
+    autostart_begin(daemon);
     dial_hosts(daemon);
     daemon->ticker = g_timeout_add(HOSTLINK_BEAT_MS, on_tick, daemon);
     return daemon;

@@ -111,6 +111,8 @@ struct District {
     GHashTable *members_off;    /* names of members whose guest powered itself off */
     gboolean unit_failed;       /* a member was lost; the others are being ended */
     char *namesake;             /* host that was last seen to have another district of this name */
+    gboolean autostart_due;     /* the host has booted, and it is not started yet */
+    int64_t autostart_ns;       /* not to be tried before */
     gboolean taking_back;       /* handed over, but the target does not run it: to run on here */
     /* standby only */
     gboolean has_commit;
@@ -180,6 +182,10 @@ void district_supersede(District *district, const char *host, uint64_t incarnati
 void district_adopt(District *district);
 /* A hand-over asked for by a districtd that was killed may complete after its successor looked. */
 void district_reconcile(District *district, const char *ckpt_state);
+/* autostart.c: all districts are adopted; is this the first districtd since the host booted? */
+void autostart_begin(Daemon *daemon);
+/* Now and then: start it if that is due. */
+void autostart_tick(District *district);
 void district_ckpt_event(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error,
                          gpointer data);
 void district_standby_event(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error,

@@ -326,6 +326,7 @@ static const Key district_keys[] = {
     {"Bridge", parse_bridge, offsetof(Definition, bridge)},
     {"DurableEvery", parse_durable_every, offsetof(Definition, durable_every_us)},
     {"Keep", parse_keep, offsetof(Definition, keep)},
+    {"Autostart", parse_bool, offsetof(Definition, autostart)},
     {NULL, NULL, 0},
 };
 

@@ -129,8 +129,14 @@ step_stopped(Job *job)
 {
     District *d = job->district;
 
-    if (d->state == STATE_STOPPING)
+    if (d->state == STATE_STOPPING) {
+        g_autoptr(GError) error = NULL;
+        d->record.stopped = TRUE;
+        if (!district_save_record(d, &error))
+            g_warning("%s: a boot of this host would go on from a checkpoint: %s", d->name,
+                      error->message);
         district_set_state(d, STATE_STOPPED, NULL);
+    }
     job_next(job);
 }
 

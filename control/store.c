@@ -147,6 +147,7 @@ record_to_text(const Record *record)
     json_object_set_string_member(object, "role", role_name(record->role));
     json_object_set_boolean_member(object, "protect", record->protect);
     json_object_set_boolean_member(object, "output_commit", record->output_commit);
+    json_object_set_boolean_member(object, "stopped", record->stopped);
     json_object_set_boolean_member(object, "home_stopped", record->home_stopped);
     json_object_set_int_member(object, "interval_us", (gint64)record->interval_us);
     json_object_set_int_member(object, "home_incarnation", (gint64)record->home_incarnation);
@@ -314,6 +315,7 @@ record_from_json(JsonObject *object, Record *record)
     }
     record->protect = json_get_bool(object, "protect", FALSE);
     record->output_commit = json_get_bool(object, "output_commit", TRUE);
+    record->stopped = json_get_bool(object, "stopped", FALSE);
     record->home_stopped = json_get_bool(object, "home_stopped", FALSE);
     record->interval_us = (uint64_t)json_get_int(object, "interval_us", 25000);
     record->home_incarnation = (uint64_t)json_get_int(object, "home_incarnation", 0);

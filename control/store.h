@@ -23,6 +23,7 @@ typedef struct Record {
     char *uuid;                      /* made with the district; another one is another district */
     gboolean protect;                /* home: protection is wanted, to peer */
     gboolean output_commit;          /* of the protection */
+    gboolean stopped;                /* home: on purpose, the guests had ended */
     gboolean home_stopped;           /* standby: the home ended its members on purpose */
     uint64_t interval_us;            /* of the protection */
     uint64_t home_incarnation;       /* standby: what the home runs; older streams are refused */

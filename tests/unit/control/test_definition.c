@@ -24,6 +24,7 @@ test_defaults(void)
     g_assert_cmpuint(d->interval_us, ==, 25000);
     g_assert_true(d->output_commit);
     g_assert_false(d->auto_failover);
+    g_assert_false(d->autostart);
     g_assert_cmpuint(d->failover_after_ms, ==, 1000);
     g_assert_cmpuint(d->detach_after_ms, ==, 5000);
     g_assert_null(d->bridge);
@@ -39,7 +40,9 @@ test_all_keys(void)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(Definition) d =
-        parse("# a shop\n[District]\nName=shop\nInterval=10ms\nOutputCommit=no\nAutoFailover=yes\n"
+        parse("# a "
+              "shop\n[District]\nName=shop\nInterval=10ms\nOutputCommit=no\nAutoFailover="
+              "yes\nAutostart=yes\n"
               "FailoverAfter=2s\nDetachAfter=1min\nBridge=br0\n\n[Member db]\nEngine=kvm\n"
               "Kernel=/k\nInitrd=/i\nCommandLine=console=ttyS0 quiet\nMemory=1G\nCPUs=2\n"
               "MAC=52:54:00:00:00:01\nDirtySource=ring\nRng=yes\nConsole=file:/tmp/c\n"
@@ -49,6 +52,7 @@ test_all_keys(void)
     g_assert_no_error(error);
     g_assert_cmpuint(d->interval_us, ==, 10000);
     g_assert_true(d->auto_failover);
+    g_assert_true(d->autostart);
     g_assert_cmpstr(d->bridge, ==, "br0");
     const DefinitionMember *m = d->members->pdata[0];
     g_assert_cmpstr(m->command_line, ==, "console=ttyS0 quiet");

@@ -51,6 +51,7 @@ test_round_trip(Fixture *f, gconstpointer data)
     Record in = {.role = ROLE_STANDBY,
                  .uuid = (char *)UUID,
                  .protect = TRUE,
+                 .stopped = TRUE,
                  .home_stopped = TRUE,
                  .interval_us = 1000,
                  .home_incarnation = 5,
@@ -66,7 +67,7 @@ test_round_trip(Fixture *f, gconstpointer data)
     g_assert_true(store_load_record(f->dir, "shop", &out, NULL));
     g_assert_true(store_load_incarnation(f->dir, "shop", &incarnation, NULL));
     g_assert_cmpint(out.role, ==, ROLE_STANDBY);
-    g_assert_true(out.protect && out.home_stopped && !out.output_commit);
+    g_assert_true(out.protect && out.stopped && out.home_stopped && !out.output_commit);
     g_assert_cmpuint(out.interval_us, ==, 1000);
     g_assert_cmpuint(out.home_incarnation, ==, 5);
     g_assert_cmpuint(out.superseded_incarnation, ==, 6);

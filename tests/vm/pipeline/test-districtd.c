@@ -775,6 +775,110 @@ test_store_check(void)
     pair_free(pair);
 }
 
+/* ---- Autostart ---- */
+
+/* The home loses its power: nothing of it is left but what is on disk. */
+static void
+lose_power(Pair *pair)
+{
+    Host *home = pair_home(pair);
+    g_autofree char *state = pair_field(pair, home, "state");
+    g_autofree char *run = g_strdup_printf("%s/%s/run", pair->dir, home->name);
+    const char *rm[] = {"rm", "-rf", run, NULL};
+    GPid pids[G_N_ELEMENTS(home_paths)] = {0};
+
+    g_assert_true(g_file_test(run, G_FILE_TEST_IS_DIR));
+    for (guint i = 0; strcmp(state, "running") == 0 && i < G_N_ELEMENTS(home_paths); i++)
+        pids[i] = process_of(pair, home, home_paths[i]);
+    proc_kill(&home->daemon);
+    for (guint i = 0; i < G_N_ELEMENTS(pids); i++) {
+        if (pids[i] != 0)
+            kill(pids[i], SIGKILL);
+    }
+    g_assert_true(g_spawn_sync(NULL, (char **)rm, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL,
+                               NULL, NULL));
+}
+
+/* shop, to be started at a boot, has got to a durable checkpoint. */
+static Pair *
+pair_new_autostart(void)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\nAutostart=yes\n", "");
+    const char *checkpoint[] = {"checkpoint", "shop", NULL};
+
+    pair_must(pair, pair_home(pair), checkpoint);
+    pair_wait_progress(pair);
+    return pair;
+}
+
+static void
+autostarted(Pair *pair, const char *how)
+{
+    Host *home = pair_home(pair);
+
+    pair_wait(pair, home, "state", "running");
+    pair_wait_protected(pair);
+    pair_wait_progress(pair);
+    g_autofree char *text = pair_event_text(pair, home, "autostarted");
+    g_assert_cmpstr(text, ==, how);
+}
+
+static void
+test_autostart(void)
+{
+    Pair *pair = pair_new_autostart();
+    Host *home = pair_home(pair);
+    gint64 incarnation = pair_number(pair, home, "incarnation");
+
+    lose_power(pair);
+    pair_daemon_start(pair, home);
+    autostarted(pair, "from checkpoint 1");
+    g_assert_cmpint(pair_number(pair, home, "incarnation"), ==, incarnation + 1);
+    pair_check_output(pair, home);
+    /* It is no boot when districtd alone starts again. */
+    const char *stop[] = {"stop", "shop", "--force", NULL};
+    pair_must(pair, home, stop);
+    proc_kill(&home->daemon);
+    pair_daemon_start(pair, home);
+    pair_wait_link(pair, home);
+    g_usleep(2 * G_USEC_PER_SEC);
+    pair_wait(pair, home, "state", "stopped");
+    pair_free(pair);
+}
+
+static void
+test_autostart_stopped(void)
+{
+    Pair *pair = pair_new_autostart();
+    const char *stop[] = {"stop", "shop", "--timeout", "0s", NULL};
+
+    pair_must(pair, pair_home(pair), stop);
+    lose_power(pair);
+    pair_daemon_start(pair, pair_home(pair));
+    autostarted(pair, "booted");
+    pair_free(pair);
+}
+
+static void
+test_autostart_waits(void)
+{
+    Pair *pair = pair_new_autostart();
+    Host *home = pair_home(pair);
+
+    proc_kill(&pair_standby(pair)->daemon);
+    lose_power(pair);
+    pair_daemon_start(pair, home);
+    pair_wait(pair, home, "reason",
+              "autostart waits for the standby's host, which may have taken over");
+    /* A districtd that is killed meanwhile does not forget. */
+    proc_kill(&home->daemon);
+    pair_daemon_start(pair, home);
+    pair_wait(pair, home, "state", "stopped");
+    pair_daemon_start(pair, pair_standby(pair));
+    autostarted(pair, "from checkpoint 1");
+    pair_free(pair);
+}
+
 /* ---- Main ---- */
 
 int
@@ -828,6 +932,12 @@ main(int argc, char **argv)
                     test_restart_refused);
     g_test_add_func("/districtd/a store is checked while its district runs and damage is named",
                     test_store_check);
+    g_test_add_func("/districtd/after a boot of the host a district goes on from its checkpoint",
+                    test_autostart);
+    g_test_add_func("/districtd/after a boot of the host a district that was stopped boots",
+                    test_autostart_stopped);
+    g_test_add_func("/districtd/nothing is autostarted that may have been taken over",
+                    test_autostart_waits);
     g_test_add_func("/districtd/output that a silent home may have released is reset",
                     test_detached_home);
     return g_test_run();
