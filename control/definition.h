@@ -48,7 +48,7 @@ typedef struct Definition {
     char *bridge; /* or NULL: no way out of the district */
     gboolean output_commit;
     gboolean auto_failover;
-    gboolean autostart; /* when the host boots */
+    gboolean autostart;        /* when the host boots */
     uint64_t durable_every_us; /* or DEFINITION_NEVER; 0 while the file has not been read */
     DefinitionKeep keep;
     GPtrArray *members; /* of DefinitionMember, at least one, in the order of the file */
