@@ -12,12 +12,6 @@
 
 #define CHECKPOINT_MS 600000
 
-char *
-district_store_dir(const District *d)
-{
-    return g_build_filename(d->daemon->config->state_dir, "districts", d->name, "store", NULL);
-}
-
 /* Open to read; NULL without error: there is no store yet. */
 static CkptStore *
 open_store(const District *d, GError **error)

@@ -141,6 +141,16 @@ char *district_run_path(const District *district, const char *file);
 char *district_log_path(const District *district, const char *file);
 char *district_member_path(const District *district, const char *member, const char *suffix);
 char *district_store_dir(const District *district);
+/* Where the homes of disks are that came from another host, a standby's copy too; NULL: none did. */
+char *district_disk_dir(const District *district);
+/* Path of the home of disk i of member on this host. *moved: it came from another host and is raw,
+ * else the definition has the path and format. Caller frees. */
+char *district_disk_home(const District *district, const DefinitionMember *member, guint i,
+                         gboolean *moved);
+/* Remove all of a lineage that is not the one in use. */
+gboolean district_remove_lineage(const District *district, unsigned lineage, GError **error);
+/* The number for one that has no directory here yet. */
+unsigned district_new_lineage(const District *district);
 /* All about it, for people and programs. */
 JsonObject *district_describe(District *district);
 JsonObject *district_summary(District *district);
@@ -220,9 +230,10 @@ struct Job {
     int64_t started_ns;
     gboolean force;
     gboolean output_commit;
-    gboolean planned; /* take-over: the home has handed over */
-    gboolean resets;  /* take-over: crossing connections are to be reset */
-    int fd;           /* owned, -1 */
+    gboolean planned;     /* take-over: the home has handed over */
+    uint64_t disks_epoch; /* take-over: the full epoch that the disks' files came with */
+    gboolean resets;      /* take-over: crossing connections are to be reset */
+    int fd;               /* owned, -1 */
     guint poll;
     int64_t deadline_ns;
 };

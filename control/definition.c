@@ -663,7 +663,7 @@ check_readable(const Definition *definition, const DefinitionMember *member, con
 }
 
 gboolean
-definition_check_files(const Definition *definition, GError **error)
+definition_check_files(const Definition *definition, gboolean moved, GError **error)
 {
     for (guint i = 0; i < definition->members->len; i++) {
         const DefinitionMember *member = definition->members->pdata[i];
@@ -672,7 +672,8 @@ definition_check_files(const Definition *definition, GError **error)
             return FALSE;
         for (guint k = 0; k < member->disks->len; k++) {
             const DefinitionDisk *disk = member->disks->pdata[k];
-            if (!check_readable(definition, member, "Disk", disk->path, error))
+            if (!(moved && !disk->read_only) &&
+                !check_readable(definition, member, "Disk", disk->path, error))
                 return FALSE;
         }
     }

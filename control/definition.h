@@ -63,8 +63,9 @@ Definition *definition_parse(const char *text, gsize len, const char *file, GErr
 void definition_free(Definition *definition);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Definition, definition_free)
 
-/* Are the files named there and readable on this host? */
-gboolean definition_check_files(const Definition *definition, GError **error);
+/* Are the files named there and readable on this host? moved: but for the disks written to, whose
+ * homes are elsewhere (district_disk_dir). */
+gboolean definition_check_files(const Definition *definition, gboolean moved, GError **error);
 
 gboolean definition_has_disks(const Definition *definition);
 

@@ -158,6 +158,79 @@ district_member_path(const District *d, const char *member, const char *suffix)
     return district_run_path(d, file);
 }
 
+/*
+ * A life that came from another host brings its disks along, and no checkpoints: neither can be
+ * mixed with those of a life that this host had before, and so each has a lineage of its own.
+ */
+static char *
+lineage_dir(const District *d, unsigned lineage, const char *name)
+{
+    g_autofree char *dir = store_district_dir(d->daemon->config->state_dir, d->name);
+    g_autofree char *number = g_strdup_printf("lineage-%u", lineage);
+
+    return lineage == 0 ? g_build_filename(dir, name, NULL)
+                        : g_build_filename(dir, number, name, NULL);
+}
+
+static unsigned
+lineage_of(const District *d)
+{
+    return d->record.role == ROLE_STANDBY && d->record.copy != 0 ? d->record.copy
+                                                                 : d->record.lineage;
+}
+
+char *
+district_store_dir(const District *d)
+{
+    return lineage_dir(d, lineage_of(d), "store");
+}
+
+char *
+district_disk_dir(const District *d)
+{
+    unsigned lineage = lineage_of(d);
+
+    return lineage != 0 ? lineage_dir(d, lineage, "disks") : NULL;
+}
+
+/* The files are those of standby/diskset.h, which counts the disks that are written to. */
+char *
+district_disk_home(const District *d, const DefinitionMember *m, guint i, gboolean *moved)
+{
+    g_autofree char *dir = district_disk_dir(d);
+    const DefinitionDisk *disk = m->disks->pdata[i];
+    guint k = 0;
+
+    *moved = dir != NULL && !disk->read_only;
+    if (!*moved)
+        return g_strdup(disk->path);
+    for (guint before = 0; before < i; before++)
+        k += ((const DefinitionDisk *)m->disks->pdata[before])->read_only ? 0 : 1;
+    g_autofree char *file = g_strdup_printf("%s-%u.raw", m->name, k);
+    return g_build_filename(dir, file, NULL);
+}
+
+gboolean
+district_remove_lineage(const District *d, unsigned lineage, GError **error)
+{
+    g_autofree char *dir = lineage_dir(d, lineage, NULL);
+
+    g_return_val_if_fail(lineage != 0 && lineage != lineage_of(d), FALSE);
+    return store_remove_tree(dir, error);
+}
+
+unsigned
+district_new_lineage(const District *d)
+{
+    unsigned n = d->record.lineage + 1;
+
+    for (;; n++) {
+        g_autofree char *dir = lineage_dir(d, n, NULL);
+        if (!g_file_test(dir, G_FILE_TEST_EXISTS))
+            return n;
+    }
+}
+
 /* ---- Status of the processes ---- */
 
 static void
@@ -360,6 +433,24 @@ district_summary(District *d)
     return object;
 }
 
+static JsonArray *
+disks_describe(const District *d, const DefinitionMember *member)
+{
+    JsonArray *disks = json_array_new();
+
+    for (guint i = 0; i < member->disks->len; i++) {
+        const DefinitionDisk *disk = member->disks->pdata[i];
+        gboolean moved = FALSE;
+        g_autofree char *home = district_disk_home(d, member, i, &moved);
+        JsonObject *item = json_object_new();
+        json_object_set_string_member(item, "home", home);
+        json_object_set_string_member(item, "format", moved ? "raw" : disk->format);
+        json_object_set_boolean_member(item, "read_only", disk->read_only);
+        json_array_add_object_element(disks, item);
+    }
+    return disks;
+}
+
 static JsonObject *
 member_describe(District *d, const DefinitionMember *member)
 {
@@ -376,6 +467,7 @@ member_describe(District *d, const DefinitionMember *member)
     json_object_set_string_member(item, "mac", mac);
     json_object_set_string_member(item, "console", console);
     json_object_set_string_member(item, "console_log", log);
+    json_object_set_array_member(item, "disks", disks_describe(d, member));
     json_object_set_boolean_member(item, "off",
                                    g_hash_table_contains(d->members_off, member->name));
     if (child != NULL)

@@ -354,7 +354,14 @@ update_standby(District *d, Definition *definition, uint64_t incarnation, GError
 static gboolean
 become_standby(District *d, Peer *peer, JsonObject *arguments, uint64_t incarnation, GError **error)
 {
+    unsigned lineage = d->record.lineage;
+    unsigned copy = d->record.role == ROLE_STANDBY ? d->record.copy : 0;
+
+    if (copy == 0 && definition_has_disks(d->definition))
+        copy = district_new_lineage(d);
     record_clear(&d->record);
+    d->record.lineage = lineage;
+    d->record.copy = copy;
     d->record.role = ROLE_STANDBY;
     d->record.uuid = g_strdup(json_get_string(arguments, "uuid", NULL));
     d->record.peer = g_strdup(peer_name(peer));

@@ -130,8 +130,10 @@ add_disks(const District *d, const DefinitionMember *m, GPtrArray *argv)
 {
     for (guint i = 0; i < m->disks->len; i++) {
         const DefinitionDisk *disk = m->disks->pdata[i];
+        gboolean moved = FALSE;
+        g_autofree char *home = district_disk_home(d, m, i, &moved);
         add(argv, "--disk",
-            g_strdup_printf("%s,format=%s%s", disk->path, disk->format,
+            g_strdup_printf("%s,format=%s%s", home, moved ? "raw" : disk->format,
                             disk->read_only ? ",readonly=on" : ""));
     }
     if (m->disks->len > 0)
@@ -288,6 +290,8 @@ spawn_standby(District *d, GError **error)
     add(argv, "--control", district_run_path(d, "standby.sock"));
     add(argv, "--pki", g_strdup(d->daemon->config->pki_dir));
     add(argv, "--host", g_strdup(d->daemon->config->host_name));
+    if (d->record.copy != 0)
+        add(argv, "--disk-dir", district_disk_dir(d));
     return spawn(d, "standby", NULL, argv, -1, error) != NULL;
 }
 

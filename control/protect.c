@@ -95,15 +95,6 @@ void
 operation_protect(District *d, const char *host, uint64_t interval_us, gboolean output_commit,
                   JobDone done, gpointer data)
 {
-    if (definition_has_disks(d->definition)) {
-        g_autoptr(GError) error = g_error_new(
-            CONTROL_ERROR, CONTROL_ERROR_UNSUPPORTED,
-            "%s: it has disks, which a standby is not kept up to date with in this version: its "
-            "durable checkpoints protect it on this host",
-            d->name);
-        done(NULL, error, data);
-        return;
-    }
     Job *job = job_new(d, "protect", protect_steps, done, data);
     if (job == NULL)
         return;

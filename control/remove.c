@@ -58,9 +58,13 @@ step_keep_checkpoints(Job *job)
 {
     District *d = job->district;
     g_autoptr(GError) error = NULL;
+    unsigned copy = d->record.copy;
+
+    d->record.copy = 0; /* what is left is of this host's own life */
     g_autoptr(JsonArray) checkpoints = checkpoint_list(d, &error);
 
     if (checkpoints == NULL && !job->force) {
+        d->record.copy = copy;
         job_fail(job, error);
         return;
     }
@@ -72,6 +76,10 @@ step_keep_checkpoints(Job *job)
     d->record.home_stopped = FALSE;
     g_clear_pointer(&d->record.peer, g_free);
     if (!district_save_record(d, &error)) {
+        job_fail(job, error);
+        return;
+    }
+    if (copy != 0 && !district_remove_lineage(d, copy, &error)) {
         job_fail(job, error);
         return;
     }

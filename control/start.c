@@ -89,7 +89,7 @@ check_startable(Job *job, const char *why)
         job_fail_new(job, CONTROL_ERROR_STATE,
                      "%s: %s: run it there, or start --force to give that life up", d->name,
                      d->reason != NULL ? d->reason : "its home is another host");
-    else if (!definition_check_files(d->definition, &error))
+    else if (!definition_check_files(d->definition, d->record.lineage != 0, &error))
         job_fail(job, error);
     else
         job_next(job);

@@ -149,6 +149,8 @@ record_to_text(const Record *record)
     json_object_set_boolean_member(object, "output_commit", record->output_commit);
     json_object_set_boolean_member(object, "stopped", record->stopped);
     json_object_set_boolean_member(object, "home_stopped", record->home_stopped);
+    json_object_set_int_member(object, "lineage", record->lineage);
+    json_object_set_int_member(object, "copy", record->copy);
     json_object_set_int_member(object, "interval_us", (gint64)record->interval_us);
     json_object_set_int_member(object, "home_incarnation", (gint64)record->home_incarnation);
     json_object_set_int_member(object, "superseded_incarnation",
@@ -168,8 +170,8 @@ incarnation_to_text(uint64_t incarnation)
 }
 
 /* Depth-first; a symbolic link is removed, never followed. */
-static gboolean
-remove_tree(const char *path, GError **error)
+gboolean
+store_remove_tree(const char *path, GError **error)
 {
     struct stat st;
 
@@ -180,7 +182,7 @@ remove_tree(const char *path, GError **error)
         const char *entry = NULL;
         while (dir != NULL && (entry = g_dir_read_name(dir)) != NULL) {
             g_autofree char *child = g_build_filename(path, entry, NULL);
-            if (!remove_tree(child, error))
+            if (!store_remove_tree(child, error))
                 return FALSE;
         }
     }
@@ -212,7 +214,7 @@ store_create(const char *state_dir, const char *name, const char *definition, co
     g_autofree char *dir = store_district_dir(state_dir, name);
     g_autofree char *parent = g_path_get_dirname(dir);
 
-    if (!remove_tree(made, error))
+    if (!store_remove_tree(made, error))
         return FALSE;
     if (g_mkdir_with_parents(checkpoints, 0700) != 0)
         return store_error(error, "create", checkpoints);
@@ -228,7 +230,7 @@ store_create(const char *state_dir, const char *name, const char *definition, co
                     dir, name);
     else
         store_error(error, "create", dir);
-    remove_tree(made, NULL);
+    store_remove_tree(made, NULL);
     return FALSE;
 }
 
@@ -247,11 +249,11 @@ store_destroy(const char *state_dir, const char *name, GError **error)
     g_autofree char *parent = g_path_get_dirname(dir);
     g_autofree char *doomed = store_passing_dir(state_dir, PREFIX_DESTROYED, name);
 
-    if (!remove_tree(doomed, error))
+    if (!store_remove_tree(doomed, error))
         return FALSE;
     if (rename(dir, doomed) != 0)
         return store_error(error, "remove", dir);
-    return sync_dir(parent, error) && remove_tree(doomed, error);
+    return sync_dir(parent, error) && store_remove_tree(doomed, error);
 }
 
 char **
@@ -267,7 +269,7 @@ store_list(const char *state_dir)
         g_autoptr(GError) error = NULL;
         gboolean passing =
             g_str_has_prefix(name, PREFIX_NEW) || g_str_has_prefix(name, PREFIX_DESTROYED);
-        if (passing && !remove_tree(path, &error))
+        if (passing && !store_remove_tree(path, &error))
             g_warning("%s", error->message);
         else if (!passing && g_file_test(path, G_FILE_TEST_IS_DIR))
             g_strv_builder_add(names, name);
@@ -317,6 +319,8 @@ record_from_json(JsonObject *object, Record *record)
     record->output_commit = json_get_bool(object, "output_commit", TRUE);
     record->stopped = json_get_bool(object, "stopped", FALSE);
     record->home_stopped = json_get_bool(object, "home_stopped", FALSE);
+    record->lineage = (unsigned)json_get_int(object, "lineage", 0);
+    record->copy = (unsigned)json_get_int(object, "copy", 0);
     record->interval_us = (uint64_t)json_get_int(object, "interval_us", 25000);
     record->home_incarnation = (uint64_t)json_get_int(object, "home_incarnation", 0);
     record->superseded_incarnation = (uint64_t)json_get_int(object, "superseded_incarnation", 0);

@@ -5,6 +5,8 @@
  *     state.json        the Record below
  *     incarnation       the highest number given out here, in decimal
  *     store/            durable checkpoints (ckpt/store.h), which district-ckpt writes
+ *     lineage-N/        the same, and the homes of its disks, of a life that came from another host:
+ *                       store/, and disks/, which are district-standby's until it runs here
  * Every change is atomic and durable when the function returns: written to a temporary file,
  * synced, renamed, and the directory synced. A district is made as .new-NAME and removed as
  * .destroyed-NAME; nothing else is ever removed unasked, whatever cannot be read of it.
@@ -20,13 +22,15 @@ typedef enum { ROLE_NONE, ROLE_HOME, ROLE_STANDBY } Role;
 
 typedef struct Record {
     Role role;
-    char *uuid;                      /* made with the district; another one is another district */
-    gboolean protect;                /* home: protection is wanted, to peer */
-    gboolean output_commit;          /* of the protection */
-    gboolean stopped;                /* home: on purpose, the guests had ended */
-    gboolean home_stopped;           /* standby: the home ended its members on purpose */
-    uint64_t interval_us;            /* of the protection */
-    uint64_t home_incarnation;       /* standby: what the home runs; older streams are refused */
+    char *uuid;                /* made with the district; another one is another district */
+    gboolean protect;          /* home: protection is wanted, to peer */
+    gboolean output_commit;    /* of the protection */
+    gboolean stopped;          /* home: on purpose, the guests had ended */
+    gboolean home_stopped;     /* standby: the home ended its members on purpose */
+    unsigned lineage;          /* whose homes and store are this host's; 0: the definition's */
+    unsigned copy;             /* standby: lineage of the copy; 0: it has no disks */
+    uint64_t interval_us;      /* of the protection */
+    uint64_t home_incarnation; /* standby: what the home runs; older streams are refused */
     uint64_t superseded_incarnation; /* the newer life elsewhere; 0: none */
     uint64_t
         ended_incarnation; /* home: handed over to handing_to, not to run again here; 0: none */
@@ -41,6 +45,9 @@ const char *role_name(Role role);
 /* Replace path by data (len bytes, -1: a string), mode 0600, atomically. durable: sync it too. */
 gboolean store_write_file(const char *path, const char *data, gssize len, gboolean durable,
                           GError **error);
+
+/* Remove path and all below it; nothing there is success. Symbolic links are not followed. */
+gboolean store_remove_tree(const char *path, GError **error);
 
 /* Rename within a directory, durably. */
 gboolean store_rename(const char *from, const char *to, GError **error);

@@ -28,6 +28,7 @@
 #define ASK_HOME_MS 3000
 #define CKPT_READY_MS 45000
 #define ACTIVATE_MS 30000
+#define DISKS_MS 5000
 /* What district-ckpt allows itself: 30 s to load, 5 s each for the switch, the members to resume and
  * the announcement, 2 s for engines of members that stay off; and as much again on a busy host. */
 #define START_IMAGE_MS 90000
@@ -72,11 +73,94 @@ step_check(Job *job)
 static void
 step_wait_gone(Job *job)
 {
-    if (job->district->ending)
-        processes_end(job->district, TRUE, job);
+    District *d = job->district;
+
+    if (d->ending || (d->record.copy != 0 && processes_count(d) > 0))
+        processes_end(d, TRUE, job);
     else
         job_next(job);
 }
+
+/* ---- The disks of the copy ---- */
+
+static const District__StandbyDisk *
+find_disk(const District__StandbyDisksReply *reply, const char *member, guint k)
+{
+    for (size_t i = 0; i < reply->n_disks; i++) {
+        if (reply->disks[i]->index == k && strcmp(reply->disks[i]->member, member) == 0)
+            return reply->disks[i];
+    }
+    return NULL;
+}
+
+/* Are all disks of member in the copy, where its engine will look for them? */
+static gboolean
+check_member_disks(Job *job, const DefinitionMember *m, const District__StandbyDisksReply *reply,
+                   guint *n)
+{
+    guint k = 0;
+
+    for (guint i = 0; i < m->disks->len; i++) {
+        gboolean moved = FALSE;
+        g_autofree char *home = district_disk_home(job->district, m, i, &moved);
+        if (!moved)
+            continue;
+        const District__StandbyDisk *disk = find_disk(reply, m->name, k);
+        if (disk == NULL || strcmp(disk->file, home) != 0) {
+            job_fail_new(job, CONTROL_ERROR_FAILED, "%s: member %s: disk %u is not in the copy: %s",
+                         job->district->name, m->name, i,
+                         disk == NULL ? "it was made of another definition" : disk->file);
+            return FALSE;
+        }
+        k++;
+    }
+    *n += k;
+    return TRUE;
+}
+
+static void
+on_disks(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
+{
+    District *d = job->district;
+    const District__StandbyDisksReply *reply =
+        ((const District__StandbyMessage *)message)->reply->disks;
+    guint n = 0;
+
+    if (reply == NULL) {
+        job_fail_new(job, CONTROL_ERROR_FAILED,
+                     "%s: district-standby does not say what disks it has", d->name);
+        return;
+    }
+    for (guint i = 0; i < d->definition->members->len; i++) {
+        if (!check_member_disks(job, d->definition->members->pdata[i], reply, &n))
+            return;
+    }
+    if (n != reply->n_disks) {
+        job_fail_new(job, CONTROL_ERROR_FAILED, "%s: the copy has %zu disks, its definition %u",
+                     d->name, reply->n_disks, n);
+        return;
+    }
+    job->disks_epoch = reply->epoch;
+    job_next(job);
+}
+
+/* Engines are started on files that a full copy may still replace: which copy are they of? */
+static void
+step_ask_disks(Job *job)
+{
+    District__StandbyRequest request = DISTRICT__STANDBY_REQUEST__INIT;
+    District__StandbyDisksRequest disks = DISTRICT__STANDBY_DISKS_REQUEST__INIT;
+
+    if (job->district->record.copy == 0) {
+        job_next(job);
+        return;
+    }
+    request.op_case = DISTRICT__STANDBY_REQUEST__OP_DISKS;
+    request.disks = &disks;
+    job_call(job, job->district->standby, &request.base, NULL, 0, DISKS_MS, on_disks);
+}
+
+/* ---- The home ---- */
 
 static void
 step_new_incarnation(Job *job)
@@ -242,7 +326,16 @@ on_activated(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
     const District__StandbyActivateReply *reply = m->reply->activate;
     District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
     District__CkptStartImageRequest start = DISTRICT__CKPT_START_IMAGE_REQUEST__INIT;
+    guint n_disks = reply != NULL ? (guint)reply->n_disk_files : 0;
 
+    if (n_disks > 0 && reply->disks_epoch != job->disks_epoch) {
+        job_fail_new(job, CONTROL_ERROR_STATE,
+                     "%s: a new copy of the disks has come in just now: try again",
+                     job->district->name);
+        return;
+    }
+    /* The engines have the disks' files open already. */
+    n_fds = n_fds > n_disks ? n_fds - n_disks : 0;
     /* A member whose guest had powered itself off is not in it. */
     if (reply == NULL || n_fds < 2 || n_fds > job->district->definition->members->len + 1) {
         job_fail_new(job, CONTROL_ERROR_FAILED,
@@ -289,6 +382,9 @@ step_become_home(Job *job)
         return;
     }
     d->record.role = ROLE_HOME;
+    if (d->record.copy != 0)
+        d->record.lineage = d->record.copy;
+    d->record.copy = 0;
     d->record.home_stopped = FALSE;
     d->record.home_incarnation = 0;
     /* After a planned move the way back is kept open; after a failure that is a person's decision.
@@ -321,9 +417,8 @@ undo_takeover(Job *job)
 }
 
 static const JobStep takeover_steps[] = {
-    step_check,      step_wait_gone,       step_start_processes,
-    step_wait_ready, step_new_incarnation, step_end_home,
-    step_activate,   step_become_home,     NULL};
+    step_check,           step_wait_gone, step_ask_disks, step_start_processes, step_wait_ready,
+    step_new_incarnation, step_end_home,  step_activate,  step_become_home,     NULL};
 
 void
 operation_takeover(District *d, uint64_t incarnation, gboolean planned, gboolean ask_home,

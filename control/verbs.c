@@ -69,7 +69,7 @@ create_district(Daemon *daemon, District *d, GError **error)
                     "%s: exists already: destroy it first, or choose another Name=", d->name);
         return FALSE;
     }
-    if (!check_socket_paths(d, error) || !definition_check_files(d->definition, error))
+    if (!check_socket_paths(d, error) || !definition_check_files(d->definition, FALSE, error))
         return FALSE;
     d->record.role = ROLE_HOME;
     d->record.uuid = g_uuid_string_random();
@@ -120,6 +120,12 @@ check_destroyable(const District *d, gboolean force, GError **error)
     else if (d->record.protect)
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
                     "%s: it is protected: district unprotect %s first", d->name, d->name);
+    else if (d->record.role == ROLE_HOME && d->record.lineage != 0 &&
+             definition_has_disks(d->definition) && !force)
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
+                    "%s: its disks came from another host and would go with it: copy those that "
+                    "district --json show %s names, then destroy --force",
+                    d->name, d->name);
     else
         return TRUE;
     return FALSE;

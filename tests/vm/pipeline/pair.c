@@ -3,6 +3,7 @@
 #include "pair.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -256,6 +257,8 @@ chain_lines(const Host *host, int member)
 
     for (const char *p = text; (p = strstr(p, "chain cpu=")); p++)
         n++;
+    for (const char *p = text; (p = strstr(p, "disk writes=")); p++)
+        n++;
     return n;
 }
 
@@ -476,6 +479,45 @@ Pair *
 pair_new_with(const char *options, const char *app)
 {
     return pair_run(pair_make(options, app));
+}
+
+Pair *
+pair_new_disk(void)
+{
+    Pair *pair = pair_make("AutoFailover=no\n",
+                           "op=devices report=1 delay=20000 pages=1 poweroff=0x604:0x3400");
+    g_autofree char *disk = g_build_filename(pair->dir, "app.raw", NULL);
+    g_autofree char *text = NULL;
+    int fd = open(disk, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(ftruncate(fd, PAIR_DISK_BYTES), ==, 0);
+    close(fd);
+    /* The last section is app's. */
+    g_assert_true(g_file_get_contents(pair->definition, &text, NULL, NULL));
+    g_autofree char *with = g_strdup_printf("%sDisk=%s\n", text, disk);
+    g_assert_true(g_file_set_contents(pair->definition, with, -1, NULL));
+    return pair_run(pair);
+}
+
+guint
+pair_check_disk(Pair *pair, const Host *host)
+{
+    g_autofree char *text = guest_output(host, PAIR_MEMBERS - 1);
+    guint n = 0;
+
+    for (const char *line = strstr(text, "disk writes="); line;
+         line = strstr(line, "disk writes=")) {
+        const char *end = strchr(line, '\n');
+        if (!end)
+            break;
+        g_autofree char *said = g_strndup(line, (gsize)(end - line));
+        if (!g_str_has_suffix(said, " bad=0 errors=0"))
+            rig_fail(pair->dir, "app on %s: %s", host->name, said);
+        n++;
+        line = end;
+    }
+    return n;
 }
 
 Pair *

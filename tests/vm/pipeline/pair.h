@@ -16,6 +16,7 @@
 #define PAIR_MEMBERS 2
 #define PAIR_FAILOVER_AFTER "10s"
 #define PAIR_MEMBER_BYTES (32 << 20)
+#define PAIR_DISK_BYTES (4 << 20)
 
 typedef struct Host {
     char *name;
@@ -49,6 +50,11 @@ Pair *pair_new(void);
 /* The same with lines of its own in the definition's [District] instead of AutoFailover=yes, and
  * more options for the guest app. */
 Pair *pair_new_with(const char *options, const char *app);
+/* The same, and app has a disk instead of a chain: it reads each place before it writes to it, and
+ * compares it with what its memory says. */
+Pair *pair_new_disk(void);
+/* All that app has printed of its disk on a host is right; the number of such lines. */
+guint pair_check_disk(Pair *pair, const Host *host);
 /* Stops everything. */
 void pair_free(Pair *pair);
 

@@ -775,7 +775,7 @@ test_store_check(void)
     pair_free(pair);
 }
 
-/* ---- Autostart ---- */
+/* ---- Disks ---- */
 
 /* The home loses its power: nothing of it is left but what is on disk. */
 static void
@@ -798,6 +798,94 @@ lose_power(Pair *pair)
     g_assert_true(g_spawn_sync(NULL, (char **)rm, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL,
                                NULL, NULL));
 }
+
+/* The standby, which is home now, has what app wrote before, and what it writes from here on. */
+static void
+check_moved_disk(Pair *pair)
+{
+    pair_wait(pair, pair_standby(pair), "state", "running");
+    pair_swap(pair);
+    pair_wait_progress(pair);
+    pair_wait_progress(pair);
+    g_assert_cmpuint(pair_check_disk(pair, pair_home(pair)), >, 0);
+}
+
+static void
+test_disk_failover(void)
+{
+    Pair *pair = pair_new_disk();
+    const char *checkpoint[] = {"checkpoint", "shop", NULL};
+    const char *check[] = {"store", "check", "shop", NULL};
+
+    for (int round = 0; round < 3; round++) {
+        pair_wait_progress(pair);
+        sleep_at_random(500);
+        g_assert_cmpuint(pair_check_disk(pair, pair_home(pair)), >, 0);
+        if (round != 0)
+            lose_power(pair);
+        pair_must(pair, pair_standby(pair), failover);
+        check_moved_disk(pair);
+        if (round != 0)
+            pair_daemon_start(pair, pair_standby(pair));
+        /* Its durable checkpoints begin anew there, and a restart goes on from them. */
+        pair_must(pair, pair_home(pair), checkpoint);
+        pair_wait_progress(pair);
+        pair_must(pair, pair_home(pair), restart);
+        pair_wait_progress(pair);
+        pair_must(pair, pair_home(pair), check);
+        g_assert_cmpuint(pair_check_disk(pair, pair_home(pair)), >, 0);
+        pair_wait(pair, pair_standby(pair), "state", "superseded");
+        const char *protect[] = {"protect", "shop", "--standby", pair_standby(pair)->name,
+                                 "--wait",  NULL};
+        pair_must(pair, pair_home(pair), protect);
+    }
+    pair_free(pair);
+}
+
+/* The copy goes; what this host had of its own life before stays. */
+static void
+test_disk_dropped(void)
+{
+    Pair *pair = pair_new_disk();
+    const char *checkpoint[] = {"checkpoint", "shop", NULL}, *log[] = {"log", "shop", NULL};
+    const char *unprotect[] = {"unprotect", "shop", NULL};
+
+    pair_must(pair, pair_home(pair), checkpoint);
+    pair_must(pair, pair_standby(pair), failover);
+    check_moved_disk(pair);
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    g_autofree char *copy =
+        g_strdup_printf("%s/%s/state/districts/shop/lineage-1", pair->dir, standby->name);
+    const char *protect[] = {"protect", "shop", "--standby", standby->name, "--wait", NULL};
+    pair_wait(pair, standby, "state", "superseded");
+    pair_must(pair, home, protect);
+    g_assert_true(g_file_test(copy, G_FILE_TEST_IS_DIR));
+    pair_must(pair, home, unprotect);
+    g_assert_false(g_file_test(copy, G_FILE_TEST_EXISTS));
+    g_autoptr(JsonNode) answer = pair_command(pair, standby, NULL, log);
+    JsonArray *checkpoints =
+        json_object_get_array_member(json_node_get_object(answer), "checkpoints");
+    g_assert_cmpuint(json_array_get_length(checkpoints), >, 0);
+    pair_wait_progress(pair);
+    pair_free(pair);
+}
+
+static void
+test_disk_migrate(void)
+{
+    Pair *pair = pair_new_disk();
+
+    for (int round = 0; round < 3; round++) {
+        const char *migrate[] = {"migrate", "shop", "--to", pair_standby(pair)->name, NULL};
+        pair_wait_progress(pair);
+        pair_wait_protected(pair);
+        pair_must(pair, pair_home(pair), migrate);
+        check_moved_disk(pair);
+    }
+    pair_free(pair);
+}
+
+/* ---- Autostart ---- */
 
 /* shop, to be started at a boot, has got to a durable checkpoint. */
 static Pair *
@@ -932,6 +1020,11 @@ main(int argc, char **argv)
                     test_restart_refused);
     g_test_add_func("/districtd/a store is checked while its district runs and damage is named",
                     test_store_check);
+    g_test_add_func("/districtd/a failover takes the disks along as the memory has them",
+                    test_disk_failover);
+    g_test_add_func("/districtd/a copy that is dropped takes its disks with it and nothing else",
+                    test_disk_dropped);
+    g_test_add_func("/districtd/a district with disks moves there and back", test_disk_migrate);
     g_test_add_func("/districtd/after a boot of the host a district goes on from its checkpoint",
                     test_autostart);
     g_test_add_func("/districtd/after a boot of the host a district that was stopped boots",
