@@ -98,6 +98,10 @@ durable_merge_slice(Durable *d, uint64_t budget, bool *idle, GError **error)
     gboolean merged = FALSE;
     uint64_t root = 0;
 
+    /* After the next checkpoint it is looked at again. */
+    *idle = ckpt_store_is_read(d->store);
+    if (*idle)
+        return TRUE;
     if (!ckpt_store_root(d->store, &root, &merged, error))
         return FALSE;
     if (root != 0 && !merged) {

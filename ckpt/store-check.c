@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define CHECK_ATTEMPTS 8
 
@@ -311,6 +312,7 @@ ckpt_store_check(CkptStore *store, CkptStoreReport report, void *opaque, GError 
     Check check = {.store = store, .report = hold, .opaque = reports};
     bool again = true;
     gboolean good = TRUE;
+    int hold_fd = store_hold_reading(store);
 
     g_array_set_clear_func(reports, held_clear);
     for (int i = 0; good && again && i < CHECK_ATTEMPTS; i++) {
@@ -318,8 +320,12 @@ ckpt_store_check(CkptStore *store, CkptStoreReport report, void *opaque, GError 
         check.faults = 0;
         g_array_set_size(reports, 0);
         good = check_attempt(&check, &again, error);
+        if (good && again)
+            g_usleep(STORE_READ_AGAIN_US);
     }
     g_clear_pointer(&check.catalog, catalog_free);
+    if (hold_fd >= 0)
+        close(hold_fd);
     if (!good)
         return -1;
     if (again) {

@@ -18,6 +18,8 @@
 #include "ckpt/layout.h"
 #include "common/pagebits.h"
 
+#include <unistd.h>
+
 #define LOAD_ATTEMPTS 8
 /* How often memory is looked at. */
 #define LOAD_CHECK_PAGES 8192
@@ -364,11 +366,9 @@ load_attempt(CkptStore *store, uint64_t id, const char *overlay_dir, bool *again
     return g_steal_pointer(&image);
 }
 
-Image *
-ckpt_store_load(CkptStore *store, uint64_t id, const char *overlay_dir, GError **error)
+static Image *
+load_attempts(CkptStore *store, uint64_t id, const char *overlay_dir, GError **error)
 {
-    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
-
     for (int i = 0; i < LOAD_ATTEMPTS; i++) {
         g_autoptr(Image) image = NULL;
         GError *why = NULL;
@@ -381,8 +381,21 @@ ckpt_store_load(CkptStore *store, uint64_t id, const char *overlay_dir, GError *
             return g_steal_pointer(&image);
         }
         g_clear_error(&why);
+        g_usleep(STORE_READ_AGAIN_US);
     }
     store_fail(store, CKPT_STORE_ERROR_BUSY, error,
                "it is changing too fast to be read: try again");
     return NULL;
+}
+
+Image *
+ckpt_store_load(CkptStore *store, uint64_t id, const char *overlay_dir, GError **error)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
+    int hold_fd = store_hold_reading(store);
+    Image *image = load_attempts(store, id, overlay_dir, error);
+
+    if (hold_fd >= 0)
+        close(hold_fd);
+    return image;
 }

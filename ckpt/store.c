@@ -4,7 +4,8 @@
  *
  * Theory of operation. A store is a directory (0700, files 0600) with
  *
- *   lock                        held by the one writer (fcntl(2), F_OFD_SETLK); its pid, for others
+ *   lock                        held by the one writer (fcntl(2), F_OFD_SETLK); its pid, for others.
+ *                               A byte further on is held, shared, by those who load or check
  *   catalog.db                  an SQLite database: the tree of checkpoints, and what is under way
  *   checkpoint-ID-N.dcp         a checkpoint (docs/format.md); N grows when it is written anew
  *   base/ram-MEMBER.img, .sums  the base image of a member's RAM, and checksums of its pages
@@ -147,10 +148,37 @@ fail_locked(CkptStore *store, GError **error)
                       *pid != '\0' ? g_strchomp(pid) : "(unknown)");
 }
 
+/* Behind all that can be written there. */
+#define LOCK_READERS_AT (INT64_C(1) << 40)
+
+int
+store_hold_reading(CkptStore *store)
+{
+    struct flock lock = {
+        .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = LOCK_READERS_AT, .l_len = 1};
+    int fd = -1;
+
+    if (!store_is_writer(store))
+        fd = openat(store->dir_fd, "lock", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd >= 0)
+        fcntl(fd, F_OFD_SETLK, &lock); /* without it the writer may go on, and we begin again */
+    return fd;
+}
+
+bool
+ckpt_store_is_read(const CkptStore *store)
+{
+    struct flock lock = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = LOCK_READERS_AT, .l_len = 1};
+
+    return store_is_writer(store) && fcntl(store->lock_fd, F_OFD_GETLK, &lock) == 0 &&
+           lock.l_type != F_UNLCK;
+}
+
 static gboolean
 take_lock(CkptStore *store, GError **error)
 {
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = LOCK_READERS_AT};
     g_autofree char *pid = g_strdup_printf("%d\n", (int)getpid());
 
     store->lock_fd = openat(store->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);

@@ -210,6 +210,12 @@ typedef struct CkptStorePruned {
 gboolean ckpt_store_prune(CkptStore *store, const CkptStorePolicy *policy, uint64_t budget,
                           CkptStorePruned *pruned, GError **error);
 
+/*
+ * At a writer: is another process loading a checkpoint, or checking? Then it wants neither merges
+ * nor prunes, which would have it begin again.
+ */
+bool ckpt_store_is_read(const CkptStore *store);
+
 /* ---- Checking ---- */
 
 /* object: a path below the store. text: what is wrong with it and what that means. */

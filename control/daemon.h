@@ -283,6 +283,8 @@ void operation_takeover(District *district, uint64_t incarnation, gboolean plann
                         gboolean ask_home, JobDone done, gpointer data);
 /* Has the image been passed to members here, which may hold the only copy of the district? */
 gboolean takeover_has_image(const District *district);
+/* Processes of a take-over were found, and it is being looked whether the members run. */
+gboolean takeover_is_unclear(const District *district);
 /* district-ckpt ended then: go on with what it has left. FALSE: the standby still has the image. */
 gboolean takeover_recover(District *district, GError **error);
 /* A districtd before us may have passed the image on: find out, and go on. */

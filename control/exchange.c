@@ -127,8 +127,12 @@ all_claims(Daemon *daemon)
     gpointer value = NULL;
 
     g_hash_table_iter_init(&iter, daemon->districts);
-    while (g_hash_table_iter_next(&iter, NULL, &value))
-        json_array_add_object_element(array, claim_to_json(value));
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        /* Said to be active it would end its home, which has the same number; said not to be, it
+         * would be started there. It is told when it is known. */
+        if (!takeover_is_unclear(value))
+            json_array_add_object_element(array, claim_to_json(value));
+    }
     json_object_set_array_member(arguments, "districts", array);
     return arguments;
 }
@@ -181,6 +185,8 @@ judge_claim(Peer *peer, District *d, const Claim *claim, JsonObject *item)
     gboolean is_peer = g_strcmp0(d->record.peer, peer_name(peer)) == 0;
 
     d->seen = MAX(d->seen, claim->incarnation);
+    if (takeover_is_unclear(d))
+        return; /* what we say when it is clear is answered */
     if (d->state == STATE_HANDED_OVER) {
         if (g_strcmp0(d->record.handing_to, peer_name(peer)) == 0)
             migrate_resolve(d, claim);

@@ -464,6 +464,12 @@ takeover_recover(District *d, GError **error)
 
 static const JobStep resume_steps[] = {step_look, step_become_home, NULL};
 
+gboolean
+takeover_is_unclear(const District *d)
+{
+    return d->state == STATE_ACTIVATING && d->job != NULL && d->job->steps == resume_steps;
+}
+
 void
 takeover_resume(District *d)
 {

@@ -170,6 +170,12 @@ operation_takeover(District *d, uint64_t incarnation, gboolean planned, gboolean
     finish(done, data);
 }
 
+gboolean
+takeover_is_unclear(const District *d)
+{
+    return FALSE;
+}
+
 void
 operation_migrate(District *d, const char *host, JobDone done, gpointer data)
 {

@@ -293,6 +293,58 @@ test_reader_beside_writer(void)
     rig_clear(&rig);
 }
 
+#define POLITE_CHECKS 30
+
+typedef struct PoliteRig {
+    Rig rig;
+    int checks; /* atomic */
+} PoliteRig;
+
+static gpointer
+check_on(gpointer data)
+{
+    PoliteRig *polite = data;
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptStore) store = ckpt_store_open(polite->rig.path, NULL, CKPT_STORE_READ, &error);
+
+    g_assert_no_error(error);
+    for (int i = 0; i < POLITE_CHECKS; i++) {
+        g_assert_cmpint(ckpt_store_check(store, NULL, NULL, &error), ==, 0);
+        g_assert_no_error(error);
+        g_atomic_int_inc(&polite->checks);
+    }
+    return NULL;
+}
+
+static void
+test_polite_writer(void)
+{
+    const CkptStorePolicy keep_two = {.keep_last = 2};
+    PoliteRig polite = {.checks = 0};
+    GThread *reader;
+    bool seen = false;
+
+    rig_init(&polite.rig);
+    rig_commit(&polite.rig, true, NULL);
+    g_assert_false(ckpt_store_is_read(polite.rig.store));
+    reader = g_thread_new("reader", check_on, &polite);
+    for (int commits = 0; g_atomic_int_get(&polite.checks) < POLITE_CHECKS;) {
+        /* Not so many that the checks get longer and longer. */
+        if (commits <= 2 * g_atomic_int_get(&polite.checks)) {
+            rig_commit(&polite.rig, false, NULL);
+            commits++;
+        }
+        if (ckpt_store_is_read(polite.rig.store))
+            seen = true;
+        else
+            rig_prune(&polite.rig, &keep_two);
+    }
+    g_thread_join(reader);
+    g_assert_true(seen);
+    g_assert_false(ckpt_store_is_read(polite.rig.store));
+    rig_clear(&polite.rig);
+}
+
 /* ---- The tree ---- */
 
 static void
@@ -599,6 +651,8 @@ main(int argc, char **argv)
     g_test_add_func("/store/a reader changes nothing", test_reader_changes_nothing);
     g_test_add_func("/store/readers see a good store while the writer works",
                     test_reader_beside_writer);
+    g_test_add_func("/store/a writer that leaves a store alone while it is read holds up no check",
+                    test_polite_writer);
     g_test_add_func("/store/the list is the tree", test_tree);
     g_test_add_func("/store/the head goes back and forth", test_head_goes_back);
     g_test_add_func("/store/checkpoints are found by number and label", test_find);
