@@ -293,12 +293,18 @@ coordinator_take_inbox(Coordinator *c)
 
 /* ---- The loop ---- */
 
-/* Hold the guests for a slice when what they change can be neither cut nor staged. */
+/* What the guests change can be neither cut nor staged. */
+static bool
+coordinator_pressed(const Coordinator *c)
+{
+    return c->staging_active && staging_pages(c->staging) > STAGING_SOFT_PAGES && !cut_possible(c);
+}
+
+/* Then they are held for a slice of time, and another one. */
 static void
 coordinator_throttle(Coordinator *c, int64_t now)
 {
-    bool pressed =
-        c->staging_active && staging_pages(c->staging) > STAGING_SOFT_PAGES && !cut_possible(c);
+    bool pressed = coordinator_pressed(c);
 
     if (c->run == RUN_RUNNING && pressed && now >= c->throttle_ns) {
         members_pause(c);
@@ -339,7 +345,7 @@ coordinator_deadline(const Coordinator *c, int64_t now)
         next = MIN(next, persist_deadline(c, now));
     if (c->run == RUN_RUNNING && c->stream && c->stream->phase == TARGET_STEADY && cut_possible(c))
         next = MIN(next, c->next_cut_ns);
-    if (c->run == RUN_THROTTLED)
+    if (c->run == RUN_THROTTLED || (c->run == RUN_RUNNING && coordinator_pressed(c)))
         next = MIN(next, c->throttle_ns);
     if (c->protect.state != PROTECT_OFF && !c->stream)
         next = MIN(next, MAX(c->protect.retry_ns, now + NS_PER_MS));
