@@ -139,7 +139,7 @@ struct Coordinator {
     int64_t last_cut_ns;
     uint64_t cut_pages;  /* found dirty by the last cut and the harvests just before it */
     bool cut_few;        /* these were few: cut.c */
-    int64_t cut_took_ns; /* making a cut, with the harvests before it: moving average */
+    int64_t pause_ns;    /* of the member that stood still for longest: running median */
     int64_t throttle_ns; /* throttled: until; running: not before */
     int64_t net_retry_ns;
     CoordinatorStats *stats;

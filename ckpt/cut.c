@@ -17,9 +17,11 @@
  * little takes less time than a harvest more, and guests pay for each with faults. */
 #define PRECUT_PAGES_FEW 256
 #define NET_RETRY_NS (100 * NS_PER_MS)
-/* Between two cuts guests have at least this many times as long as a cut takes. */
-#define CUT_REST 4
+/* Between two cuts guests have at least this many times as long as they stood still. */
+#define CUT_REST 9
 #define CUT_REST_MAX_NS NS_PER_S
+/* Of the running median of pauses: a part of itself, in ns at least. */
+#define PAUSE_STEP 16
 
 typedef enum { MEMBER_OUT, MEMBER_ASKED, MEMBER_STOPPED, MEMBER_RESUMING } MemberStep;
 
@@ -188,10 +190,23 @@ cut_abort(Cut *cut)
     epoch_unref(cut->epoch);
 }
 
+/* A median: one pause that was held up says nothing of the others. */
+static void
+cut_note_pause(Coordinator *c, int64_t pause_ns)
+{
+    int64_t step = c->pause_ns / PAUSE_STEP;
+
+    if (c->pause_ns == 0)
+        c->pause_ns = pause_ns;
+    else
+        c->pause_ns += pause_ns > c->pause_ns ? step : -step;
+    c->pause_ns = MAX(c->pause_ns, PAUSE_STEP);
+}
+
 static void
 cut_record_times(Coordinator *c, const Epoch *epoch, bool leave_paused)
 {
-    int64_t first = INT64_MAX, last = 0;
+    int64_t first = INT64_MAX, last = 0, longest = 0;
 
     if (members_on(c) == 0)
         return;
@@ -201,9 +216,13 @@ cut_record_times(Coordinator *c, const Epoch *epoch, bool leave_paused)
             continue;
         first = MIN(first, em->stopped_ns);
         last = MAX(last, em->stopped_ns);
-        if (!leave_paused)
-            sample_ring_add(&c->stats->pause, (uint64_t)MAX(em->resumed_ns - em->stopped_ns, 0));
+        if (leave_paused)
+            continue;
+        longest = MAX(longest, em->resumed_ns - em->stopped_ns);
+        sample_ring_add(&c->stats->pause, (uint64_t)MAX(em->resumed_ns - em->stopped_ns, 0));
     }
+    if (!leave_paused)
+        cut_note_pause(c, longest);
     sample_ring_add(&c->stats->skew, (uint64_t)(last - first));
     if (c->last_cut_ns)
         sample_ring_add(&c->stats->interval, (uint64_t)MAX(epoch->cut_ns - c->last_cut_ns, 0));
@@ -279,14 +298,14 @@ cut_reach_net(Coordinator *c, int64_t now)
 }
 
 /*
- * Cuts that take long (many dirty pages, or a host that is short of CPU) would leave the guests no
- * time for their work at the interval asked for: it is stretched. took: how long the last one took.
+ * Pauses that are long (much residue, or a host that is short of CPU) would leave the guests no time
+ * for their work at the interval asked for: it is stretched. What is done ahead of a cut does not
+ * count, as guests run meanwhile.
  */
 static void
-cut_rest(Coordinator *c, int64_t took_ns)
+cut_rest(Coordinator *c)
 {
-    c->cut_took_ns += (took_ns - c->cut_took_ns) / 8;
-    int64_t rest = MIN(c->cut_took_ns * CUT_REST, CUT_REST_MAX_NS);
+    int64_t rest = MIN(c->pause_ns * CUT_REST, CUT_REST_MAX_NS);
 
     c->next_cut_ns = MAX(c->next_cut_ns, clock_monotonic_ns() + rest);
 }
@@ -301,7 +320,7 @@ cut_tick(Coordinator *c, int64_t now)
     if (c->next_cut_ns < now)
         c->next_cut_ns = now + c->protect.interval_ns;
     if (cut_make(c, false))
-        cut_rest(c, clock_monotonic_ns() - now);
+        cut_rest(c);
     else
         c->next_cut_ns = MAX(c->next_cut_ns, now + NET_RETRY_NS);
 }

@@ -98,7 +98,7 @@ durable_merge_slice(Durable *d, uint64_t budget, bool *idle, GError **error)
     gboolean merged = FALSE;
     uint64_t root = 0;
 
-    /* After the next checkpoint it is looked at again. */
+    /* It is looked at again after MERGE_IDLE_MS. */
     *idle = ckpt_store_is_read(d->store);
     if (*idle)
         return TRUE;

@@ -4,7 +4,8 @@
 
 #include "common/pagebits.h"
 
-/* Ahead of a cut: how often, from when what is harvested is new to the epoch to when it is not. */
+/* Ahead of a cut: from how often, while what is found is new to the epoch (bounds of a fifth of the
+ * interval), to how seldom, while it is not. */
 #define HARVEST_MIN_NS (2 * NS_PER_MS)
 #define HARVEST_MAX_NS (20 * NS_PER_MS)
 #define HARVEST_LONGEST_NS (100 * NS_PER_MS)

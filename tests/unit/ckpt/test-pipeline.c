@@ -74,6 +74,21 @@ test_exact(void)
     rig_free(rig);
 }
 
+/* At 5 ms pauses of 10 ms would leave the guests a third of the time. */
+static void
+test_stretched(void)
+{
+    const FakeMemberConfig slow = {.ram_size = MIB, .writes_per_ms = 1, .pause_delay_ms = 10};
+    Rig *rig = rig_protected(1, &slow, 5000, 30000);
+    District__CkptReply *hold;
+
+    rig_wait_good(rig, 20);
+    District__CkptStatusReply *s = rig_status(rig, &hold);
+    g_assert_cmpuint(s->interval_ns->p50, >=, UINT64_C(90000000));
+    district__ckpt_reply__free_unpacked(hold, NULL);
+    rig_free(rig);
+}
+
 static void
 test_resync(void)
 {
@@ -640,6 +655,8 @@ int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/pipeline/epochs get longer where guests stand still for long",
+                    test_stretched);
     g_test_add_func("/pipeline/the standby has after each epoch what each member had at the cut",
                     test_exact);
     g_test_add_func("/pipeline/a lost stream is made up for by a full sync", test_resync);
