@@ -160,7 +160,9 @@ config_clear(CoordinatorConfig *config)
 static void
 check_report(void *opaque, const char *object, const char *text)
 {
-    g_print("fault %s %s\n", object, text);
+    g_autofree char *line = g_strdelimit(g_strdup(text), "\n", ' '); /* SQLite says some in two */
+
+    g_print("fault %s %s\n", object, line);
 }
 
 /* A line for each fault, then how many checkpoints there are. */

@@ -147,6 +147,8 @@ char *district_disk_dir(const District *district);
  * else the definition has the path and format. Caller frees. */
 char *district_disk_home(const District *district, const DefinitionMember *member, guint i,
                          gboolean *moved);
+/* Make its directories, durably, if it came from another host. */
+gboolean district_make_lineage(const District *district, GError **error);
 /* Remove all of a lineage that is not the one in use. */
 gboolean district_remove_lineage(const District *district, unsigned lineage, GError **error);
 /* The number for one that has no directory here yet. */
@@ -264,6 +266,12 @@ void operation_shut_down(District *district, uint64_t timeout_us, JobDone done, 
 /* End what runs of it here and remove it; the district is gone when done is called, unless its
  * checkpoints are to be kept and it has some: then it is left with no role. */
 void operation_remove(District *district, gboolean checkpoints_too, JobDone done, gpointer data);
+/* out: what it printed, or NULL with error set. */
+typedef void (*StoreQueryDone)(const char *out, const GError *error, gpointer data);
+/* storequery.c: have a district-ckpt of its own look at the district's store, with an option (and
+ * its value, or NULL). done is called exactly once. */
+void store_query(const District *district, const char *option, const char *value,
+                 StoreQueryDone done, gpointer data);
 /* storecheck.c: result has "checkpoints", "n_faults" and "faults" (object, text). Runs beside any
  * other operation. */
 void operation_check_store(District *district, JobDone done, gpointer data);

@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * Is all of a district's store as it was written? Read by a process of its own, beside the one that
- * writes to it: a store may be large, and what is in its files is not to be trusted.
- */
+/* Is all of a district's store as it was written? */
 #include "control/daemon.h"
 
-#include <gio/gio.h>
 #include <string.h>
 
 /* Faults passed on; further ones are only counted. */
@@ -16,14 +12,6 @@ typedef struct StoreCheck {
     JobDone done;
     gpointer data;
 } StoreCheck;
-
-static void
-store_check_end(StoreCheck *check, JsonObject *result, const GError *error)
-{
-    check->done(result, error, check->data);
-    g_free(check->name);
-    g_free(check);
-}
 
 static JsonObject *
 fault_to_json(const char *object, const char *text)
@@ -42,7 +30,7 @@ parse_lines(const StoreCheck *check, const char *out, GError **error)
     g_autoptr(JsonObject) result = json_object_new();
     JsonArray *faults = json_array_new();
     g_auto(GStrv) lines = g_strsplit(out, "\n", -1);
-    gint64 n_faults = 0;
+    gint64 n_faults = 0, n_checkpoints = -1;
 
     json_object_set_array_member(result, "faults", faults);
     for (char **line = lines; *line != NULL && **line != '\0'; line++) {
@@ -53,7 +41,7 @@ parse_lines(const StoreCheck *check, const char *out, GError **error)
             if (n_faults++ < FAULTS_MAX)
                 json_array_add_object_element(faults, fault_to_json(words[1], words[2]));
         } else if (n == 2 && strcmp(words[0], "checkpoints") == 0) {
-            json_object_set_int_member(result, "checkpoints", g_ascii_strtoll(words[1], NULL, 10));
+            n_checkpoints = g_ascii_strtoll(words[1], NULL, 10);
         } else {
             g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED,
                         "%s: district-ckpt says \"%.60s\": use the same release", check->name,
@@ -61,31 +49,26 @@ parse_lines(const StoreCheck *check, const char *out, GError **error)
             return NULL;
         }
     }
+    if (n_checkpoints < 0) {
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED,
+                    "%s: district-ckpt has not come to an end: use the same release", check->name);
+        return NULL;
+    }
+    json_object_set_int_member(result, "checkpoints", n_checkpoints);
     json_object_set_int_member(result, "n_faults", n_faults);
     return g_steal_pointer(&result);
 }
 
-static JsonObject *
-take_answer(const StoreCheck *check, GSubprocess *process, GAsyncResult *result, GError **error)
-{
-    g_autofree char *out = NULL, *err = NULL;
-
-    if (!g_subprocess_communicate_utf8_finish(process, result, &out, &err, error))
-        return NULL;
-    if (g_subprocess_get_successful(process))
-        return parse_lines(check, out, error);
-    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED, "%s: %s", check->name, g_strstrip(err));
-    return NULL;
-}
-
 static void
-on_checked(GObject *source, GAsyncResult *result, gpointer data)
+on_checked(const char *out, const GError *why, gpointer data)
 {
     StoreCheck *check = data;
-    g_autoptr(GError) error = NULL;
-    g_autoptr(JsonObject) answer = take_answer(check, G_SUBPROCESS(source), result, &error);
+    g_autoptr(GError) error = why != NULL ? g_error_copy(why) : NULL;
+    g_autoptr(JsonObject) result = out != NULL ? parse_lines(check, out, &error) : NULL;
 
-    store_check_end(check, answer, error);
+    check->done(result, error, check->data);
+    g_free(check->name);
+    g_free(check);
 }
 
 void
@@ -93,20 +76,14 @@ operation_check_store(District *district, JobDone done, gpointer data)
 {
     StoreCheck *check = g_new0(StoreCheck, 1);
     g_autofree char *dir = district_store_dir(district);
-    g_autoptr(GSubprocess) process = NULL;
     g_autoptr(GError) error = NULL;
-    g_autofree char *program =
-        child_find_program(district->daemon->config->libexec_dir, "district-ckpt", &error);
 
     *check = (StoreCheck){g_strdup(district->name), done, data};
-    if (program != NULL && !g_file_test(dir, G_FILE_TEST_IS_DIR))
-        g_set_error(&error, CONTROL_ERROR, CONTROL_ERROR_NOT_FOUND,
-                    "%s: no durable checkpoint was ever made here", district->name);
-    else if (program != NULL)
-        process = g_subprocess_new(G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE,
-                                   &error, program, "--check", "--store", dir, NULL);
-    if (process == NULL)
-        store_check_end(check, NULL, error);
-    else
-        g_subprocess_communicate_utf8_async(process, NULL, NULL, on_checked, check);
+    if (g_file_test(dir, G_FILE_TEST_IS_DIR)) {
+        store_query(district, "--check", NULL, on_checked, check);
+        return;
+    }
+    g_set_error(&error, CONTROL_ERROR, CONTROL_ERROR_NOT_FOUND,
+                "%s: no durable checkpoint was ever made here", district->name);
+    on_checked(NULL, error, check);
 }

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Would the district go on from a checkpoint of its store? All that it is made of is verified, by a
- * process of its own: it may be large, and what is in it is not to be trusted. Asked before
- * anything is ended.
+ * Would the district go on from a checkpoint of its store? All that it is made of is verified
+ * (storequery.c). Asked before anything is ended.
  */
 #include "control/daemon.h"
 
-#include <gio/gio.h>
 #include <string.h>
 
 static gboolean G_GNUC_PRINTF(3, 4) misfit(const Job *job, GError **error, const char *format, ...)
@@ -70,27 +68,13 @@ check_lines(const Job *job, const char *text, GError **error)
     return TRUE;
 }
 
-static gboolean
-check_answer(const Job *job, GSubprocess *process, GAsyncResult *result, GError **error)
-{
-    g_autofree char *out = NULL, *err = NULL;
-
-    if (!g_subprocess_communicate_utf8_finish(process, result, &out, &err, error))
-        return FALSE;
-    if (g_subprocess_get_successful(process))
-        return check_lines(job, out, error);
-    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED, "%s: %s", job->district->name,
-                g_strstrip(err));
-    return FALSE;
-}
-
 static void
-on_verified(GObject *source, GAsyncResult *result, gpointer data)
+on_verified(const char *out, const GError *why, gpointer data)
 {
     Job *job = data;
-    g_autoptr(GError) error = NULL;
+    g_autoptr(GError) error = why != NULL ? g_error_copy(why) : NULL;
 
-    if (check_answer(job, G_SUBPROCESS(source), result, &error))
+    if (out != NULL && check_lines(job, out, &error))
         job_next(job);
     else
         job_fail(job, error);
@@ -100,18 +84,7 @@ on_verified(GObject *source, GAsyncResult *result, gpointer data)
 void
 step_verify_store(Job *job)
 {
-    g_autofree char *dir = district_store_dir(job->district);
     g_autofree char *id = g_strdup_printf("%" G_GUINT64_FORMAT, job->id);
-    g_autoptr(GError) error = NULL;
-    g_autofree char *program =
-        child_find_program(job->district->daemon->config->libexec_dir, "district-ckpt", &error);
-    g_autoptr(GSubprocess) process = NULL;
 
-    if (program != NULL)
-        process = g_subprocess_new(G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE,
-                                   &error, program, "--verify", id, "--store", dir, NULL);
-    if (process == NULL)
-        job_fail(job, error);
-    else
-        g_subprocess_communicate_utf8_async(process, NULL, NULL, on_verified, job_ref(job));
+    store_query(job->district, "--verify", id, on_verified, job_ref(job));
 }
