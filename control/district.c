@@ -211,6 +211,17 @@ district_disk_home(const District *d, const DefinitionMember *m, guint i, gboole
 }
 
 gboolean
+district_make_lineage(const District *d, GError **error)
+{
+    g_autofree char *dir = lineage_dir(d, lineage_of(d), NULL);
+    g_autofree char *store = district_store_dir(d);
+    g_autofree char *disks = district_disk_dir(d);
+
+    return disks == NULL || (store_add_dir(dir, error) && store_add_dir(store, error) &&
+                             store_add_dir(disks, error));
+}
+
+gboolean
 district_remove_lineage(const District *d, unsigned lineage, GError **error)
 {
     g_autofree char *dir = lineage_dir(d, lineage, NULL);

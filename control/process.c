@@ -77,7 +77,8 @@ static gboolean
 make_dirs(const District *d, GError **error)
 {
     return make_dir(district_run_path(d, NULL), error) &&
-           make_dir(district_log_path(d, NULL), error) && make_dir(district_store_dir(d), error);
+           make_dir(district_log_path(d, NULL), error) && district_make_lineage(d, error) &&
+           make_dir(district_store_dir(d), error);
 }
 
 /* ---- Command lines ---- */

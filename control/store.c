@@ -38,6 +38,16 @@ sync_dir(const char *dir, GError **error)
     return good;
 }
 
+gboolean
+store_add_dir(const char *path, GError **error)
+{
+    g_autofree char *parent = g_path_get_dirname(path);
+
+    if (mkdir(path, 0700) != 0 && errno != EEXIST)
+        return store_error(error, "create", path);
+    return sync_dir(parent, error);
+}
+
 static gboolean
 write_all(int fd, const char *data, gsize len)
 {

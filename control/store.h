@@ -46,6 +46,9 @@ const char *role_name(Role role);
 gboolean store_write_file(const char *path, const char *data, gssize len, gboolean durable,
                           GError **error);
 
+/* Make a directory, mode 0700, durably; its parent must be there. One that is there is success. */
+gboolean store_add_dir(const char *path, GError **error);
+
 /* Remove path and all below it; nothing there is success. Symbolic links are not followed. */
 gboolean store_remove_tree(const char *path, GError **error);
 
