@@ -116,6 +116,19 @@ pair_number(Pair *pair, const Host *host, const char *path)
     return value ? g_ascii_strtoll(value, NULL, 10) : 0;
 }
 
+GPid
+pair_process(Pair *pair, const Host *host, const char *path)
+{
+    gint64 pid = pair_number(pair, host, path);
+
+    if (pid <= 1)
+        rig_fail(pair->dir, "%s: shop has no %s", host->name, path);
+    return (GPid)pid;
+}
+
+const char *const pair_home_paths[PAIR_HOME_PROCESSES] = {"processes.ckpt", "processes.net",
+                                                          "members.0.pid", "members.1.pid"};
+
 static gint64
 deadline_new(void)
 {
@@ -549,7 +562,7 @@ pair_free(Pair *pair)
     const char *rm[] = {"rm", "-rf", pair->dir, NULL};
 
     g_autofree char *state = pair_field(pair, pair_home(pair), "state");
-    if (g_strcmp0(state, "stopped") != 0)
+    if (g_strcmp0(state, "stopped") != 0 && g_strcmp0(state, "superseded") != 0)
         pair_must(pair, pair_home(pair), stop);
     for (int i = 0; i < 2; i++) {
         /* What a standby keeps is ended with it; whatever is left dies with the test. */

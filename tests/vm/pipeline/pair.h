@@ -83,6 +83,11 @@ void pair_command_start(Pair *pair, const Host *host, Proc *proc, const char *co
  */
 char *pair_field(Pair *pair, const Host *host, const char *path);
 gint64 pair_number(Pair *pair, const Host *host, const char *path);
+/* The same for a process of the district that must be there. */
+GPid pair_process(Pair *pair, const Host *host, const char *path);
+/* The paths of all that a home runs. */
+#define PAIR_HOME_PROCESSES 4
+extern const char *const pair_home_paths[PAIR_HOME_PROCESSES];
 /* Wait until a field has this value. */
 void pair_wait(Pair *pair, const Host *host, const char *path, const char *value);
 /* Wait until a number is above what is given. */

@@ -20,6 +20,12 @@
 /* ---- Processes ---- */
 
 void
+rig_sleep_at_random(int limit_ms)
+{
+    g_usleep((gulong)g_random_int_range(0, limit_ms * 1000));
+}
+
+void
 rig_fail(const char *dir, const char *format, ...)
 {
     va_list args;

@@ -133,6 +133,8 @@ void rig_start_file(Rig *rig, const char *path, uint64_t incarnation);
 District__CkptMessage *rig_status(Rig *rig);
 District__StandbyMessage *rig_standby_status(Rig *rig);
 
+/* For less than limit_ms. */
+void rig_sleep_at_random(int limit_ms);
 /* Fails the test with the logs' last lines. */
 void rig_fail(const char *dir, const char *format, ...) G_GNUC_PRINTF(2, 3) G_GNUC_NORETURN;
 
