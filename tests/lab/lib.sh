@@ -127,21 +127,23 @@ guest_cache()
 	printf '%s\n' "$dir"
 }
 
-# make_guests: images of db and app, made once per version of their scripts.
+# make_guest NAME PACKAGES: image of the guest of that script, made once per version of it; sets NAME_IMAGE.
+make_guest()
+{
+	local name=$1 packages=$2 dir key
+	dir=$(guest_cache)
+	key=$(cat "$TREE/scripts/mkguest" "$TREE"/scripts/lib/*.sh "$TREE/tests/lab/guests/$name.sh" |
+		sha256sum | head -c 12)
+	eval "${name^^}_IMAGE=$dir/$name-$key.cpio"
+	[[ -e $dir/$name-$key.cpio ]] || "$TREE/scripts/mkguest" "$dir/$name-$key.cpio" \
+		--packages "$packages" --script "$TREE/tests/lab/guests/$name.sh" >&2 ||
+		die "mkguest failed for $name"
+}
+
 make_guests()
 {
-	local dir name packages key
-	dir=$(guest_cache)
-	for name in db app; do
-		packages=
-		[[ $name == db ]] && packages=redis-server
-		key=$(cat "$TREE/scripts/mkguest" "$TREE"/scripts/lib/*.sh "$TREE/tests/lab/guests/$name.sh" |
-			sha256sum | head -c 12)
-		eval "${name^^}_IMAGE=$dir/$name-$key.cpio"
-		[[ -e $dir/$name-$key.cpio ]] || "$TREE/scripts/mkguest" "$dir/$name-$key.cpio" \
-			--packages "$packages" --script "$TREE/tests/lab/guests/$name.sh" >&2 ||
-			die "mkguest failed for $name"
-	done
+	make_guest db redis-server
+	make_guest app ""
 }
 
 # write_shop HOST [EXTRA-LINE...]: the definition of district shop, as /etc/district/shop.district.
@@ -162,6 +164,23 @@ write_shop()
 				"$name" "${!addr}" "$DB_ADDR"
 		done
 	} | on "$host" sh -c "cat >/etc/district/shop.district"
+}
+
+# start_books HOST EXTRA-LINE...: create and start district books, whose member ledger counts on a qcow2 disk.
+start_books()
+{
+	local host=$1
+	shift
+	make_guest ledger ""
+	on "$host" qemu-img create -q -f qcow2 /var/lib/district/books.qcow2 64M || die "no disk image"
+	{
+		printf '[District]\nName=books\n'
+		printf '%s\n' "$@"
+		printf '\n[Member ledger]\nKernel=%s\nInitrd=%s\nMemory=128M\n' "$LAB_KERNEL" "$LEDGER_IMAGE"
+		printf 'CommandLine=console=ttyS0 quiet hostname=ledger\nDisk=/var/lib/district/books.qcow2\n'
+	} | on "$host" sh -c 'mkdir -p /etc/district && cat >/etc/district/books.district'
+	dst "$host" create /etc/district/books.district || die "create failed"
+	dst "$host" start books || die "start failed"
 }
 
 # console HOST MEMBER: what the guest has printed since its engine started on that host.

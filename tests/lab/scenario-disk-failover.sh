@@ -40,27 +40,10 @@ lose_host()
 		eval 'sound "$to" $((resumed + 10)) && ! console_of "$to" | has "ledger: boot"'
 }
 
-IMAGE=$(guest_cache)/ledger-$(cat "$TREE/scripts/mkguest" "$TREE"/scripts/lib/*.sh "$TREE/tests/lab/guests/ledger.sh" | sha256sum | head -c 12).cpio
-[[ -e $IMAGE ]] || "$TREE/scripts/mkguest" "$IMAGE" --script "$TREE/tests/lab/guests/ledger.sh" >&2 || die "mkguest failed"
 start_daemon h1
 start_daemon h2
 join_hosts h1 h2
-on h1 qemu-img create -q -f qcow2 /var/lib/district/books.qcow2 64M || die "no disk image"
-on h1 sh -c 'mkdir -p /etc/district && cat >/etc/district/books.district' <<EOT
-[District]
-Name=books
-Interval=100ms
-DurableEvery=2s
-
-[Member ledger]
-Kernel=$LAB_KERNEL
-Initrd=$IMAGE
-CommandLine=console=ttyS0 quiet hostname=ledger
-Memory=128M
-Disk=/var/lib/district/books.qcow2
-EOT
-dst h1 create /etc/district/books.district || die "create failed"
-dst h1 start books || die "start failed"
+start_books h1 Interval=100ms DurableEvery=2s
 within 120 above h1 5 || die "the guest does not count: $(console_of h1 | tail -n 5)"
 
 protect_books h1 h2

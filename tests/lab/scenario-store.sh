@@ -21,25 +21,8 @@ forget_console() { on h1 sh -c ': >/var/log/district/books/ledger.console.log'; 
 durable_id() { field h1 books checkpointing.durable_id; }
 durable_above() { local n; n=$(durable_id); [[ ${n:-0} -gt $1 ]]; }
 
-IMAGE=$(guest_cache)/ledger-$(cat "$TREE/scripts/mkguest" "$TREE"/scripts/lib/*.sh "$TREE/tests/lab/guests/ledger.sh" | sha256sum | head -c 12).cpio
-[[ -e $IMAGE ]] || "$TREE/scripts/mkguest" "$IMAGE" --script "$TREE/tests/lab/guests/ledger.sh" >&2 || die "mkguest failed"
 start_daemon h1
-on h1 qemu-img create -q -f qcow2 /var/lib/district/books.qcow2 64M || die "no disk image"
-on h1 sh -c 'mkdir -p /etc/district && cat >/etc/district/books.district' <<EOT
-[District]
-Name=books
-DurableEvery=2s
-Keep=4
-
-[Member ledger]
-Kernel=$LAB_KERNEL
-Initrd=$IMAGE
-CommandLine=console=ttyS0 quiet hostname=ledger
-Memory=128M
-Disk=/var/lib/district/books.qcow2
-EOT
-dst h1 create /etc/district/books.district || die "create failed"
-dst h1 start books || die "start failed"
+start_books h1 DurableEvery=2s Keep=4
 within 120 above 5 || die "the guest does not count: $(console_of | tail -n 5)"
 within 60 durable_above 2 || die "no durable checkpoints: $(dst h1 show books)"
 
