@@ -13,6 +13,8 @@ checkpoint_refuse(const Coordinator *c, const ControlRequest *request)
         return "another checkpoint is being written; wait for it";
     if (c->n_disks > 0)
         return "it has disks, which a checkpoint file has no place for; take one in the store";
+    if (lazy_under_way(c))
+        return "its memory is still being read from the store; try again in a while";
     if (request->n_fds != 1)
         return "pass one descriptor, open for writing";
     return NULL;

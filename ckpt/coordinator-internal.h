@@ -9,6 +9,7 @@
 #include "ckpt/encode-pool.h"
 #include "ckpt/epoch.h"
 #include "ckpt/image.h"
+#include "ckpt/loader.h"
 #include "ckpt/member.h"
 #include "ckpt/netctl.h"
 #include "ckpt/persist.h"
@@ -122,6 +123,8 @@ struct Coordinator {
     Target *stream;      /* NULL: none */
     Target *file;
     Persist *persist; /* NULL: no store */
+    Loader *loader;   /* NULL: the members' RAM is all there */
+    uint64_t load_rate; /* bytes per second, 0: no limit */
     CutDisk *disks;   /* those with an overlay; set when members begin to run */
     uint32_t n_disks;
     uint64_t disk_sync_rate;  /* bytes per second */
@@ -199,6 +202,21 @@ bool member_is_listed(const Member *member);
  * WIRE_INDEX_NONE. */
 uint32_t members_listed(const Coordinator *c, uint32_t *wire_index);
 
+/* ---- lazy.c ---- */
+/* Can all members run before their RAM is there? */
+bool lazy_possible(const Coordinator *c);
+/* Give the members that image has its empty RAM, and begin to fill it in from ram (taken). After a
+ * failure they cannot be restored. */
+gboolean lazy_begin(Coordinator *c, StoreRam *ram, const Image *image, const uint32_t *index_of,
+                    GError **error);
+/* Go on with what a predecessor has begun, if it has. */
+gboolean lazy_adopt(Coordinator *c, GError **error);
+bool lazy_under_way(const Coordinator *c);
+/* All is there. */
+void lazy_loaded(Coordinator *c);
+/* It will never be: the end of the district. */
+void lazy_failed(Coordinator *c, const char *why);
+
 /* ---- harvest.c ---- */
 /* HARVEST on all members, then copy what they found. FALSE: trouble, dealt with. */
 bool harvest_all(Coordinator *c, uint64_t *pages);
@@ -252,6 +270,11 @@ void checkpoint_finished(Coordinator *c, uint64_t bytes);
 void checkpoint_fail(Coordinator *c, const char *why);
 
 /* ---- life.c: start, restore, hand-over ---- */
+/* Not in an image: its guest had powered itself off. */
+#define IMAGE_WITHOUT UINT32_MAX
+/* Index of each member in cut, or IMAGE_WITHOUT; all in it must be members. */
+gboolean life_match(Coordinator *c, const District__CutState *cut, uint32_t *index_of,
+                    GError **error);
 void life_start(Coordinator *c, ControlRequest *request);
 void life_start_image(Coordinator *c, ControlRequest *request);
 void life_start_file(Coordinator *c, ControlRequest *request);

@@ -246,9 +246,9 @@ coordinator_full_message(Coordinator *c, const InboxMessage *message)
     }
 }
 
-/* TRUE: it was from the store's writer. */
+/* TRUE: it was from the store's writer or the loader. */
 static bool
-coordinator_durable_message(Coordinator *c, const InboxMessage *message)
+coordinator_store_message(Coordinator *c, const InboxMessage *message)
 {
     switch (message->kind) {
     case INBOX_DURABLE_DONE:
@@ -259,6 +259,12 @@ coordinator_durable_message(Coordinator *c, const InboxMessage *message)
         return true;
     case INBOX_DURABLE_HOME:
         return true; /* disks_tick looks */
+    case INBOX_LOADED:
+        lazy_loaded(c);
+        return true;
+    case INBOX_LOAD_FAILED:
+        lazy_failed(c, message->error->message);
+        return true;
     default:
         return false;
     }
@@ -278,7 +284,7 @@ coordinator_take_inbox(Coordinator *c)
     while (!c->quit && (message = inbox_take(c->inbox))) {
         if (message->kind == INBOX_CONTROL)
             coordinator_control(c, message->request);
-        else if (coordinator_durable_message(c, message))
+        else if (coordinator_store_message(c, message))
             c->next_disks_ns = 0;
         else if (coordinator_is_full(c, message->sink_id))
             coordinator_full_message(c, message);
@@ -406,6 +412,7 @@ coordinator_quit(Coordinator *c)
     if (c->run == RUN_HANDING_OVER)
         life_hand_over_fail(c, "district-ckpt was told to quit");
     members_quit(c);
+    g_clear_pointer(&c->loader, loader_free);
     /* Without BYE after a failure: the standby's state is what there is to go on from. */
     protect_drop_stream(c, c->run != RUN_FAILED);
     /* BYE is written meanwhile, and what file there was is closed. */
@@ -464,6 +471,7 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     c->pki_dir = g_strdup(config->pki_dir);
     c->incarnation = config->incarnation;
     c->disk_sync_rate = config->disk_sync_rate;
+    c->load_rate = config->load_rate;
     c->inbox = inbox;
     c->stats = g_new0(CoordinatorStats, 1);
     c->protect.net_told = NET_TOLD_UNKNOWN;

@@ -22,6 +22,7 @@ typedef struct CoordinatorConfig {
     uint64_t incarnation;
     PersistConfig persist;
     uint64_t disk_sync_rate;  /* bytes per second; 0: no limit */
+    uint64_t load_rate;       /* bytes per second of RAM that nobody waits for; 0: no limit */
     const char *numbers_path; /* where taken epoch numbers are noted */
     char **member_names;      /* NULL-terminated; in parallel with: */
     char **member_paths;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Merging and pruning, in slices: the store's oldest checkpoint into base images and homes, and
- * what the policy does not keep out of the store. Homes are opened for a merge and closed after
+ * what the policy does not keep out of the store; then indexes of what stays. Homes are opened for a merge and closed after
  * it, so that an idle district has nothing open.
  */
 #include "ckpt/durable-internal.h"
@@ -95,7 +95,7 @@ gboolean
 durable_merge_slice(Durable *d, uint64_t budget, bool *idle, GError **error)
 {
     CkptStorePruned pruned = {0};
-    gboolean merged = FALSE;
+    gboolean merged = FALSE, indexed;
     uint64_t root = 0;
 
     /* It is looked at again after MERGE_IDLE_MS. */
@@ -118,5 +118,10 @@ durable_merge_slice(Durable *d, uint64_t budget, bool *idle, GError **error)
     if (!ckpt_store_prune(d->store, &d->keep, budget, &pruned, error))
         return FALSE;
     *idle = pruned.done;
+    if (!*idle)
+        return TRUE;
+    if (!ckpt_store_index_some(d->store, budget, &indexed, error))
+        return FALSE;
+    *idle = indexed;
     return TRUE;
 }

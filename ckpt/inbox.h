@@ -20,6 +20,8 @@ typedef enum {
     INBOX_DURABLE_DONE,   /* number: the checkpoint in the store that was committed */
     INBOX_DURABLE_FAILED, /* error: why the store cannot be written; it is tried again */
     INBOX_DURABLE_HOME,   /* homes have caught up: durable_home_below */
+    INBOX_LOADED,         /* memory has been read from the store */
+    INBOX_LOAD_FAILED,    /* error: why it cannot be */
 } InboxKind;
 
 typedef struct InboxMessage {

@@ -209,11 +209,7 @@ life_layout_fits(const Member *m, const District__CutMember *saved, GError **err
     return FALSE;
 }
 
-/* Not in the image: its guest had powered itself off. */
-#define IMAGE_WITHOUT UINT32_MAX
-
-/* Index of each member in cut, or IMAGE_WITHOUT; all in it must be members. */
-static gboolean
+gboolean
 life_match(Coordinator *c, const District__CutState *cut, uint32_t *index_of, GError **error)
 {
     uint32_t found = 0;
@@ -247,10 +243,12 @@ life_match(Coordinator *c, const District__CutState *cut, uint32_t *index_of, GE
 }
 
 static gboolean
-life_restore_send(Member *m, const Image *image, uint32_t k, bool ram_known, GError **error)
+life_restore_send(Member *m, const Image *image, uint32_t k, bool lazy, bool ram_known,
+                  GError **error)
 {
     const District__CutMember *saved = image->cut->members[k];
     MemberImage restore = {.ram_fd = image->ram_fds[k],
+                           .lazy = lazy,
                            .state = saved->state.data,
                            .state_len = saved->state.len,
                            .ram_known = ram_known};
@@ -273,7 +271,8 @@ life_restore_members(Coordinator *c, const Image *image, const uint32_t *index_o
 
     for (uint32_t i = 0; i < c->n_members && !first; i++) {
         if (index_of[i] != IMAGE_WITHOUT)
-            asked[i] = life_restore_send(c->members[i], image, index_of[i], ram_known, &first);
+            asked[i] = life_restore_send(c->members[i], image, index_of[i], lazy_under_way(c),
+                                         ram_known, &first);
     }
     for (uint32_t i = 0; i < c->n_members; i++) {
         if (asked[i])
@@ -319,11 +318,13 @@ life_begin_store(Coordinator *c, const Image *image, uint64_t store_id, GError *
            persist_begin(c, head, epoch, PERSIST_BOOTED, error);
 }
 
-/* store_id: the checkpoint in our store that the image was loaded from, 0: elsewhere. */
+/* store_id: the checkpoint in our store that the image was loaded from, 0: elsewhere. ram (taken):
+ * where its RAM is, NULL: in the image. */
 static gboolean
-life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t incarnation,
-             uint64_t store_id, GError **error)
+life_restore(Coordinator *c, const Image *image, StoreRam *ram, bool reset_crossing,
+             uint64_t incarnation, uint64_t store_id, GError **error)
 {
+    g_autoptr(StoreRam) owned = ram;
     g_autofree uint32_t *index_of = g_new0(uint32_t, c->n_members);
 
     if (incarnation <= image->cut->incarnation) {
@@ -335,7 +336,8 @@ life_restore(Coordinator *c, const Image *image, bool reset_crossing, uint64_t i
     }
     if (!life_match(c, image->cut, index_of, error))
         return FALSE;
-    if (!life_load(c, image, index_of, reset_crossing, incarnation, store_id != 0, error)) {
+    if ((ram && !lazy_begin(c, g_steal_pointer(&owned), image, index_of, error)) ||
+        !life_load(c, image, index_of, reset_crossing, incarnation, store_id != 0, error)) {
         /* Some may have loaded it, others not: nothing may run from here. */
         members_fail_district(c, "the image could not be loaded into all members");
         return FALSE;
@@ -407,16 +409,16 @@ life_check(Coordinator *c, ControlRequest *request)
         district__cut_state__free_unpacked(cut, NULL);
 }
 
-/* Takes image. */
+/* Takes image and ram. */
 static void
-life_start_from(Coordinator *c, ControlRequest *request, Image *image, bool reset_crossing,
-                uint64_t incarnation, uint64_t store_id, int64_t since_ns)
+life_start_from(Coordinator *c, ControlRequest *request, Image *image, StoreRam *ram,
+                bool reset_crossing, uint64_t incarnation, uint64_t store_id, int64_t since_ns)
 {
     G_GNUC_UNUSED g_autoptr(Image) owned = image;
     g_autoptr(GError) error = NULL;
     uint64_t epoch = image->cut->epoch;
 
-    if (!life_restore(c, image, reset_crossing, incarnation, store_id, &error)) {
+    if (!life_restore(c, image, ram, reset_crossing, incarnation, store_id, &error)) {
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
@@ -450,7 +452,7 @@ life_start_image(Coordinator *c, ControlRequest *request)
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
-    life_start_from(c, request, image, want->reset_crossing, want->incarnation, 0, since_ns);
+    life_start_from(c, request, image, NULL, want->reset_crossing, want->incarnation, 0, since_ns);
 }
 
 void
@@ -472,21 +474,25 @@ life_start_file(Coordinator *c, ControlRequest *request)
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
-    life_start_from(c, request, image, true, want->incarnation, 0, since_ns);
+    life_start_from(c, request, image, NULL, true, want->incarnation, 0, since_ns);
 }
 
-/* What was on from the checkpoint is left behind before anything runs. */
+/* What was on from the checkpoint is left behind before anything runs. *ram: where its RAM is, if
+ * the members can run before it is there. */
 static Image *
-life_load_store(Coordinator *c, const char *from, uint64_t *id, GError **error)
+life_load_store(Coordinator *c, const char *from, uint64_t *id, StoreRam **ram, GError **error)
 {
     CkptStore *store = durable_store(c->persist->durable);
+    g_autoptr(StoreRam) source = NULL;
     g_autoptr(Image) image = NULL;
 
     if (!ckpt_store_find(store, from, id, error))
         return NULL;
-    image = ckpt_store_load(store, *id, c->persist->dir, error);
+    image = lazy_possible(c) ? ckpt_store_load_lazy(store, *id, c->persist->dir, &source, error)
+                             : ckpt_store_load(store, *id, c->persist->dir, error);
     if (!image || !ckpt_store_set_head(store, *id, error))
         return NULL;
+    *ram = g_steal_pointer(&source);
     return g_steal_pointer(&image);
 }
 
@@ -496,6 +502,7 @@ life_start_store(Coordinator *c, ControlRequest *request)
     const District__CkptStartStoreRequest *want = request->message->start_store;
     int64_t since_ns = clock_monotonic_ns();
     g_autoptr(GError) error = NULL;
+    StoreRam *ram = NULL;
     uint64_t id = 0;
 
     if (life_refuse_restore(c, request))
@@ -504,12 +511,12 @@ life_start_store(Coordinator *c, ControlRequest *request)
         control_request_error(request, "district %s: it has no store", c->district);
         return;
     }
-    Image *image = life_load_store(c, want->from, &id, &error);
+    Image *image = life_load_store(c, want->from, &id, &ram, &error);
     if (!image) {
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
-    life_start_from(c, request, image, true, want->incarnation, id, since_ns);
+    life_start_from(c, request, image, ram, true, want->incarnation, id, since_ns);
 }
 
 static gboolean
@@ -535,6 +542,10 @@ life_adopt(Coordinator *c)
     if (!any)
         return;
     g_message("members run already: going on");
+    if (!lazy_adopt(c, &error)) {
+        lazy_failed(c, error->message);
+        return;
+    }
     if (!life_adopt_store(c, &error))
         g_warning("no durable checkpoints: %s", error->message);
     coordinator_move(c, RUN_RUNNING);

@@ -27,6 +27,7 @@ static gint64 opt_incarnation = 1;
 static gint64 opt_durable_every_ms = 10000;
 static gint64 opt_merge_rate = 64 << 20;
 static gint64 opt_disk_sync_rate;
+static gint64 opt_load_rate;
 
 static const GOptionEntry options[] = {
     {"name", 0, 0, G_OPTION_ARG_STRING, &opt_name, "Name of the district", "NAME"},
@@ -54,6 +55,9 @@ static const GOptionEntry options[] = {
      "Bytes per second for moving old checkpoints to base images and homes (64 MiB)", "BYTES"},
     {"disk-sync-rate", 0, 0, G_OPTION_ARG_INT64, &opt_disk_sync_rate,
      "Bytes per second for the first copy of disks to a standby (0: no limit)", "BYTES"},
+    {"load-rate", 0, 0, G_OPTION_ARG_INT64, &opt_load_rate,
+     "Bytes per second for reading memory of a restored district ahead of its use (0: no limit)",
+     "BYTES"},
     G_OPTION_ENTRY_NULL,
 };
 
@@ -101,13 +105,15 @@ parse_persist(CoordinatorConfig *config, GError **error)
                             &keep->keep_daily) != 3 ||
                      keep->keep_last == 0))
         return usage_error(error, "--keep wants three numbers, the first at least 1");
-    if (opt_durable_every_ms < 0 || opt_merge_rate < 1 || opt_disk_sync_rate < 0)
+    if (opt_durable_every_ms < 0 || opt_merge_rate < 1 || opt_disk_sync_rate < 0 ||
+        opt_load_rate < 0)
         return usage_error(error, "--durable-every or a rate is negative");
     config->persist.dir = opt_store;
     config->persist.every_ns =
         opt_durable_every_ms == 0 ? INT64_MAX : opt_durable_every_ms * NS_PER_MS;
     config->persist.merge_rate = (uint64_t)opt_merge_rate;
     config->disk_sync_rate = (uint64_t)opt_disk_sync_rate;
+    config->load_rate = (uint64_t)opt_load_rate;
     return TRUE;
 }
 

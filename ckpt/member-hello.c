@@ -30,6 +30,9 @@ member_hello_clear(Member *member)
         munmap(member->state, member->state_capacity);
     if (member->ram_fd >= 0)
         close(member->ram_fd);
+    if (member->lazy_fd >= 0)
+        close(member->lazy_fd);
+    member->lazy_fd = -1;
     member->ram = NULL;
     member->bitmap = NULL;
     member->state = NULL;
@@ -134,11 +137,18 @@ hello_overlays(const District__MemberHelloReply *hello)
     return n;
 }
 
-static gboolean
-hello_check(Member *member, const District__MemberHelloReply *hello, guint n_fds, GError **error)
+/* Descriptors of memory: bitmap, state and, if there, RAM. */
+static guint
+hello_maps(const District__MemberHelloReply *hello)
 {
     bool awaiting = hello->state == DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE;
 
+    return awaiting && !hello->lazy ? 2 : 3;
+}
+
+static gboolean
+hello_check(Member *member, const District__MemberHelloReply *hello, guint n_fds, GError **error)
+{
     if (hello->version != MEMBER_PROTOCOL_VERSION)
         return hello_fail(member, error, "it speaks another version of the member protocol");
     if (strcmp(hello->name, member->name) != 0)
@@ -150,7 +160,7 @@ hello_check(Member *member, const District__MemberHelloReply *hello, guint n_fds
         return hello_fail(member, error, "its state capacity is out of range");
     if (hello->n_disks > DISKS_MAX)
         return hello_fail(member, error, "it has too many disks");
-    if (n_fds != (awaiting ? 2 : 3) + 2 * hello_overlays(hello))
+    if (n_fds != hello_maps(hello) + 2 * hello_overlays(hello) + (hello->lazy ? 1 : 0))
         return hello_fail(member, error, "it passed the wrong number of descriptors");
     return hello_check_regions(member, hello, error);
 }
@@ -166,6 +176,7 @@ hello_copy(Member *member, const District__MemberHelloReply *hello)
     member->words = pagebits_words(member->n_pages);
     member->state_capacity = hello->state_capacity;
     member->run_state = hello->state;
+    member->can_lazy = hello->can_lazy;
     member->n_regions = hello->n_regions;
     member->regions = g_new0(District__RamRegion, hello->n_regions);
     for (size_t i = 0; i < hello->n_regions; i++) {
@@ -216,7 +227,7 @@ member_hello(Member *member, GError **error)
 {
     District__MemberHelloRequest hello = DISTRICT__MEMBER_HELLO_REQUEST__INIT;
     District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
-    int fds[3 + 2 * DISKS_MAX];
+    int fds[4 + 2 * DISKS_MAX];
     guint n_fds = G_N_ELEMENTS(fds);
 
     hello.version = MEMBER_PROTOCOL_VERSION;
@@ -231,9 +242,13 @@ member_hello(Member *member, GError **error)
     gboolean ok = hello_check(member, reply->hello, n_fds, error);
     if (ok) {
         hello_copy(member, reply->hello);
-        guint mapped = n_fds - 2 * hello_overlays(reply->hello);
+        guint mapped = hello_maps(reply->hello);
         ok = hello_map(member, fds, mapped == 3, error) &&
              hello_disks(member, reply->hello, fds + mapped, error);
+    }
+    if (ok && reply->hello->lazy) {
+        member->lazy_fd = fds[--n_fds];
+        member->lazy_address = reply->hello->ram_address;
     }
     fdmsg_close_fds(fds, n_fds);
     district__member_reply__free_unpacked(reply, NULL);

@@ -25,7 +25,7 @@ member_new(const char *name, const char *path)
     member->name = g_strdup(name);
     member->path = g_strdup(path);
     member->fd = -1;
-    member->ram_fd = -1;
+    member->ram_fd = member->lazy_fd = -1;
     return member;
 }
 
@@ -322,8 +322,9 @@ member_disks_fit(const Member *member, const MemberImage *image, GError **error)
 static gboolean
 member_pass_ram(Member *member, const MemberImage *image, GError **error)
 {
-    return image->ram_fd < 0 || (member_pass_state(member, image->state, image->state_len, error) &&
-                                 member_map_ram(member, image->ram_fd, error));
+    return image->ram_fd < 0 ||
+           (member_pass_state(member, image->state, image->state_len, error) &&
+            (image->lazy || member_map_ram(member, image->ram_fd, error)));
 }
 
 gboolean
@@ -338,7 +339,7 @@ member_send_restore(Member *member, const MemberImage *image, GError **error)
     if (!member_disks_fit(member, image, error) || !member_pass_ram(member, image, error) ||
         !member_disks_replace(member, image, error))
         return FALSE;
-    if (image->ram_fd >= 0)
+    if (image->ram_fd >= 0 && !image->lazy)
         fds[n_fds++] = image->ram_fd;
     for (unsigned i = 0; i < image->n_disks; i++) {
         entries[i] = image->disks[i].entries;
@@ -348,6 +349,7 @@ member_send_restore(Member *member, const MemberImage *image, GError **error)
     restore.state_len = image->state_len;
     restore.ram_known = image->ram_known;
     restore.disks_only = image->ram_fd < 0;
+    restore.lazy = image->lazy;
     restore.vmgenid.len = MEMBER_VMGENID_BYTES;
     restore.vmgenid.data = (uint8_t *)image->vmgenid;
     restore.n_disk_entries = image->n_disks;
@@ -355,6 +357,60 @@ member_send_restore(Member *member, const MemberImage *image, GError **error)
     request.op_case = DISTRICT__MEMBER_REQUEST__OP_RESTORE;
     request.restore = &restore;
     return member_send(member, &request, "RESTORE", fds, n_fds, error);
+}
+
+gboolean
+member_send_lazy(Member *member, int ram_fd, GError **error)
+{
+    District__MemberLazyRequest lazy = DISTRICT__MEMBER_LAZY_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    if (!member_map_ram(member, ram_fd, error))
+        return FALSE;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_LAZY;
+    request.lazy = &lazy;
+    return member_send(member, &request, "LAZY", &ram_fd, 1, error);
+}
+
+gboolean
+member_collect_lazy(Member *member, GError **error)
+{
+    int fds[1] = {-1};
+    guint n_fds = G_N_ELEMENTS(fds);
+    District__MemberReply *reply = member_collect(member, DISTRICT__MEMBER_REPLY__OP_LAZY, "LAZY",
+                                                  fds, &n_fds, MEMBER_CALL_TIMEOUT_MS, error);
+
+    if (!reply)
+        return FALSE;
+    member->lazy_address = reply->lazy->ram_address;
+    district__member_reply__free_unpacked(reply, NULL);
+    if (n_fds == 1) {
+        member->lazy_fd = fds[0];
+        return TRUE;
+    }
+    return member_lost(member, "LAZY",
+                       g_error_new_literal(MEMBER_ERROR, MEMBER_ERROR_LOST,
+                                           "it passed no descriptor"),
+                       error);
+}
+
+gboolean
+member_send_lazy_done(Member *member, GError **error)
+{
+    District__MemberLazyRequest lazy = DISTRICT__MEMBER_LAZY_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+
+    lazy.done = TRUE;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_LAZY;
+    request.lazy = &lazy;
+    return member_send(member, &request, "LAZY (done)", NULL, 0, error);
+}
+
+gboolean
+member_collect_lazy_done(Member *member, GError **error)
+{
+    return member_collect_done(member, DISTRICT__MEMBER_REPLY__OP_LAZY, "LAZY (done)",
+                               MEMBER_CALL_TIMEOUT_MS, error);
 }
 
 gboolean

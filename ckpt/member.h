@@ -48,6 +48,9 @@ typedef struct Member {
     uint64_t state_capacity; /* bytes */
     int ram_fd;              /* -1 until there is RAM */
     const uint8_t *ram;      /* read-only mapping, ram_size bytes */
+    bool can_lazy;           /* it takes member_send_lazy */
+    int lazy_fd;             /* userfaultfd while RAM is being filled in, else -1 */
+    uint64_t lazy_address;   /* of RAM in the engine, as the faults have it */
     unsigned n_disks;
     MemberDisk disks[DISKS_MAX];
     District__MemberState run_state; /* as far as we know */
@@ -78,6 +81,7 @@ typedef struct MemberRestoreDisk {
 } MemberRestoreDisk;
 typedef struct MemberImage {
     int ram_fd;     /* -1: only the disks; the member is freshly booted and paused */
+    bool lazy;      /* the RAM has been passed by member_send_lazy */
     bool ram_known; /* dirty pages are those written from here on only */
     const uint8_t *state;
     uint64_t state_len;
@@ -88,6 +92,13 @@ typedef struct MemberImage {
 /* The member's RAM becomes ram_fd (duplicated, mapped), its state state[0..state_len), its overlays
  * those given (duplicated). */
 gboolean member_send_restore(Member *member, const MemberImage *image, GError **error);
+/* Pass an empty ram_fd (duplicated, mapped), which is filled in through lazy_fd and lazy_address, set
+ * by the reply. MEMBER_ERROR_REFUSED: it cannot do that. */
+gboolean member_send_lazy(Member *member, int ram_fd, GError **error);
+gboolean member_collect_lazy(Member *member, GError **error);
+/* It has been filled in. */
+gboolean member_send_lazy_done(Member *member, GError **error);
+gboolean member_collect_lazy_done(Member *member, GError **error);
 /* Tell of the disks with overlay, in order. */
 gboolean member_send_disks(Member *member, District__MemberDiskNote *const *notes, size_t n_notes,
                            GError **error);

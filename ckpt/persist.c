@@ -450,7 +450,7 @@ persist_tick(Coordinator *c, int64_t now)
 {
     Persist *p = c->persist;
 
-    if (p && p->state == PERSIST_WANTED && coordinator_runs(c) && !p->full &&
+    if (p && p->state == PERSIST_WANTED && coordinator_runs(c) && !p->full && !lazy_under_way(c) &&
         now >= persist_due_ns(p))
         persist_full_start(c);
     if (p && p->full)

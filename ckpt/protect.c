@@ -267,7 +267,7 @@ protect_tick(Coordinator *c, int64_t now)
         protect_overdue(c);
     protect_check_acks(c, now);
     if ((p->state == PROTECT_CONNECTING || p->state == PROTECT_DETACHED) && !c->stream &&
-        coordinator_runs(c) && now >= p->retry_ns)
+        coordinator_runs(c) && !lazy_under_way(c) && now >= p->retry_ns)
         protect_connect(c);
 }
 

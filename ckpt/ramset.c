@@ -131,16 +131,30 @@ memory_available(void)
     return g_ascii_strtoull(line + strlen("MemAvailable:"), NULL, 10) * 1024;
 }
 
+static gboolean
+no_room(uint64_t bytes, uint64_t available, GError **error)
+{
+    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT,
+                "not enough memory: %" G_GUINT64_FORMAT " MiB of RAM in %" G_GUINT64_FORMAT
+                " MiB available: free memory on this host or use another one",
+                bytes >> 20, available >> 20);
+    return FALSE;
+}
+
+gboolean
+memory_check_room(uint64_t bytes, GError **error)
+{
+    uint64_t available = memory_available();
+
+    return (available >= MEMORY_RESERVE && available - MEMORY_RESERVE >= bytes) ||
+           no_room(bytes, available, error);
+}
+
 gboolean
 ram_set_check_room(const RamSet *set, GError **error)
 {
     uint64_t available = memory_available();
 
-    if (available >= MEMORY_RESERVE)
-        return TRUE;
-    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_LIMIT,
-                "not enough memory: %" G_GUINT64_FORMAT " MiB of RAM in %" G_GUINT64_FORMAT
-                " MiB available: free memory on this host or use another one",
-                ram_set_bytes(set) >> 20, (ram_set_allocated(set) + available) >> 20);
-    return FALSE;
+    return available >= MEMORY_RESERVE ||
+           no_room(ram_set_bytes(set), ram_set_allocated(set) + available, error);
 }

@@ -36,6 +36,9 @@ void ram_set_put(RamSet *set, uint32_t member, uint64_t page, const uint8_t *dat
 /* Does the host have memory left for more of the set? FORMAT_ERROR_LIMIT if not. */
 gboolean ram_set_check_room(const RamSet *set, GError **error);
 
+/* Is there memory left for so many bytes of RAM? FORMAT_ERROR_LIMIT if not. */
+gboolean memory_check_room(uint64_t bytes, GError **error);
+
 /* MemAvailable of /proc/meminfo, bytes (proc(5)); UINT64_MAX if it cannot be read. */
 uint64_t memory_available(void);
 

@@ -79,6 +79,8 @@ status_fill_counts(Coordinator *c, District__CkptStatusReply *s)
         s->sync_total_pages = sync->total;
         s->sync_done_pages = sync->total - MIN(target_pending(sync), sync->total);
     }
+    if (c->loader)
+        loader_progress(c->loader, &s->load_done_pages, &s->load_total_pages);
 }
 
 static void

@@ -110,6 +110,15 @@ base_name(const BaseImage *base)
     return base->name;
 }
 
+uint64_t
+base_allocated(const BaseImage *base)
+{
+    const uint64_t stat_block = 512; /* stat(2) */
+    struct stat st;
+
+    return fstat(base->fd, &st) == 0 ? (uint64_t)st.st_blocks * stat_block : 0;
+}
+
 /* ---- Writing ---- */
 
 static uint64_t
@@ -265,18 +274,38 @@ read_window(BaseImage *base, uint64_t first, uint64_t count, uint8_t *data, uint
 }
 
 gboolean
+base_read_some(BaseImage *base, uint64_t first, uint64_t count, uint8_t *buffer, BasePage func,
+               void *opaque, GError **error)
+{
+    uint64_t sums[WINDOW_PAGES];
+
+    g_return_val_if_fail(count <= WINDOW_PAGES, FALSE);
+    return read_window(base, first, count, buffer, sums, func, opaque, error);
+}
+
+gboolean
+base_next(BaseImage *base, uint64_t from, uint64_t *next, GError **error)
+{
+    uint64_t page, sum;
+
+    if (!next_data(base, base->fd, base->name, from, PAGE_BYTES, &page, error) ||
+        !next_data(base, base->sums_fd, base->sums_name, from, SUM_BYTES, &sum, error))
+        return FALSE;
+    *next = MIN(page, sum);
+    return TRUE;
+}
+
+gboolean
 base_read(BaseImage *base, BasePage func, void *opaque, GError **error)
 {
     g_autofree uint8_t *data = g_malloc(WINDOW_PAGES * PAGE_BYTES);
     uint64_t sums[WINDOW_PAGES] = {0};
 
     for (uint64_t at = 0; at < base->pages;) {
-        uint64_t page, sum, first, count;
+        uint64_t first, count;
 
-        if (!next_data(base, base->fd, base->name, at, PAGE_BYTES, &page, error) ||
-            !next_data(base, base->sums_fd, base->sums_name, at, SUM_BYTES, &sum, error))
+        if (!base_next(base, at, &first, error))
             return FALSE;
-        first = MIN(page, sum);
         if (first >= base->pages)
             break;
         first -= first % WINDOW_PAGES;

@@ -5,16 +5,18 @@
 
 #include "ckpt/ramset.h"
 #include "ckpt/receive.h"
-#include "ckpt/store.h"
+#include "ckpt/store-ram.h"
 
 #include <sqlite3.h>
 
 #define STORE_LABEL_CHARS_MAX 64
 #define STORE_BASE_DIR "base"
+#define STORE_INDEX_DIR "index"
 #define CATALOG_FILE "catalog.db"
 
 typedef struct MergeJob MergeJob;
 typedef struct FoldJob FoldJob;
+typedef struct IndexJob IndexJob;
 
 /* A file that is on its way out. */
 typedef struct CatalogGone {
@@ -37,6 +39,8 @@ struct CkptStore {
     GMutex work; /* one of merge, prune, load, check at a time; taken before lock */
     MergeJob *merge;
     FoldJob *fold;
+    IndexJob *index;
+    bool index_off; /* until the next open: one could not be made */
     GArray *limbo; /* of CatalogGone: files of swaps that have failed, not to be removed before the
                       catalog is settled */
 };
@@ -260,10 +264,63 @@ gboolean base_sync(BaseImage *base, GError **error);
 typedef gboolean (*BasePage)(void *opaque, uint64_t page, const uint8_t *data, bool good,
                              GError **error);
 gboolean base_read(BaseImage *base, BasePage func, void *opaque, GError **error);
+/* The same for count pages (at most 512, and of buffer) from first on. */
+gboolean base_read_some(BaseImage *base, uint64_t first, uint64_t count, uint8_t *buffer,
+                        BasePage func, void *opaque, GError **error);
+/* All pages from from to *next (UINT64_MAX: the end) are zero, and should be. */
+gboolean base_next(BaseImage *base, uint64_t from, uint64_t *next, GError **error);
 /* Remove those of members that are not among images. */
 gboolean base_remove_others(CkptStore *store, const GArray *images, GError **error);
+/* Bytes that it takes on the disk, 0 if that cannot be told. */
+uint64_t base_allocated(const BaseImage *base);
 /* "base/ram-MEMBER.img" */
 const char *base_name(const BaseImage *base);
+
+/* ---- Indexes of checkpoint files (store-index.c) ---- */
+
+typedef struct StoreIndexRun {
+    uint64_t first; /* page */
+    uint32_t count;
+} StoreIndexRun;
+
+typedef struct StoreIndexRecord {
+    uint64_t offset; /* of a PAGES record in the file */
+    uint32_t image;  /* as in EPOCH_BEGIN; not checked */
+    guint first_run; /* in runs; pages are not checked */
+    uint32_t n_runs;
+} StoreIndexRecord;
+
+typedef struct StoreIndex {
+    GArray *records; /* of StoreIndexRecord, in the order of the file */
+    GArray *runs;    /* of StoreIndexRun */
+    uint64_t state_at;
+} StoreIndex;
+
+/* That of row's file. If there is none, the file is read whole. NULL with error set. */
+StoreIndex *storeindex_get(CkptStore *store, const CatalogRow *row, GError **error);
+void storeindex_free(StoreIndex *index);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(StoreIndex, storeindex_free)
+/* The file has gone. */
+void storeindex_remove(CkptStore *store, uint64_t id, uint32_t generation);
+/* Remove those of files that the catalog does not have. */
+void storeindex_sweep(CkptStore *store, const Catalog *catalog);
+void index_job_free(IndexJob *job);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(IndexJob, index_job_free)
+
+/* ---- RAM that is read page by page (store-ram.c) ---- */
+
+/* For the members of begin, in order; RAM that builds on base images has these opened. NULL with
+ * error set. */
+StoreRam *storeram_new(CkptStore *store, const District__StreamEpochBegin *begin, GError **error);
+/* Pages of RAM in a file replace what came before. fd: of the file, duplicated; n_pages_of: of its
+ * n_images images. */
+gboolean storeram_add(StoreRam *ram, const char *name, int fd, const StoreIndex *index,
+                      const uint64_t *n_pages_of, uint32_t n_images, GError **error);
+/* Is there memory for it, in the worst case? */
+gboolean storeram_check_room(const StoreRam *ram, GError **error);
+/* One record of the file behind fd, verified; the caller's until the next call with payload. */
+gboolean storeram_read_record(int fd, uint64_t offset, RecordType type, GByteArray *payload,
+                              GError **error);
 
 /* ---- Jobs ---- */
 

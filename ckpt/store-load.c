@@ -9,6 +9,9 @@
  * A base image may hold some of the pages of a root that is not merged yet, torn by a crash. So a
  * page that does not fit its sum is under suspicion until the root's file has replaced it.
  *
+ * A lazy load goes by the indexes of the files (store-index.c): of RAM it only learns where it is
+ * (store-ram.c); blocks of disks and the state of the cut are read and verified record by record.
+ *
  * A writer at work may move the root on while a reader of the store loads. Base images would then
  * be ahead of the chain; so afterwards the catalog is looked at again, and all of it is done again
  * if the root is another.
@@ -40,6 +43,10 @@ typedef struct Load {
     uint64_t n_suspects;
     uint64_t since_check;
     District__CutState *cut;
+    bool lazy;
+    StoreRam *source;      /* lazy */
+    GByteArray *begin;     /* lazy: EPOCH_BEGIN of this file, packed */
+    uint64_t *image_pages; /* lazy: of this file's images */
 } Load;
 
 /* ---- Base images ---- */
@@ -164,11 +171,24 @@ load_ram_begin(Load *load, const District__StreamEpochBegin *begin, GError **err
 
     if (!begin->full && load->ram != NULL)
         return TRUE; /* the same members: load_chain has seen to it */
+    if (load->lazy && (load->source = storeram_new(load->store, begin, error)) == NULL)
+        return FALSE;
     sizes = g_new(uint64_t, begin->n_members);
     for (size_t i = 0; i < begin->n_members; i++)
         sizes[i] = begin->members[i]->ram_size;
     load->ram = ram_set_new(sizes, (uint32_t)begin->n_members, error);
-    return load->ram != NULL && (begin->full || load_base(load, error));
+    return load->ram != NULL && (begin->full || load->lazy || load_base(load, error));
+}
+
+/* A lazy load comes back to these. */
+static void
+load_note_begin(Load *load, const District__StreamEpochBegin *begin)
+{
+    g_byte_array_set_size(load->begin,
+                          (guint)district__stream_epoch_begin__get_packed_size(begin));
+    district__stream_epoch_begin__pack(begin, load->begin->data);
+    g_free(load->image_pages);
+    load->image_pages = layout_image_pages(begin);
 }
 
 static gboolean
@@ -176,6 +196,8 @@ load_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error
 {
     Load *load = opaque;
 
+    if (load->lazy)
+        load_note_begin(load, begin);
     g_clear_pointer(&load->images, g_array_unref);
     load->images = storefile_images(begin);
     g_ptr_array_set_size(load->disks_of, 0);
@@ -227,6 +249,98 @@ load_state(void *opaque, const uint8_t *packed, size_t len, GError **error)
     return load->cut != NULL;
 }
 
+/* ---- A file of the chain, by its index ---- */
+
+static gboolean
+lazy_disk(Load *load, int fd, const StoreIndexRecord *record, GByteArray *payload, Decoder *decoder,
+          GError **error)
+{
+    const DecodedPage *pages;
+    uint32_t image, count;
+
+    if (!storeram_read_record(fd, record->offset, RECORD_PAGES, payload, error))
+        return FALSE;
+    pages = decoder_pages(decoder, payload->data, payload->len, load->image_pages,
+                          load->images->len, &image, &count, error);
+    return pages != NULL && load_pages(load, image, pages, count, error);
+}
+
+static gboolean
+lazy_disks(Load *load, int fd, const StoreIndex *index, GByteArray *payload, GError **error)
+{
+    uint32_t n_members = load->images->len - load->disks_of->len;
+    Decoder *decoder = decoder_new();
+    gboolean good = TRUE;
+
+    for (guint i = 0; good && i < index->records->len; i++) {
+        const StoreIndexRecord *record = &g_array_index(index->records, StoreIndexRecord, i);
+        if (record->image >= n_members)
+            good = lazy_disk(load, fd, record, payload, decoder, error);
+    }
+    decoder_free(decoder);
+    return good;
+}
+
+static gboolean
+lazy_check_cut(const Load *load, GError **error)
+{
+    District__StreamEpochBegin *begin =
+        district__stream_epoch_begin__unpack(NULL, load->begin->len, load->begin->data);
+    gboolean good = begin != NULL && layout_check_cut(load->cut, error) &&
+                    layout_check_match(begin, load->cut, error);
+
+    if (begin != NULL)
+        district__stream_epoch_begin__free_unpacked(begin, NULL);
+    return good;
+}
+
+static gboolean
+lazy_state(Load *load, int fd, uint64_t offset, GByteArray *payload, GError **error)
+{
+    g_autoptr(GByteArray) packed = NULL;
+
+    if (!storeram_read_record(fd, offset, RECORD_STATE, payload, error))
+        return FALSE;
+    packed = state_decompress(payload->data, payload->len, error);
+    return packed != NULL && load_state(load, packed->data, packed->len, error) &&
+           lazy_check_cut(load, error);
+}
+
+/* Its head has been read. */
+static gboolean
+lazy_rest(Load *load, const char *name, int fd, const StoreIndex *index, GError **error)
+{
+    g_autoptr(GByteArray) payload = g_byte_array_new();
+
+    if (load->take_ram && !storeram_add(load->source, name, fd, index, load->image_pages,
+                                        load->images->len, error))
+        return FALSE;
+    if ((!load->take_disks || lazy_disks(load, fd, index, payload, error)) &&
+        (!load->last || lazy_state(load, fd, index->state_at, payload, error)))
+        return TRUE;
+    g_prefix_error(error, "store %s/%s: ", load->store->path, name);
+    return FALSE;
+}
+
+static gboolean
+load_file_lazy(Load *load, GError **error)
+{
+    static const StoreVisitor visitor = {.begin = load_begin};
+    g_autoptr(StoreIndex) index = storeindex_get(load->store, load->row, error);
+    g_autoptr(StoreReader) reader =
+        index != NULL ? storefile_open(load->store, load->row, true, &visitor, load, error) : NULL;
+    g_autofree char *name = storefile_name(load->row->id, load->row->generation);
+    gboolean more = TRUE;
+
+    if (reader == NULL)
+        return FALSE;
+    while (more && !storefile_begun(reader)) {
+        if (!storefile_step(reader, &more, error))
+            return FALSE;
+    }
+    return lazy_rest(load, name, storefile_fd(reader), index, error);
+}
+
 static const StoreVisitor load_visitor = {
     .begin = load_begin, .pages = load_pages, .state = load_state};
 
@@ -248,8 +362,11 @@ check_link(const CkptStore *store, const CatalogRow *parent, const CatalogRow *r
 static gboolean
 load_file(Load *load, GError **error)
 {
-    g_autoptr(StoreReader) reader =
-        storefile_open(load->store, load->row, true, &load_visitor, load, error);
+    g_autoptr(StoreReader) reader = NULL;
+
+    if (load->lazy)
+        return load_file_lazy(load, error);
+    reader = storefile_open(load->store, load->row, true, &load_visitor, load, error);
 
     return reader != NULL && storefile_read(reader, error);
 }
@@ -287,7 +404,7 @@ load_chain(Load *load, uint64_t id, GError **error)
             (i == 0 && load->take_ram && !check_suspects(load, error)))
             return FALSE;
     }
-    return TRUE;
+    return load->source == NULL || storeram_check_room(load->source, error);
 }
 
 static Image *
@@ -325,13 +442,17 @@ load_clear(Load *load)
     g_clear_pointer(&load->images, g_array_unref);
     g_ptr_array_unref(load->disks_of);
     g_ptr_array_unref(load->disks);
+    storeram_free(load->source);
+    g_byte_array_unref(load->begin);
+    g_free(load->image_pages);
     if (load->cut != NULL)
         district__cut_state__free_unpacked(load->cut, NULL);
 }
 
+/* lazy NULL: RAM and all. */
 static Image *
 load_once(CkptStore *store, const Catalog *catalog, uint64_t id, const char *overlay_dir,
-          GError **error)
+          StoreRam **lazy, GError **error)
 {
     Load load = {
         .store = store,
@@ -339,9 +460,13 @@ load_once(CkptStore *store, const Catalog *catalog, uint64_t id, const char *ove
         .catalog = catalog,
         .disks = g_ptr_array_new_with_free_func((GDestroyNotify)storedisk_free),
         .disks_of = g_ptr_array_new(),
+        .lazy = lazy != NULL,
+        .begin = g_byte_array_new(),
     };
     Image *image = load_chain(&load, id, error) ? image_from_load(&load, error) : NULL;
 
+    if (image != NULL && lazy != NULL)
+        *lazy = g_steal_pointer(&load.source);
     load_clear(&load);
     return image;
 }
@@ -357,7 +482,7 @@ load_attempt(CkptStore *store, uint64_t id, const char *overlay_dir, bool *again
     *again = false;
     if (before == NULL || catalog_get(store, before, id, error) == NULL)
         return NULL;
-    image = load_once(store, before, id, overlay_dir, error);
+    image = load_once(store, before, id, overlay_dir, NULL, error);
     if (store_is_writer(store))
         return g_steal_pointer(&image);
     after = catalog_read(store, NULL);
@@ -398,4 +523,19 @@ ckpt_store_load(CkptStore *store, uint64_t id, const char *overlay_dir, GError *
     if (hold_fd >= 0)
         close(hold_fd);
     return image;
+}
+
+Image *
+ckpt_store_load_lazy(CkptStore *store, uint64_t id, const char *overlay_dir, StoreRam **ram,
+                     GError **error)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
+    g_autoptr(Catalog) catalog = NULL;
+
+    if (!store_check_writer(store, error))
+        return NULL;
+    catalog = catalog_read(store, error);
+    if (catalog == NULL || catalog_get(store, catalog, id, error) == NULL)
+        return NULL;
+    return load_once(store, catalog, id, overlay_dir, ram, error);
 }

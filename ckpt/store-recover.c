@@ -44,6 +44,7 @@ remove_file(CkptStore *store, uint64_t id, uint32_t generation, GError **error)
 {
     g_autofree char *name = storefile_name(id, generation);
 
+    storeindex_remove(store, id, generation);
     return unlinkat(store->dir_fd, name, 0) == 0 || errno == ENOENT ||
            store_fail_errno(store, name, "unlink", errno, error);
 }
@@ -206,5 +207,6 @@ store_recover(CkptStore *store, GError **error)
             return FALSE;
     }
     store->next_id = MAX(catalog->next_id, recovery.highest + 1);
+    storeindex_sweep(store, catalog);
     return store_sync_dir(store, store->dir_fd, error);
 }

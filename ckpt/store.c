@@ -9,6 +9,7 @@
  *   catalog.db                  an SQLite database: the tree of checkpoints, and what is under way
  *   checkpoint-ID-N.dcp         a checkpoint (docs/format.md); N grows when it is written anew
  *   base/ram-MEMBER.img, .sums  the base image of a member's RAM, and checksums of its pages
+ *   index/checkpoint-ID-N.idx   where in the file its pages are; only a cache (store-index.c)
  *
  * and the homes of the disks, which are elsewhere. What holds at every instant, also for what is
  * left after kill -9 or a loss of power (of all that has not been synced any part may be there):
@@ -269,6 +270,7 @@ ckpt_store_close(CkptStore *store)
         return;
     merge_job_free(store->merge);
     fold_free(store->fold);
+    index_job_free(store->index);
     remove_unused(store);
     catalog_close(store);
     for (int *fd = (int[]){store->base_fd, store->dir_fd, store->lock_fd, -2}; *fd != -2; fd++) {

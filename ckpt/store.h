@@ -216,6 +216,15 @@ gboolean ckpt_store_prune(CkptStore *store, const CkptStorePolicy *policy, uint6
  */
 bool ckpt_store_is_read(const CkptStore *store);
 
+/* ---- Indexes ---- */
+
+/*
+ * Read about budget bytes of checkpoint files that have no index yet, so that a lazy load
+ * (store-ram.h) need not. *done: there is nothing left to do. A file that cannot be read is an
+ * error once; after that there is nothing to do until the next open.
+ */
+gboolean ckpt_store_index_some(CkptStore *store, uint64_t budget, gboolean *done, GError **error);
+
 /* ---- Checking ---- */
 
 /* object: a path below the store. text: what is wrong with it and what that means. */

@@ -137,7 +137,7 @@ machine_new(const MachineConfig *config, GError **error)
         return NULL;
     m = g_new0(Machine, 1);
     m->name = g_strdup(config->name);
-    m->kvm_fd = m->vm_fd = m->ram_fd = -1;
+    m->kvm_fd = m->vm_fd = m->ram_fd = m->lazy_fd = -1;
     m->ram_size = config->ram_size;
     m->state = config->incoming ? MACHINE_AWAITING_RESTORE : MACHINE_PAUSED;
     m->devices = g_ptr_array_new();

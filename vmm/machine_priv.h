@@ -57,6 +57,7 @@ struct Machine {
     uint64_t ram_size;
     int ram_fd; /* -1 until there is RAM (--incoming) */
     uint8_t *ram;
+    int lazy_fd; /* userfaultfd while RAM is being filled in by the client (lazy_ram.h), else -1 */
     RamSlot slots[MACHINE_RAM_SLOTS];
     unsigned n_slots;
     DirtyLog *dirty;

@@ -18,6 +18,7 @@
 #include "vmm/boot.h"
 #include "vmm/devices/devices.h"
 #include "vmm/disks.h"
+#include "vmm/lazy_ram.h"
 #include "vmm/lifecycle.h"
 #include "vmm/member_server.h"
 #include "vmm/options.h"
@@ -140,7 +141,8 @@ vmm_start_anew(Vmm *vmm)
     g_autoptr(GError) error = NULL;
 
     machine_shut_down(vmm->machine);
-    if (!disks_hand_on(&vmm->disks, &error)) {
+    /* From here on nobody fills in what the next life does not have. */
+    if (!lazy_ram_end(vmm->machine, &error) || !disks_hand_on(&vmm->disks, &error)) {
         g_warning("cannot start anew after a guest reset: %s", error->message);
         vmm_quit(vmm, STATUS_NO_RESET);
         return;

@@ -18,6 +18,7 @@
 #include "common/pagebits.h"
 #include "common/pbmsg.h"
 #include "vmm/devices/devices.h"
+#include "vmm/lazy_ram.h"
 #include "vmm/lifecycle.h"
 #include "vmm/member_disks.h"
 #include "vmm/state.h"
@@ -52,6 +53,7 @@ struct MemberServer {
     MemberHandover waiting; /* only its pause_* */
     bool paused_by_client;  /* it was running before: goes on if the client goes */
     bool quit;
+    bool restore_tried; /* on RAM that is filled in */
     uint64_t harvests;
     uint64_t pauses;
 };
@@ -69,11 +71,12 @@ typedef struct Reply {
         District__MemberPowerButtonReply power_button;
         District__MemberQuitReply quit;
         District__MemberDisksReply noted;
+        District__MemberLazyReply lazy;
     };
     MemberDiskReply disks;
     District__RamRegion regions[MACHINE_RAM_SLOTS];
     District__RamRegion *region_list[MACHINE_RAM_SLOTS];
-    int fds[3 + MEMBER_DISK_FDS_MAX];
+    int fds[4 + MEMBER_DISK_FDS_MAX];
     guint n_fds;
 } Reply;
 
@@ -137,6 +140,11 @@ op_hello(MemberServer *s, const District__MemberHelloRequest *request, Reply *re
     if (s->m->ram_fd >= 0)
         reply->fds[reply->n_fds++] = s->m->ram_fd;
     member_disks_hello(s->disks, &reply->disks, &reply->hello, reply->fds, &reply->n_fds);
+    reply->hello.can_lazy = lazy_ram_possible();
+    reply->hello.lazy = s->m->lazy_fd >= 0;
+    reply->hello.ram_address = reply->hello.lazy ? (uint64_t)(uintptr_t)s->m->ram : 0;
+    if (reply->hello.lazy)
+        reply->fds[reply->n_fds++] = s->m->lazy_fd;
     reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_HELLO;
     reply->msg.hello = &reply->hello;
     return TRUE;
@@ -213,7 +221,11 @@ restore_check_state(const MemberServer *s, const District__MemberRestoreRequest 
                    : "only a member that waits for its first RESUME can be given disks alone";
     if (s->m->state != MACHINE_AWAITING_RESTORE)
         return "it was not started with --incoming, or has been restored already";
-    return s->m->ram != NULL ? "an earlier restore failed half-way; start a new process" : NULL;
+    if ((s->m->ram != NULL && s->m->lazy_fd < 0) || s->restore_tried)
+        return "an earlier restore failed half-way; start a new process";
+    if (request->lazy != (s->m->lazy_fd >= 0) && !request->check_only)
+        return "its RAM comes with RESTORE or with LAZY, not both and not neither";
+    return NULL;
 }
 
 /* What is wrong with what comes along, or NULL. */
@@ -228,7 +240,7 @@ restore_check_load(const MemberServer *s, const District__MemberRestoreRequest *
         return "a request that only checks carries no descriptor";
     if (!request->check_only && wrong != NULL)
         return wrong;
-    if (!request->check_only && n_fds != disk_fds + !request->disks_only)
+    if (!request->check_only && n_fds != disk_fds + !(request->disks_only || request->lazy))
         return "the request must carry the guest's RAM and two descriptors for each overlay";
     if (request->disks_only)
         return NULL;
@@ -271,18 +283,44 @@ op_restore(MemberServer *s, const District__MemberRestoreRequest *request, int *
     state = g_memdup2(s->state, request->state_len);
     if (request->check_only)
         return state_check_blob(s->m, state, request->state_len, error);
-    StateRestore restore = {.ram_fd = fds[0],
+    int *ram_fd = request->lazy ? NULL : fds++;
+    StateRestore restore = {.ram_fd = ram_fd != NULL ? *ram_fd : -1,
                             .ram_known = request->ram_known,
                             .vmgenid = request->vmgenid.len > 0 ? request->vmgenid.data : NULL};
-    if (!state_restore(s->m, state, request->state_len, &restore, error)) {
-        if (s->m->ram_fd == fds[0])
-            fds[0] = -1;
-        return FALSE;
-    }
-    fds[0] = -1; /* the machine's now */
-    if (!member_disks_restore(s->disks, request, fds + 1, error))
+    s->restore_tried = request->lazy;
+    gboolean restored = state_restore(s->m, state, request->state_len, &restore, error);
+    if (ram_fd != NULL && s->m->ram_fd == *ram_fd)
+        *ram_fd = -1; /* the machine's now */
+    if (!restored || !member_disks_restore(s->disks, request, fds, error))
         return FALSE;
     machine_restored(s->m);
+    return TRUE;
+}
+
+static gboolean
+op_lazy(MemberServer *s, const District__MemberLazyRequest *request, int *fds, guint n_fds,
+        Reply *reply, GError **error)
+{
+    gboolean done;
+
+    if (n_fds != (request->done ? 0 : 1)) {
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE,
+                    "%s: LAZY begins with the guest's RAM, and ends without a descriptor",
+                    s->m->name);
+        return FALSE;
+    }
+    district__member_lazy_reply__init(&reply->lazy);
+    reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_LAZY;
+    reply->msg.lazy = &reply->lazy;
+    if (request->done)
+        return lazy_ram_end(s->m, error);
+    done = lazy_ram_begin(s->m, fds[0], error);
+    if (s->m->ram_fd == fds[0])
+        fds[0] = -1; /* the machine's now */
+    if (!done)
+        return FALSE;
+    reply->lazy.ram_address = (uint64_t)(uintptr_t)s->m->ram;
+    reply->fds[reply->n_fds++] = s->m->lazy_fd;
     return TRUE;
 }
 
@@ -374,6 +412,8 @@ op_dispatch(MemberServer *s, const District__MemberRequest *request, int *fds, g
         return op_restore(s, request->restore, fds, n_fds, reply, error);
     case DISTRICT__MEMBER_REQUEST__OP_DISKS:
         return op_disks(s, request->disks, reply, error);
+    case DISTRICT__MEMBER_REQUEST__OP_LAZY:
+        return op_lazy(s, request->lazy, fds, n_fds, reply, error);
     case DISTRICT__MEMBER_REQUEST__OP_DESCRIBE:
         op_describe(s, reply);
         return TRUE;

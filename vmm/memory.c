@@ -8,6 +8,7 @@
 
 #include "common/memfd.h"
 #include "common/page.h"
+#include "vmm/lazy_ram.h"
 
 #include <errno.h>
 #include <string.h>
@@ -57,6 +58,8 @@ machine_ram_attach(Machine *m, int ram_fd, GError **error)
     if (m->ram == NULL)
         return FALSE;
     m->ram_fd = ram_fd;
+    if (m->lazy_fd >= 0 && !lazy_ram_register(m, error))
+        return FALSE;
     /* Guest RAM in a core dump would be a leak, and big. */
     madvise(m->ram, m->ram_size, MADV_DONTDUMP);
     m->n_slots = machine_ram_layout(m->ram_size, m->slots);

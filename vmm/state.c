@@ -256,7 +256,7 @@ state_load(Machine *m, const District__VmState *state, const StateRestore *from,
     VcpuRestore restore = {.state = state, .elapsed_ns = clock_state_elapsed(state->clock)};
     gboolean loaded;
 
-    if (!machine_ram_attach(m, from->ram_fd, error) ||
+    if ((from->ram_fd >= 0 && !machine_ram_attach(m, from->ram_fd, error)) ||
         (from->ram_known && !state_forget_dirty(m, error)) ||
         !chip_state_restore(m, state, error) || !clock_state_restore(m, state->clock, error))
         return FALSE;
@@ -281,8 +281,9 @@ state_restore(Machine *m, const uint8_t *data, size_t len, const StateRestore *r
     GError *why = NULL;
     gboolean done;
 
-    g_return_val_if_fail(m->state == MACHINE_AWAITING_RESTORE && m->ram == NULL, FALSE);
-    if (!memfd_check(restore->ram_fd, m->ram_size, "guest RAM", &why)) {
+    g_return_val_if_fail(m->state == MACHINE_AWAITING_RESTORE, FALSE);
+    g_return_val_if_fail((m->ram == NULL) == (restore->ram_fd >= 0), FALSE);
+    if (restore->ram_fd >= 0 && !memfd_check(restore->ram_fd, m->ram_size, "guest RAM", &why)) {
         vm_state_refuse(m, error, "%s", why->message);
         g_error_free(why);
         return FALSE;

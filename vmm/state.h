@@ -18,7 +18,7 @@
 gboolean state_save(Machine *m, uint8_t *out, size_t capacity, size_t *len, GError **error);
 
 typedef struct StateRestore {
-    int ram_fd;
+    int ram_fd;             /* -1: the machine has it (lazy_ram.h) */
     bool ram_known;         /* its pages are dirty only once they are written from here on */
     const uint8_t *vmgenid; /* 16 bytes: the new VM generation id; NULL keeps the one saved */
 } StateRestore;

@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Filling in RAM.
+ *
+ * Theory of operation. Everything but the counters belongs to the thread. A page that is put in place
+ * wakes who waits for it. One that is there already (EEXIST: a predecessor of this process has put it
+ * there, and was killed before the wake-up, or it is a second fault of the same page) is never
+ * replaced, only its waiters are woken. A member whose address space has gone, or whose guest has
+ * reset itself, does not want its pages any more.
+ */
+#include "ckpt/loader.h"
+
+#include "common/clock.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define FAULTS_AT_ONCE 32
+
+typedef struct Target {
+    char *name;
+    int uffd;
+    uint64_t address;
+    uint32_t member;
+    uint64_t n_pages;
+    bool over;
+} Target;
+
+typedef enum {
+    LOADER_READING,
+    LOADER_LOADED, /* faults are still served: they are of zeros */
+    LOADER_FAILED,
+} LoaderState;
+
+struct Loader {
+    StoreRam *ram;
+    Target *targets;
+    uint32_t n;
+    uint64_t rate;
+    Inbox *inbox;
+    GThread *thread;
+    int stop_fd;
+    LoaderState state;
+    int64_t begun_ns;
+    int64_t next_ns; /* when to read on, if nobody waits */
+    uint64_t placed;
+    uint64_t waited_for;
+    uint64_t done, total; /* atomic */
+};
+
+/* ---- Putting pages in place ---- */
+
+static void
+target_wake(const Target *t, uint64_t page, uint64_t count)
+{
+    struct uffdio_range range = {.start = t->address + page * PAGE_BYTES,
+                                 .len = count * PAGE_BYTES};
+
+    ioctl(t->uffd, UFFDIO_WAKE, &range);
+}
+
+/* Pages from page on, at most count. Returns how many are there now; 0 with errno. */
+static uint64_t
+target_copy(const Target *t, uint64_t page, uint64_t count, const uint8_t *data)
+{
+    struct uffdio_copy copy = {.dst = t->address + page * PAGE_BYTES,
+                               .src = (uint64_t)(uintptr_t)data,
+                               .len = count * PAGE_BYTES};
+
+    if (ioctl(t->uffd, UFFDIO_COPY, &copy) == 0)
+        return count;
+    if (copy.copy >= (int64_t)PAGE_BYTES)
+        return (uint64_t)copy.copy / PAGE_BYTES;
+    if (errno != EEXIST)
+        return 0;
+    target_wake(t, page, 1);
+    return 1;
+}
+
+static gboolean
+target_put(Target *t, uint64_t page, uint64_t count, const uint8_t *data, GError **error)
+{
+    while (count > 0 && !t->over) {
+        uint64_t done = target_copy(t, page, count, data);
+
+        if (done == 0 && errno == EAGAIN)
+            continue; /* the address space is just being changed */
+        if (done == 0 && (errno == ENOENT || errno == ESRCH)) {
+            t->over = true;
+        } else if (done == 0) {
+            g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno),
+                        "member %s: its memory cannot be filled in: %s", t->name,
+                        g_strerror(errno));
+            return FALSE;
+        }
+        page += done;
+        data += done * PAGE_BYTES;
+        count -= done;
+    }
+    return TRUE;
+}
+
+static Target *
+loader_target(const Loader *l, uint32_t member)
+{
+    for (uint32_t i = 0; i < l->n; i++) {
+        if (l->targets[i].member == member)
+            return &l->targets[i];
+    }
+    return NULL;
+}
+
+/* Pages in a row, with their data in a row. */
+static uint32_t
+run_length(const DecodedPage *pages, uint32_t count)
+{
+    uint32_t n = 1;
+
+    while (n < count && pages[0].data != NULL && pages[n].index == pages[0].index + n &&
+           pages[n].data == pages[0].data + (size_t)n * PAGE_BYTES)
+        n++;
+    return n;
+}
+
+static gboolean
+loader_put(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count, GError **error)
+{
+    static const uint8_t zeroes[PAGE_BYTES];
+    Loader *l = opaque;
+    Target *t = loader_target(l, member);
+
+    if (t == NULL)
+        return TRUE;
+    for (uint32_t i = 0, n = 0; i < count; i += n) {
+        const uint8_t *data = pages[i].data;
+
+        n = run_length(pages + i, count - i);
+        if (!target_put(t, pages[i].index, n, data != NULL ? data : zeroes, error))
+            return FALSE;
+    }
+    l->placed += count;
+    return TRUE;
+}
+
+/* ---- The thread ---- */
+
+static void
+loader_post(Loader *l, InboxKind kind, GError *error)
+{
+    InboxMessage message = {.kind = kind, .error = error};
+
+    inbox_post(l->inbox, &message);
+}
+
+static void
+loader_failed(Loader *l, GError *error)
+{
+    l->state = LOADER_FAILED;
+    loader_post(l, INBOX_LOAD_FAILED, error);
+}
+
+static gboolean
+loader_serve(Loader *l, Target *t, GError **error)
+{
+    struct uffd_msg faults[FAULTS_AT_ONCE];
+    ssize_t bytes = read(t->uffd, faults, sizeof faults);
+
+    for (ssize_t i = 0; bytes > 0 && i < bytes / (ssize_t)sizeof faults[0]; i++) {
+        uint64_t page = (faults[i].arg.pagefault.address - t->address) / PAGE_BYTES;
+
+        if (faults[i].event != UFFD_EVENT_PAGEFAULT || faults[i].arg.pagefault.address < t->address ||
+            page >= t->n_pages)
+            continue;
+        l->waited_for++;
+        if (!storeram_fetch(l->ram, t->member, page, loader_put, l, error))
+            return FALSE;
+        /* It may have been read between the fault and this. */
+        target_wake(t, page, 1);
+    }
+    return TRUE;
+}
+
+static void
+loader_read_on(Loader *l)
+{
+    GError *error = NULL;
+    gboolean done;
+    uint64_t before = l->placed, at, total;
+    int64_t now = clock_monotonic_ns();
+
+    if (!storeram_next(l->ram, loader_put, l, &done, &error)) {
+        loader_failed(l, error);
+        return;
+    }
+    storeram_progress(l->ram, &at, &total);
+    __atomic_store_n(&l->done, at, __ATOMIC_RELAXED);
+    if (l->rate != 0)
+        l->next_ns = now + (int64_t)((double)((l->placed - before) * PAGE_BYTES) / (double)l->rate *
+                                     NS_PER_S);
+    if (!done)
+        return;
+    l->state = LOADER_LOADED;
+    g_message("memory has been read from the store: %" PRIu64 " MiB in %.3f s, %" PRIu64
+              " times a page was waited for",
+              l->placed * PAGE_BYTES >> 20, (double)(now - l->begun_ns) / NS_PER_S, l->waited_for);
+    loader_post(l, INBOX_LOADED, NULL);
+}
+
+/* Sleep until there is a fault, or it is time to read on. FALSE: to the end. */
+static bool
+loader_wait(const Loader *l, struct pollfd *polls)
+{
+    int64_t wait = l->state == LOADER_READING ? MAX(l->next_ns - clock_monotonic_ns(), 0) : NS_PER_S;
+    struct timespec ts = {.tv_sec = wait / NS_PER_S, .tv_nsec = wait % NS_PER_S};
+
+    for (uint32_t i = 0; i < l->n; i++) {
+        bool serve = !l->targets[i].over && l->state != LOADER_FAILED;
+        polls[i] = (struct pollfd){.fd = serve ? l->targets[i].uffd : -1, .events = POLLIN};
+    }
+    polls[l->n] = (struct pollfd){.fd = l->stop_fd, .events = POLLIN};
+    ppoll(polls, l->n + 1, &ts, NULL);
+    return (polls[l->n].revents & POLLIN) == 0;
+}
+
+static gpointer
+loader_run(gpointer data)
+{
+    Loader *l = data;
+    g_autofree struct pollfd *polls = g_new0(struct pollfd, l->n + 1);
+
+    /* Who was left waiting by a predecessor asks again. */
+    for (uint32_t i = 0; i < l->n; i++)
+        target_wake(&l->targets[i], 0, l->targets[i].n_pages);
+    while (loader_wait(l, polls)) {
+        for (uint32_t i = 0; i < l->n && l->state != LOADER_FAILED; i++) {
+            GError *error = NULL;
+            if (polls[i].revents & POLLIN && !loader_serve(l, &l->targets[i], &error))
+                loader_failed(l, error);
+            /* Its process has ended. */
+            if (polls[i].revents & (POLLERR | POLLHUP) && !(polls[i].revents & POLLIN))
+                l->targets[i].over = true;
+        }
+        if (l->state == LOADER_READING && clock_monotonic_ns() >= l->next_ns)
+            loader_read_on(l);
+    }
+    return NULL;
+}
+
+/* ---- Creation ---- */
+
+static void
+loader_leave_out(Loader *l)
+{
+    for (uint32_t i = 0; i < storeram_members(l->ram); i++) {
+        if (loader_target(l, i) == NULL)
+            storeram_have(l->ram, i, 0, storeram_pages(l->ram, i));
+    }
+}
+
+Loader *
+loader_new(StoreRam *ram, const LoaderTarget *targets, uint32_t n, uint64_t rate, Inbox *inbox)
+{
+    Loader *l = g_new0(Loader, 1);
+
+    l->ram = ram;
+    l->n = n;
+    l->rate = rate;
+    l->inbox = inbox;
+    l->stop_fd = eventfd(0, EFD_CLOEXEC);
+    l->begun_ns = clock_monotonic_ns();
+    l->targets = g_new0(Target, n);
+    for (uint32_t i = 0; i < n; i++)
+        l->targets[i] = (Target){.name = g_strdup(targets[i].name),
+                                 .uffd = targets[i].uffd,
+                                 .address = targets[i].address,
+                                 .member = targets[i].member,
+                                 .n_pages = storeram_pages(ram, targets[i].member)};
+    loader_leave_out(l);
+    storeram_progress(ram, &l->done, &l->total);
+    l->thread = g_thread_new("loader", loader_run, l);
+    return l;
+}
+
+void
+loader_free(Loader *l)
+{
+    const uint64_t one = 1;
+
+    if (l == NULL)
+        return;
+    while (write(l->stop_fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+    g_thread_join(l->thread);
+    for (uint32_t i = 0; i < l->n; i++) {
+        close(l->targets[i].uffd);
+        g_free(l->targets[i].name);
+    }
+    g_free(l->targets);
+    close(l->stop_fd);
+    storeram_free(l->ram);
+    g_free(l);
+}
+
+void
+loader_progress(const Loader *l, uint64_t *done, uint64_t *total)
+{
+    *done = __atomic_load_n(&l->done, __ATOMIC_RELAXED);
+    *total = l->total;
+}
+
+void
+loader_skip_present(StoreRam *ram, uint32_t member, int ram_fd)
+{
+    off_t end = (off_t)(storeram_pages(ram, member) * PAGE_BYTES), data = 0, hole;
+
+    while (data < end && (data = lseek(ram_fd, data, SEEK_DATA)) >= 0 && data < end) {
+        hole = lseek(ram_fd, data, SEEK_HOLE);
+        if (hole < 0 || hole > end)
+            hole = end;
+        storeram_have(ram, member, (uint64_t)data / PAGE_BYTES,
+                      (uint64_t)(hole - data) / PAGE_BYTES);
+        data = hole;
+    }
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Filling in the RAM of members that run already, from the store: a thread that puts pages in place
+ * through the engines' userfaultfds (ioctl_userfaultfd(2)), those first that somebody waits for, then
+ * all others. Posts INBOX_LOADED when all are there, or INBOX_LOAD_FAILED with the reason; after that
+ * whoever waits for a page waits on.
+ */
+#ifndef DISTRICT_CKPT_LOADER_H
+#define DISTRICT_CKPT_LOADER_H
+
+#include "ckpt/inbox.h"
+#include "ckpt/store-ram.h"
+
+typedef struct Loader Loader;
+
+typedef struct LoaderTarget {
+    const char *name;
+    int uffd; /* taken */
+    uint64_t address; /* of RAM, as faults have it */
+    uint32_t member;  /* in the StoreRam */
+} LoaderTarget;
+
+/* Members of ram (taken) without a target are left out. rate: bytes per second that are read when
+ * nobody waits, 0: no limit. */
+Loader *loader_new(StoreRam *ram, const LoaderTarget *targets, uint32_t n, uint64_t rate,
+                   Inbox *inbox);
+/* Ends the thread, after one batch at the latest. NULL is allowed. */
+void loader_free(Loader *loader);
+
+/* Pages that have been looked at, of how many. */
+void loader_progress(const Loader *loader, uint64_t *done, uint64_t *total);
+
+/* Pages of the memfd that are there need not be read. */
+void loader_skip_present(StoreRam *ram, uint32_t member, int ram_fd);
+
+#endif
