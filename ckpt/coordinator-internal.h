@@ -122,10 +122,10 @@ struct Coordinator {
     bool staging_active; /* harvested pages go to staging */
     Target *stream;      /* NULL: none */
     Target *file;
-    Persist *persist; /* NULL: no store */
-    Loader *loader;   /* NULL: the members' RAM is all there */
+    Persist *persist;   /* NULL: no store */
+    Loader *loader;     /* NULL: the members' RAM is all there */
     uint64_t load_rate; /* bytes per second, 0: no limit */
-    CutDisk *disks;   /* those with an overlay; set when members begin to run */
+    CutDisk *disks;     /* those with an overlay; set when members begin to run */
     uint32_t n_disks;
     uint64_t disk_sync_rate;  /* bytes per second */
     int64_t next_disks_ns;    /* when to look whether engines can be told something of them */
@@ -212,6 +212,10 @@ gboolean lazy_begin(Coordinator *c, StoreRam *ram, const Image *image, const uin
 /* Go on with what a predecessor has begun, if it has. */
 gboolean lazy_adopt(Coordinator *c, GError **error);
 bool lazy_under_way(const Coordinator *c);
+/* Why RAM cannot be filled in, or NULL. */
+const char *lazy_failure(const Coordinator *c);
+/* Wait for the reply of a member that may wait for its RAM. FALSE: it will not come. */
+gboolean lazy_wait_reply(Coordinator *c, const Member *member, GError **error);
 /* All is there. */
 void lazy_loaded(Coordinator *c);
 /* It will never be: the end of the district. */

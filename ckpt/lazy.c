@@ -8,6 +8,11 @@
 
 #include "ckpt/loader.h"
 
+#include <poll.h>
+
+/* How often it is looked whether a reply is still to be expected. */
+#define REPLY_POLL_MS 50
+
 bool
 lazy_possible(const Coordinator *c)
 {
@@ -24,6 +29,26 @@ lazy_under_way(const Coordinator *c)
     return c->loader != NULL;
 }
 
+const char *
+lazy_failure(const Coordinator *c)
+{
+    return c->loader ? loader_failure(c->loader) : NULL;
+}
+
+gboolean
+lazy_wait_reply(Coordinator *c, const Member *member, GError **error)
+{
+    struct pollfd poll_member = {.fd = member->fd, .events = POLLIN};
+
+    while (!lazy_failure(c) && poll(&poll_member, 1, REPLY_POLL_MS) == 0 &&
+           clock_monotonic_ns() - member->sent_ns < MEMBER_RESTORE_TIMEOUT_MS * NS_PER_MS)
+        ;
+    if (!lazy_failure(c))
+        return TRUE;
+    g_set_error_literal(error, MEMBER_ERROR, MEMBER_ERROR_LOST, lazy_failure(c));
+    return FALSE;
+}
+
 /* A loader for the members that have a userfaultfd; their index in ram is index_of. Takes ram. */
 static void
 lazy_start_loader(Coordinator *c, StoreRam *ram, const uint32_t *index_of)
@@ -35,10 +60,8 @@ lazy_start_loader(Coordinator *c, StoreRam *ram, const uint32_t *index_of)
         Member *m = c->members[i];
         if (m->lazy_fd < 0)
             continue;
-        targets[n++] = (LoaderTarget){.name = m->name,
-                                      .uffd = m->lazy_fd,
-                                      .address = m->lazy_address,
-                                      .member = index_of[i]};
+        targets[n++] = (LoaderTarget){
+            .name = m->name, .uffd = m->lazy_fd, .address = m->lazy_address, .member = index_of[i]};
         m->lazy_fd = -1;
     }
     c->loader = loader_new(ram, targets, n, c->load_rate, c->inbox);

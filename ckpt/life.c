@@ -275,8 +275,12 @@ life_restore_members(Coordinator *c, const Image *image, const uint32_t *index_o
                                          ram_known, &first);
     }
     for (uint32_t i = 0; i < c->n_members; i++) {
-        if (asked[i])
+        if (!asked[i])
+            continue;
+        if (lazy_wait_reply(c, c->members[i], first ? NULL : &first))
             member_collect_restore(c->members[i], first ? NULL : &first);
+        else
+            member_disconnect(c->members[i]);
     }
     if (first)
         g_propagate_error(error, first);

@@ -51,6 +51,7 @@ struct Loader {
     uint64_t placed;
     uint64_t waited_for;
     uint64_t done, total; /* atomic */
+    char *failure;        /* atomic; set once */
 };
 
 /* ---- Putting pages in place ---- */
@@ -161,6 +162,7 @@ static void
 loader_failed(Loader *l, GError *error)
 {
     l->state = LOADER_FAILED;
+    __atomic_store_n(&l->failure, g_strdup(error->message), __ATOMIC_RELEASE);
     loader_post(l, INBOX_LOAD_FAILED, error);
 }
 
@@ -173,8 +175,8 @@ loader_serve(Loader *l, Target *t, GError **error)
     for (ssize_t i = 0; bytes > 0 && i < bytes / (ssize_t)sizeof faults[0]; i++) {
         uint64_t page = (faults[i].arg.pagefault.address - t->address) / PAGE_BYTES;
 
-        if (faults[i].event != UFFD_EVENT_PAGEFAULT || faults[i].arg.pagefault.address < t->address ||
-            page >= t->n_pages)
+        if (faults[i].event != UFFD_EVENT_PAGEFAULT ||
+            faults[i].arg.pagefault.address < t->address || page >= t->n_pages)
             continue;
         l->waited_for++;
         if (!storeram_fetch(l->ram, t->member, page, loader_put, l, error))
@@ -215,7 +217,8 @@ loader_read_on(Loader *l)
 static bool
 loader_wait(const Loader *l, struct pollfd *polls)
 {
-    int64_t wait = l->state == LOADER_READING ? MAX(l->next_ns - clock_monotonic_ns(), 0) : NS_PER_S;
+    int64_t wait =
+        l->state == LOADER_READING ? MAX(l->next_ns - clock_monotonic_ns(), 0) : NS_PER_S;
     struct timespec ts = {.tv_sec = wait / NS_PER_S, .tv_nsec = wait % NS_PER_S};
 
     for (uint32_t i = 0; i < l->n; i++) {
@@ -302,8 +305,15 @@ loader_free(Loader *l)
     }
     g_free(l->targets);
     close(l->stop_fd);
+    g_free(l->failure);
     storeram_free(l->ram);
     g_free(l);
+}
+
+const char *
+loader_failure(const Loader *l)
+{
+    return __atomic_load_n(&l->failure, __ATOMIC_ACQUIRE);
 }
 
 void

@@ -15,7 +15,7 @@ typedef struct Loader Loader;
 
 typedef struct LoaderTarget {
     const char *name;
-    int uffd; /* taken */
+    int uffd;         /* taken */
     uint64_t address; /* of RAM, as faults have it */
     uint32_t member;  /* in the StoreRam */
 } LoaderTarget;
@@ -26,6 +26,9 @@ Loader *loader_new(StoreRam *ram, const LoaderTarget *targets, uint32_t n, uint6
                    Inbox *inbox);
 /* Ends the thread, after one batch at the latest. NULL is allowed. */
 void loader_free(Loader *loader);
+
+/* Why it has failed, once it has; NULL. The loader's. */
+const char *loader_failure(const Loader *loader);
 
 /* Pages that have been looked at, of how many. */
 void loader_progress(const Loader *loader, uint64_t *done, uint64_t *total);

@@ -322,9 +322,8 @@ member_disks_fit(const Member *member, const MemberImage *image, GError **error)
 static gboolean
 member_pass_ram(Member *member, const MemberImage *image, GError **error)
 {
-    return image->ram_fd < 0 ||
-           (member_pass_state(member, image->state, image->state_len, error) &&
-            (image->lazy || member_map_ram(member, image->ram_fd, error)));
+    return image->ram_fd < 0 || (member_pass_state(member, image->state, image->state_len, error) &&
+                                 (image->lazy || member_map_ram(member, image->ram_fd, error)));
 }
 
 gboolean
@@ -388,10 +387,9 @@ member_collect_lazy(Member *member, GError **error)
         member->lazy_fd = fds[0];
         return TRUE;
     }
-    return member_lost(member, "LAZY",
-                       g_error_new_literal(MEMBER_ERROR, MEMBER_ERROR_LOST,
-                                           "it passed no descriptor"),
-                       error);
+    return member_lost(
+        member, "LAZY",
+        g_error_new_literal(MEMBER_ERROR, MEMBER_ERROR_LOST, "it passed no descriptor"), error);
 }
 
 gboolean

@@ -155,6 +155,9 @@ members_quit(Coordinator *c)
 void
 members_fail_district(Coordinator *c, const char *why)
 {
+    /* A member that waits for memory that cannot be read is lost because of that. */
+    if (lazy_failure(c))
+        why = lazy_failure(c);
     g_free(c->run_error);
     c->run_error = g_strdup(why);
     life_hand_over_refuse(c, why);

@@ -72,10 +72,10 @@ index_pages(void *opaque, uint32_t image, const DecodedPage *pages, uint32_t cou
         .offset = storefile_bytes(job->reader), .image = image, .first_run = job->index->runs->len};
 
     for (uint32_t i = 0; i < count; i++) {
-        StoreIndexRun *last = job->index->runs->len > record.first_run
-                                  ? &g_array_index(job->index->runs, StoreIndexRun,
-                                                   job->index->runs->len - 1)
-                                  : NULL;
+        StoreIndexRun *last =
+            job->index->runs->len > record.first_run
+                ? &g_array_index(job->index->runs, StoreIndexRun, job->index->runs->len - 1)
+                : NULL;
         if (last != NULL && last->first + last->count == pages[i].index) {
             last->count++;
         } else {
@@ -133,8 +133,8 @@ index_name(uint64_t id, uint32_t generation)
 static GArray *
 index_to_words(const StoreIndex *index, const CatalogRow *row)
 {
-    const uint64_t head[HEAD_WORDS] = {INDEX_MAGIC,         row->id,         row->generation,
-                                       row->bytes,          index->state_at, index->records->len,
+    const uint64_t head[HEAD_WORDS] = {INDEX_MAGIC,     row->id,         row->generation,
+                                       row->bytes,      index->state_at, index->records->len,
                                        index->runs->len};
     GArray *words = g_array_new(FALSE, FALSE, sizeof(uint64_t));
     uint64_t sum;
@@ -168,8 +168,8 @@ index_write(CkptStore *store, const StoreIndex *index, const CatalogRow *row)
 
     if (mkdirat(store->dir_fd, STORE_INDEX_DIR, 0700) != 0 && errno != EEXIST)
         err = errno;
-    fd = openat(store->dir_fd, passing, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
-                0600);
+    fd =
+        openat(store->dir_fd, passing, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         err = errno;
     else

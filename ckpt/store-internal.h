@@ -41,7 +41,7 @@ struct CkptStore {
     FoldJob *fold;
     IndexJob *index;
     bool index_off; /* until the next open: one could not be made */
-    GArray *limbo; /* of CatalogGone: files of swaps that have failed, not to be removed before the
+    GArray *limbo;  /* of CatalogGone: files of swaps that have failed, not to be removed before the
                       catalog is settled */
 };
 

@@ -184,8 +184,7 @@ load_ram_begin(Load *load, const District__StreamEpochBegin *begin, GError **err
 static void
 load_note_begin(Load *load, const District__StreamEpochBegin *begin)
 {
-    g_byte_array_set_size(load->begin,
-                          (guint)district__stream_epoch_begin__get_packed_size(begin));
+    g_byte_array_set_size(load->begin, (guint)district__stream_epoch_begin__get_packed_size(begin));
     district__stream_epoch_begin__pack(begin, load->begin->data);
     g_free(load->image_pages);
     load->image_pages = layout_image_pages(begin);
@@ -312,8 +311,8 @@ lazy_rest(Load *load, const char *name, int fd, const StoreIndex *index, GError 
 {
     g_autoptr(GByteArray) payload = g_byte_array_new();
 
-    if (load->take_ram && !storeram_add(load->source, name, fd, index, load->image_pages,
-                                        load->images->len, error))
+    if (load->take_ram &&
+        !storeram_add(load->source, name, fd, index, load->image_pages, load->images->len, error))
         return FALSE;
     if ((!load->take_disks || lazy_disks(load, fd, index, payload, error)) &&
         (!load->last || lazy_state(load, fd, index->state_at, payload, error)))

@@ -121,8 +121,7 @@ add_record(StoreRam *ram, const char *name, const StoreIndex *index, guint i, GE
 {
     const StoreIndexRecord *from = &g_array_index(index->records, StoreIndexRecord, i);
     RamMember *m = &ram->members[from->image];
-    RamRecord record = {
-        .file = ram->files->len - 1, .member = from->image, .offset = from->offset};
+    RamRecord record = {.file = ram->files->len - 1, .member = from->image, .offset = from->offset};
 
     for (uint32_t k = 0; k < from->n_runs; k++) {
         const StoreIndexRun *run = &g_array_index(index->runs, StoreIndexRun, from->first_run + k);
@@ -246,8 +245,8 @@ read_pages(StoreRam *ram, const RamRecord *record, uint32_t *count, GError **err
     uint32_t image = 0;
 
     if (storeram_read_record(file->fd, record->offset, RECORD_PAGES, ram->payload, error))
-        pages = decoder_pages(ram->decoder, ram->payload->data, ram->payload->len,
-                              file->n_pages_of, file->n_images, &image, count, error);
+        pages = decoder_pages(ram->decoder, ram->payload->data, ram->payload->len, file->n_pages_of,
+                              file->n_images, &image, count, error);
     if (pages != NULL && image != record->member) {
         g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
                     "damaged: the record at %" G_GUINT64_FORMAT " is of another image",
@@ -283,8 +282,8 @@ put_record(StoreRam *ram, uint32_t n, uint64_t wanted, StoreRamPut put, void *op
         if (take)
             fresh[PAGES_PER_RECORD_MAX - ++n_fresh] = *page;
     }
-    return n_fresh == 0 || put(opaque, record->member, fresh + PAGES_PER_RECORD_MAX - n_fresh,
-                               n_fresh, error);
+    return n_fresh == 0 ||
+           put(opaque, record->member, fresh + PAGES_PER_RECORD_MAX - n_fresh, n_fresh, error);
 }
 
 /* ---- Base images ---- */
@@ -369,8 +368,7 @@ storeram_fetch(StoreRam *ram, uint32_t member, uint64_t page, StoreRamPut put, v
     uint64_t first = page - page % WINDOW_PAGES;
     DecodedPage zero = {.index = page};
 
-    if (is_record(m->where[page]) &&
-        !put_record_of(ram, member, page, page, put, opaque, error))
+    if (is_record(m->where[page]) && !put_record_of(ram, member, page, page, put, opaque, error))
         return FALSE;
     if (m->where[page] == WHERE_START && m->base != NULL &&
         !put_window(ram, member, first, MIN(WINDOW_PAGES, m->n_pages - first), put, opaque, error))
@@ -428,8 +426,8 @@ storeram_next(StoreRam *ram, StoreRamPut put, void *opaque, gboolean *done, GErr
     const RamMember *m = &ram->members[ram->at_member];
     if (is_record(m->where[ram->at_page]))
         return put_record_of(ram, ram->at_member, ram->at_page, UINT64_MAX, put, opaque, error);
-    return put_window(ram, ram->at_member, ram->at_page, MIN(WINDOW_PAGES, m->n_pages - ram->at_page),
-                      put, opaque, error);
+    return put_window(ram, ram->at_member, ram->at_page,
+                      MIN(WINDOW_PAGES, m->n_pages - ram->at_page), put, opaque, error);
 }
 
 void

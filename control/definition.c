@@ -203,6 +203,19 @@ parse_durable_every(const char *value, void *field, GError **error)
     return TRUE;
 }
 
+static gboolean
+parse_rate(const char *value, void *field, GError **error)
+{
+    uint64_t bytes = 0;
+
+    if (!units_parse_size(value, &bytes, error))
+        return FALSE;
+    if (bytes < PAGE_BYTES || bytes > (UINT64_C(1) << 40))
+        return bad_value(error, "%s is out of range: give bytes per second, 4K to 1T", value);
+    *(uint64_t *)field = bytes;
+    return TRUE;
+}
+
 /* One word of Keep=: "3", "hourly:24", "daily:7". */
 static gboolean
 parse_keep_word(const char *word, DefinitionKeep *keep, GError **error)
@@ -326,6 +339,8 @@ static const Key district_keys[] = {
     {"Bridge", parse_bridge, offsetof(Definition, bridge)},
     {"DurableEvery", parse_durable_every, offsetof(Definition, durable_every_us)},
     {"Keep", parse_keep, offsetof(Definition, keep)},
+    {"SyncRate", parse_rate, offsetof(Definition, sync_rate)},
+    {"LoadRate", parse_rate, offsetof(Definition, load_rate)},
     {"Autostart", parse_bool, offsetof(Definition, autostart)},
     {NULL, NULL, 0},
 };

@@ -51,6 +51,8 @@ typedef struct Definition {
     gboolean autostart;        /* when the host boots */
     uint64_t durable_every_us; /* or DEFINITION_NEVER; 0 while the file has not been read */
     DefinitionKeep keep;
+    uint64_t sync_rate; /* of disks to a standby, bytes per second; 0: no limit */
+    uint64_t load_rate; /* of memory from the store, the same */
     GPtrArray *members; /* of DefinitionMember, at least one, in the order of the file */
     char *text;         /* the file itself */
 } Definition;

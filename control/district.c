@@ -295,6 +295,8 @@ ckpt_status_to_json(const District__CkptStatusReply *s)
         {"lag_ns", s->lag_ns},
         {"sync_done_pages", s->sync_done_pages},
         {"sync_total_pages", s->sync_total_pages},
+        {"load_done_pages", s->load_done_pages},
+        {"load_total_pages", s->load_total_pages},
         {"durable_id", s->durable_id},
         {"durable_age_ns", s->durable_age_ns},
         {"durable_checkpoints", s->durable_checkpoints},
@@ -351,7 +353,7 @@ on_ckpt_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError *e
     if (error != NULL || m->reply->status == NULL)
         return;
     replace_status(&d->ckpt_status, ckpt_status_to_json(m->reply->status));
-    district_reconcile(d, m->reply->status->state);
+    district_reconcile(d, m->reply->status);
 }
 
 static void

@@ -162,6 +162,11 @@ add_checkpointing(GPtrArray *rows, JsonObject *c)
         add_line(rows, "Durable age", age);
     }
     add_line(rows, "Store", json_get_string(c, "durable_error", ""));
+    gint64 memory = json_get_int(c, "load_total_pages", 0);
+    g_autofree char *read = g_strdup_printf("%.0f %% read from the store",
+                                            100.0 * (double)json_get_int(c, "load_done_pages", 0) /
+                                                (double)MAX(memory, 1));
+    add_line(rows, "Memory", memory > 0 ? read : "");
 }
 
 static void

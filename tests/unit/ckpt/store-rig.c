@@ -582,14 +582,57 @@ rig_image_is(Rig *rig, const Image *image, uint64_t id)
     return true;
 }
 
+static gboolean
+put_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count, GError **error)
+{
+    static const uint8_t zeroes[PAGE_BYTES];
+    const Image *image = opaque;
+
+    for (uint32_t i = 0; i < count; i++) {
+        off_t at = (off_t)(pages[i].index * PAGE_BYTES);
+        uint8_t there;
+        /* Each page comes once. */
+        g_assert_cmpint(lseek(image->ram_fds[member], at, SEEK_DATA), !=, at);
+        g_assert_cmpint(
+            pwrite(image->ram_fds[member], pages[i].data ? pages[i].data : zeroes, PAGE_BYTES, at),
+            ==, PAGE_BYTES);
+        g_assert_cmpint(pread(image->ram_fds[member], &there, 1, at), ==, 1);
+    }
+    return TRUE;
+}
+
+Image *
+rig_load_lazy(Rig *rig, uint64_t id, GError **error)
+{
+    g_autoptr(StoreRam) ram = NULL;
+    g_autoptr(Image) image = ckpt_store_load_lazy(rig->store, id, rig->dir, &ram, error);
+    gboolean done = FALSE;
+
+    while (image && !done) {
+        uint32_t member = (uint32_t)g_test_rand_int_range(0, (gint)image->n_members);
+        uint64_t page = (uint64_t)g_test_rand_int_range(0, (gint32)storeram_pages(ram, member));
+
+        if (!storeram_fetch(ram, member, page, put_pages, image, error) ||
+            !storeram_next(ram, put_pages, image, &done, error))
+            return NULL;
+    }
+    return g_steal_pointer(&image);
+}
+
 void
 rig_assert_loads(Rig *rig, uint64_t id)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(Image) image = ckpt_store_load(rig->store, id, rig->dir, &error);
+    g_autoptr(Image) lazy = NULL;
 
     g_assert_no_error(error);
     g_assert_true(rig_image_is(rig, image, id));
+    lazy = rig_load_lazy(rig, id, &error);
+    if (g_error_matches(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_REFUSED))
+        return; /* a reader */
+    g_assert_no_error(error);
+    g_assert_true(rig_image_is(rig, lazy, id));
 }
 
 guint

@@ -8,7 +8,7 @@
 #ifndef DISTRICT_TESTS_UNIT_CKPT_STORE_RIG_H
 #define DISTRICT_TESTS_UNIT_CKPT_STORE_RIG_H
 
-#include "ckpt/store.h"
+#include "ckpt/store-ram.h"
 
 #define RIG_MEMBERS 2
 #define RIG_IMAGES 5 /* RAM of two members, two disks of the first, one of the second */
@@ -70,6 +70,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(RigState, rig_state_free)
 
 /* Is image, over the homes as they are now, checkpoint id? Says what is not. */
 bool rig_image_is(Rig *rig, const Image *image, uint64_t id);
+/* What a lazy load comes to, by pages in random order. NULL with error set. */
+Image *rig_load_lazy(Rig *rig, uint64_t id, GError **error);
+/* Loaded whole, and by a writer lazily too, it is what it must be. */
 void rig_assert_loads(Rig *rig, uint64_t id);
 /* Every checkpoint that is listed loads and is what it must be. Returns how many. */
 guint rig_assert_all(Rig *rig);

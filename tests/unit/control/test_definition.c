@@ -67,7 +67,7 @@ test_disks(void)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(Definition) d =
-        parse(HEAD "DurableEvery=1s\nKeep=5 hourly:24 daily:7\n" BODY
+        parse(HEAD "DurableEvery=1s\nKeep=5 hourly:24 daily:7\nSyncRate=8M\nLoadRate=4K\n" BODY
                    "Disk=/srv/a.qcow2; /srv/b.img ;/srv/c,format=vmdk;/srv/iso,readonly\n",
               &error);
     static const char *const formats[] = {"qcow2", "raw", "vmdk", "raw"};
@@ -77,6 +77,8 @@ test_disks(void)
     g_assert_cmpuint(d->keep.last, ==, 5);
     g_assert_cmpuint(d->keep.hourly, ==, 24);
     g_assert_cmpuint(d->keep.daily, ==, 7);
+    g_assert_cmpuint(d->sync_rate, ==, 8 << 20);
+    g_assert_cmpuint(d->load_rate, ==, 4 << 10);
     const DefinitionMember *m = d->members->pdata[0];
     g_assert_cmpuint(m->disks->len, ==, G_N_ELEMENTS(formats));
     for (guint i = 0; i < m->disks->len; i++) {
@@ -135,6 +137,7 @@ static const Wrong wrongs[] = {
      HEAD "DurableEvery=never\n" BODY "Disk=/d\n",
      {"Disk=/d", "DurableEvery=never"}},
     {"durable too often", HEAD "DurableEvery=1ms\n" BODY, {"DurableEvery=", "out of range"}},
+    {"rate too low", HEAD "LoadRate=1\n" BODY, {"LoadRate=", "4K to 1T"}},
     {"keep nothing", HEAD "Keep=0\n" BODY, {"Keep=", "1 to 100000"}},
     {"keep yearly", HEAD "Keep=yearly:2\n" BODY, {"Keep=", "yearly", "daily:N"}},
     {"no kernel", HEAD "[Member db]\nMemory=1M\n", {"[Member db]", "Kernel=", "missing"}},

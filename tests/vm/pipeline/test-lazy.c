@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Lazy restores: guests that check all of their memory run while it is still read from the store.
+ * Real districtd (pair.h).
+ */
+#include "pair.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SKIP 77
+/* So slow that it takes minutes to read what nobody waits for. */
+#define SLOWLY "AutoFailover=no\nLoadRate=16K\n"
+/* app has more to read than what a few faults bring in. */
+#define WIDE " pages=6144 init=1 verify=256 vwords=2"
+#define INDEX_LIMIT_S 30
+#define END_LIMIT_S 20
+
+static const char *const restart[] = {"restart", "shop", NULL};
+static const char *const checkpoint[] = {"checkpoint", "shop", NULL};
+
+static gint64
+pages_to_load(Pair *pair)
+{
+    return pair_number(pair, pair_home(pair), "checkpointing.load_total_pages");
+}
+
+/* shop runs from its checkpoint, most of its memory not read yet. */
+static Pair *
+pair_new_loading(void)
+{
+    Pair *pair = pair_new_with(SLOWLY, WIDE);
+
+    pair_must(pair, pair_home(pair), checkpoint);
+    pair_must(pair, pair_home(pair), restart);
+    pair_wait_above(pair, pair_home(pair), "checkpointing.load_total_pages", 0);
+    return pair;
+}
+
+static void
+test_runs(void)
+{
+    Pair *pair = pair_new_loading();
+
+    pair_wait_progress(pair);
+    pair_wait_progress(pair);
+    pair_free(pair);
+}
+
+static void
+test_checkpoint(void)
+{
+    Pair *pair = pair_new_loading();
+
+    pair_must(pair, pair_home(pair), checkpoint);
+    pair_must(pair, pair_home(pair), restart);
+    pair_wait_progress(pair);
+    pair_wait_progress(pair);
+    pair_free(pair);
+}
+
+static void
+test_killed(void)
+{
+    Pair *pair = pair_new_with(SLOWLY, WIDE);
+    Host *home = pair_home(pair);
+    g_autofree char *log = g_build_filename(pair->dir, home->name, "log", "shop", "ckpt.log", NULL);
+    g_autofree char *said = NULL;
+
+    pair_must(pair, home, checkpoint);
+    pair_must(pair, home, restart);
+    kill(pair_process(pair, home, "processes.ckpt"), SIGKILL);
+    pair_wait_progress(pair);
+    pair_wait_progress(pair);
+    g_assert_true(g_file_get_contents(log, &said, NULL, NULL));
+    if (strstr(said, "going on reading memory") == NULL)
+        rig_fail(pair->dir, "all memory had been read before district-ckpt was killed");
+    pair_free(pair);
+}
+
+static void
+test_protected(void)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
+
+    pair_must(pair, pair_home(pair), checkpoint);
+    pair_must(pair, pair_home(pair), restart);
+    pair_wait_protected(pair);
+    g_assert_cmpint(pages_to_load(pair), ==, 0);
+    pair_wait_progress(pair);
+    pair_free(pair);
+}
+
+static void
+flip_middle(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    off_t at = lseek(fd, 0, SEEK_END) / 2;
+    uint8_t byte;
+
+    g_assert_cmpint(pread(fd, &byte, 1, at), ==, 1);
+    byte ^= 0x40;
+    g_assert_cmpint(pwrite(fd, &byte, 1, at), ==, 1);
+    close(fd);
+}
+
+static void
+wait_for_file(const Pair *pair, const char *path)
+{
+    gint64 limit = g_get_monotonic_time() + INDEX_LIMIT_S * G_USEC_PER_SEC;
+
+    while (!g_file_test(path, G_FILE_TEST_EXISTS)) {
+        if (g_get_monotonic_time() > limit)
+            rig_fail(pair->dir, "%s: not made within %d s", path, INDEX_LIMIT_S);
+        g_usleep(100000);
+    }
+}
+
+/* What has failed may be ending still. */
+static void
+restart_when_ended(Pair *pair)
+{
+    gint64 limit = g_get_monotonic_time() + END_LIMIT_S * G_USEC_PER_SEC;
+
+    while (TRUE) {
+        g_autofree char *why = NULL;
+        g_autoptr(JsonNode) started = pair_command(pair, pair_home(pair), &why, restart);
+
+        if (started)
+            return;
+        if (g_get_monotonic_time() > limit)
+            rig_fail(pair->dir, "restart: %s", why);
+        g_usleep(100000);
+    }
+}
+
+/* Seen while the members load their state, or when the guests run. */
+static void
+test_damaged(void)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
+    Host *home = pair_home(pair);
+    const char *stop[] = {"stop", "shop", "--force", NULL};
+    g_autofree char *store =
+        g_strdup_printf("%s/%s/state/districts/shop/store", pair->dir, home->name);
+    g_autofree char *file = g_build_filename(store, "checkpoint-1-0.dcp", NULL);
+    g_autofree char *why = NULL;
+    g_autofree char *index = g_build_filename(store, "index", "checkpoint-1-0.idx", NULL);
+
+    pair_must(pair, home, checkpoint);
+    wait_for_file(pair, index);
+    pair_must(pair, home, stop);
+    flip_middle(file);
+    g_autoptr(JsonNode) started = pair_command(pair, home, &why, restart);
+    pair_wait(pair, home, "state", "failed");
+    if (started)
+        why = pair_field(pair, home, "reason");
+    if (why == NULL || strstr(why, "checkpoint-1-0.dcp") == NULL)
+        rig_fail(pair->dir, "it failed, but not by name: %s", why);
+    flip_middle(file);
+    restart_when_ended(pair);
+    pair_wait_progress(pair);
+    pair_free(pair);
+}
+
+int
+main(int argc, char **argv)
+{
+    if (geteuid() != 0) {
+        g_print("1..0 # SKIP mount namespaces are needed: run as root\n");
+        return SKIP;
+    }
+    int result = pair_guard();
+    if (result >= 0)
+        return result;
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/lazy/guests run before their memory has been read", test_runs);
+    g_test_add_func("/lazy/a checkpoint taken meanwhile is whole", test_checkpoint);
+    g_test_add_func("/lazy/guests go on when district-ckpt is killed meanwhile", test_killed);
+    g_test_add_func("/lazy/protection begins when the memory has been read", test_protected);
+    g_test_add_func("/lazy/damage that guests run into ends the district by name", test_damaged);
+    return g_test_run();
+}
