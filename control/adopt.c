@@ -116,16 +116,15 @@ adopted_handed_over(District *d)
 }
 
 void
-district_reconcile(District *d, const District__CkptStatusReply *status)
+district_reconcile(District *d, const char *ckpt_state, const char *why)
 {
     if (d->state != STATE_RUNNING || d->job != NULL || d->ending || d->unit_failed)
         return;
-    if (strcmp(status->state, "handed-over") == 0)
+    if (strcmp(ckpt_state, "handed-over") == 0)
         adopted_handed_over(d);
-    else if (strcmp(status->state, "failed") == 0)
-        district_fail(d, status->protection_error[0] != '\0'
-                             ? status->protection_error
-                             : "district-ckpt says that it has failed: look into ckpt.log");
+    else if (strcmp(ckpt_state, "failed") == 0)
+        district_fail(
+            d, why[0] != '\0' ? why : "district-ckpt says that it has failed: look into ckpt.log");
 }
 
 static void

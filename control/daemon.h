@@ -24,7 +24,6 @@
 #include "control/listener.h"
 #include "control/rpc.h"
 #include "control/store.h"
-#include "ckpt.pb-c.h"
 
 typedef struct Daemon Daemon;
 typedef struct District District;
@@ -194,7 +193,7 @@ void district_supersede(District *district, const char *host, uint64_t incarnati
 /* After districtd was restarted: find out what is true and go on from there. */
 void district_adopt(District *district);
 /* A hand-over asked for by a districtd that was killed may complete after its successor looked. */
-void district_reconcile(District *district, const District__CkptStatusReply *status);
+void district_reconcile(District *district, const char *ckpt_state, const char *why);
 /* autostart.c: all districts are adopted; is this the first districtd since the host booted? */
 void autostart_begin(Daemon *daemon);
 /* Now and then: start it if that is due. */

@@ -353,7 +353,7 @@ on_ckpt_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError *e
     if (error != NULL || m->reply->status == NULL)
         return;
     replace_status(&d->ckpt_status, ckpt_status_to_json(m->reply->status));
-    district_reconcile(d, m->reply->status);
+    district_reconcile(d, m->reply->status->state, m->reply->status->protection_error);
 }
 
 static void

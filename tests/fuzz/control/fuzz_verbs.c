@@ -205,7 +205,7 @@ district_supersede(District *d, const char *host, uint64_t incarnation)
 }
 
 void
-district_reconcile(District *d, const District__CkptStatusReply *status)
+district_reconcile(District *d, const char *ckpt_state, const char *why)
 {
 }
 
