@@ -166,8 +166,7 @@ index_write(CkptStore *store, const StoreIndex *index, const CatalogRow *row)
     g_autofree char *passing = g_strconcat(name, ".new", NULL);
     int err = 0, fd;
 
-    if (mkdirat(store->dir_fd, STORE_INDEX_DIR, 0700) != 0 && errno != EEXIST)
-        err = errno;
+    mkdirat(store->dir_fd, STORE_INDEX_DIR, 0700); /* it is there already, or openat fails */
     fd =
         openat(store->dir_fd, passing, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)

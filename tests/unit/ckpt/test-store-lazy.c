@@ -162,6 +162,7 @@ test_present(void)
     rig_init_indexed(&rig);
     image = ckpt_store_load_lazy(rig.store, CHECKPOINTS, rig.dir, &ram, &error);
     g_assert_no_error(error);
+    g_assert_nonnull(image);
     for (uint32_t i = 0; i < storeram_members(ram); i++)
         storeram_have(ram, i, 0, storeram_pages(ram, i));
     /* Nothing is left that this could be called with. */
