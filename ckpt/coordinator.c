@@ -180,6 +180,9 @@ coordinator_control(Coordinator *c, ControlRequest *request)
     case DISTRICT__CKPT_REQUEST__OP_START_STORE:
         life_start_store(c, request);
         break;
+    case DISTRICT__CKPT_REQUEST__OP_PIN:
+        persist_pin(c, request);
+        break;
     case DISTRICT__CKPT_REQUEST__OP_STATUS:
         status_request(c, request);
         break;

@@ -56,6 +56,7 @@ struct Durable {
     GCond cond;
     bool stop; /* also read without the lock, atomically */
     GQueue gather_jobs;
+    GQueue pins;       /* of ControlRequest: for the writer */
     Staging *spare;    /* empty; NULL: the writer has it */
     WriteJob *write;   /* what the writer is to do or does */
     bool write_taken;  /* by durable_take_file, until durable_file_done */
@@ -84,5 +85,12 @@ gboolean durable_file_write(Durable *durable, const WriteJob *job, int fd, Check
 
 /* durable-merge.c: a slice of merging and pruning. *idle: nothing is left to do. */
 gboolean durable_merge_slice(Durable *durable, uint64_t budget, bool *idle, GError **error);
+/* What is in the caches of a qemu-nbd goes to its image. */
+gboolean durable_flush_homes(Durable *durable, GError **error);
+
+/* durable-pin.c: the writer. FALSE: there was nothing to do. */
+bool durable_do_pin(Durable *durable);
+/* At the end. */
+void durable_refuse_pins(Durable *durable);
 
 #endif

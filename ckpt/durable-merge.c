@@ -3,12 +3,19 @@
  * Merging and pruning, in slices: the store's oldest checkpoint into base images and homes, and
  * what the policy does not keep out of the store; then indexes of what stays. Homes are opened for a merge and closed after
  * it, so that an idle district has nothing open.
+ *
+ * While something is pinned nothing is merged, and whoever has pinned it reads the homes. A qemu-nbd
+ * may still have in its caches what a merge has written, ours or that of a district-ckpt before us: it
+ * is flushed before a pin is told of, and from then on the images do not change.
  */
 #include "ckpt/durable-internal.h"
 
 #include "disk/home.h"
 
 #include <string.h>
+
+/* As disk/home.h has it. */
+#define HOME_NBD "nbd:"
 
 static gboolean
 merge_home_write(void *opaque, uint64_t offset, const void *data, size_t len, GError **error)
@@ -37,6 +44,34 @@ homes_close(Durable *d)
             home_close(d->homes[i].opaque);
         d->homes[i].opaque = NULL;
     }
+}
+
+/* A raw home has no cache but the kernel's; a socket that has gone is of a member that is off. */
+static bool
+home_has_cache(const char *home)
+{
+    return g_str_has_prefix(home, HOME_NBD) &&
+           g_file_test(home + strlen(HOME_NBD), G_FILE_TEST_EXISTS);
+}
+
+gboolean
+durable_flush_homes(Durable *d, GError **error)
+{
+    homes_close(d);
+    for (uint32_t i = 0; i < d->n_disks; i++) {
+        const MemberDisk *disk = &d->disks[i].disk;
+
+        if (!home_has_cache(disk->home))
+            continue;
+        Home *home = home_open(disk->home, disk->size, true, error);
+        bool good = home != NULL && home_flush(home, error);
+
+        if (home != NULL)
+            home_close(home);
+        if (!good)
+            return FALSE;
+    }
+    return TRUE;
 }
 
 static const CkptStoreHome *
@@ -91,20 +126,31 @@ merge_done(Durable *d)
         durable_post(d, INBOX_DURABLE_HOME, root, NULL);
 }
 
+/* *held: there are pins. */
+static gboolean
+merge_held(Durable *d, gboolean *held, GError **error)
+{
+    if (!ckpt_store_is_held(d->store, held, error))
+        return FALSE;
+    if (*held)
+        homes_close(d);
+    return TRUE;
+}
+
 gboolean
 durable_merge_slice(Durable *d, uint64_t budget, bool *idle, GError **error)
 {
     CkptStorePruned pruned = {0};
-    gboolean merged = FALSE, indexed;
+    gboolean merged = FALSE, held = FALSE, indexed;
     uint64_t root = 0;
 
     /* It is looked at again after MERGE_IDLE_MS. */
     *idle = ckpt_store_is_read(d->store);
     if (*idle)
         return TRUE;
-    if (!ckpt_store_root(d->store, &root, &merged, error))
+    if (!ckpt_store_root(d->store, &root, &merged, error) || !merge_held(d, &held, error))
         return FALSE;
-    if (root != 0 && !merged) {
+    if (root != 0 && !merged && !held) {
         if (!ckpt_store_merge_some(d->store, budget, home_find, d, &merged, error)) {
             homes_close(d);
             return FALSE;

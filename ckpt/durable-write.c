@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The writer of durable checkpoints: one job at a time; between jobs, merging and pruning.
+ * The writer of durable checkpoints: one job at a time; between jobs, pins, merging and pruning.
  *
  * A job ends only with a commit or a discard. What fails (a full disk, an I/O error) is reported
  * once, and tried again with another file until it works or the process ends.
@@ -25,7 +25,7 @@ writer_wait(Durable *d, int ms, bool for_job)
     int64_t until = g_get_monotonic_time() + ms * INT64_C(1000);
 
     g_mutex_lock(&d->lock);
-    while (!d->stop && !(for_job && d->write != NULL)) {
+    while (!d->stop && !(for_job && (d->write != NULL || !g_queue_is_empty(&d->pins)))) {
         if (!g_cond_wait_until(&d->cond, &d->lock, until))
             break;
     }
@@ -261,6 +261,8 @@ durable_writer_run(gpointer data)
             idle = false;
             continue;
         }
+        if (durable_do_pin(d))
+            continue;
         if (!idle)
             writer_merge(d, &idle);
         writer_wait(d, idle ? MERGE_IDLE_MS : MERGE_SLICE_MS, true);

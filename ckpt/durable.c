@@ -227,6 +227,7 @@ durable_new(const DurableConfig *config, GError **error)
     g_mutex_init(&d->lock);
     g_cond_init(&d->cond);
     g_queue_init(&d->gather_jobs);
+    g_queue_init(&d->pins);
     d->district = g_strdup(config->district);
     d->host = g_strdup(config->host);
     d->store = g_steal_pointer(&store);
@@ -264,6 +265,7 @@ join_within(GThread **thread, const gint *ended, int64_t until_us)
 static void
 durable_clear(Durable *d)
 {
+    durable_refuse_pins(d);
     if (d->write != NULL) {
         if (d->write->pages != NULL)
             staging_free(d->write->pages);

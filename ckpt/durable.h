@@ -101,6 +101,13 @@ bool durable_take_file(Durable *durable, uint64_t *id, int *fd);
  * follows. Or it has failed (cut NULL): discard. */
 void durable_file_done(Durable *durable, uint64_t id, DurableCut *cut);
 
+/*
+ * Pin a checkpoint or release it, as request (a client's CkptPinRequest, taken over) says, and answer:
+ * soon, or when the writer can go on. When a pin is told of, the homes do not change any more.
+ */
+struct ControlRequest;
+void durable_pin(Durable *durable, struct ControlRequest *request);
+
 /* Cuts of disk i below which the home has everything, durably. */
 uint64_t durable_home_below(Durable *durable, uint32_t i);
 

@@ -446,6 +446,15 @@ persist_request(Coordinator *c, ControlRequest *request)
 }
 
 void
+persist_pin(Coordinator *c, ControlRequest *request)
+{
+    if (c->persist)
+        durable_pin(c->persist->durable, request);
+    else
+        control_request_error(request, "district %s: it has no store of its own", c->district);
+}
+
+void
 persist_tick(Coordinator *c, int64_t now)
 {
     Persist *p = c->persist;

@@ -93,6 +93,8 @@ void persist_members_changed(struct Coordinator *c);
 bool persist_final(struct Coordinator *c);
 bool persist_final_over(const struct Coordinator *c);
 
+/* A client wants a checkpoint kept, or does not any more. */
+void persist_pin(struct Coordinator *c, struct ControlRequest *request);
 /* A client wants one now. */
 void persist_request(struct Coordinator *c, struct ControlRequest *request);
 

@@ -227,6 +227,43 @@ ckpt_store_usage(CkptStore *store, CkptStoreUsage *usage, GError **error)
 
 /* ---- Head, labels and pins ---- */
 
+gboolean
+ckpt_store_is_held(CkptStore *store, gboolean *held, GError **error)
+{
+    g_autoptr(Catalog) catalog = catalog_read(store, error);
+
+    *held = catalog != NULL && catalog->pins->len > 0;
+    return catalog != NULL;
+}
+
+static void
+pin_free(gpointer data)
+{
+    CkptStorePin *pin = data;
+
+    g_free(pin->owner);
+    g_free(pin);
+}
+
+GPtrArray *
+ckpt_store_pins(CkptStore *store, GError **error)
+{
+    g_autoptr(Catalog) catalog = catalog_read(store, error);
+    GPtrArray *pins;
+
+    if (catalog == NULL)
+        return NULL;
+    pins = g_ptr_array_new_with_free_func(pin_free);
+    for (guint i = 0; i < catalog->pins->len; i++) {
+        const CatalogPin *row = &g_array_index(catalog->pins, CatalogPin, i);
+        CkptStorePin *pin = g_new0(CkptStorePin, 1);
+
+        *pin = (CkptStorePin){.id = row->id, .owner = g_strdup(row->owner)};
+        g_ptr_array_add(pins, pin);
+    }
+    return pins;
+}
+
 typedef struct Change {
     uint64_t id;
     const char *text;
@@ -300,7 +337,13 @@ set_pin(CkptStore *store, uint64_t id, const char *owner, bool on, GError **erro
 gboolean
 ckpt_store_pin(CkptStore *store, uint64_t id, const char *owner, GError **error)
 {
-    return set_pin(store, id, owner, true, error);
+    if (!set_pin(store, id, owner, true, error))
+        return FALSE;
+    /* A slice that has not seen the pin is waited for; then the merge begins anew, when it may. */
+    g_mutex_lock(&store->work);
+    g_clear_pointer(&store->merge, merge_job_free);
+    g_mutex_unlock(&store->work);
+    return TRUE;
 }
 
 gboolean

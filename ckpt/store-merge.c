@@ -10,6 +10,9 @@
  * root's child can take its place.
  *
  * A full root replaces the RAM, so its base images begin as zeros.
+ *
+ * While there are pins nothing is merged: base images and homes may be open elsewhere, and a reader of
+ * an image format (qcow2, say) does not notice that what it knows of the image is stale.
  */
 #include "ckpt/store-internal.h"
 
@@ -210,6 +213,8 @@ ckpt_store_merge_some(CkptStore *store, uint64_t budget, CkptStoreFindHome find,
     if (catalog == NULL)
         return FALSE;
     *done = catalog->root == 0 || catalog->merged;
+    if (!*done && catalog->pins->len > 0)
+        return TRUE;
     if (!*done && store->merge != NULL) {
         store->merge->find = find;
         store->merge->opaque = opaque;

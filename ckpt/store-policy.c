@@ -8,6 +8,7 @@
  *
  * Folding costs reading and writing two files. A checkpoint all of whose ancestors are to go too,
  * and can, will be the root itself one day and is then merged, which costs nothing extra: it waits.
+ * But while there are pins nothing is merged, perhaps for long, and waiting would fill the disk.
  */
 #include "ckpt/store-internal.h"
 
@@ -128,7 +129,9 @@ policy_next(const Catalog *catalog, const bool *keep, uint64_t *id)
         else if (row->id == catalog->root)
             found = catalog->merged ? PRUNE_ROOT : PRUNE_WAIT;
         else
-            found = will_be_root(catalog, keep, children, row) ? PRUNE_WAIT : PRUNE_FOLD;
+            found = catalog->pins->len == 0 && will_be_root(catalog, keep, children, row)
+                        ? PRUNE_WAIT
+                        : PRUNE_FOLD;
         /* The cheap ones first: they may make others unnecessary. */
         if (action == PRUNE_NOTHING || action == PRUNE_WAIT ||
             (action == PRUNE_FOLD && (found == PRUNE_DELETE || found == PRUNE_ROOT))) {

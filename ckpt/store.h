@@ -143,10 +143,24 @@ gboolean ckpt_store_set_head(CkptStore *store, uint64_t id, GError **error);
 gboolean ckpt_store_label(CkptStore *store, uint64_t id, const char *label, GError **error);
 bool ckpt_store_label_good(const char *label);
 
-/* Keep id, whatever the policy, until every owner has unpinned it. owner: a name (layout.h). */
+/*
+ * Keep id, whatever the policy, until every owner has unpinned it; and as long as anything is pinned,
+ * base images and homes stay as they are, for others who read them: nothing is merged any more when
+ * this returns. owner: a name (layout.h).
+ */
 gboolean ckpt_store_pin(CkptStore *store, uint64_t id, const char *owner, GError **error);
 /* Of a checkpoint that is not pinned by owner: nothing happens. */
 gboolean ckpt_store_unpin(CkptStore *store, uint64_t id, const char *owner, GError **error);
+
+typedef struct CkptStorePin {
+    uint64_t id;
+    char *owner; /* owned */
+} CkptStorePin;
+
+/* *held: something is pinned. */
+gboolean ckpt_store_is_held(CkptStore *store, gboolean *held, GError **error);
+/* All pins (CkptStorePin, freed with the array), also at a reader. NULL with error set. */
+GPtrArray *ckpt_store_pins(CkptStore *store, GError **error);
 
 /* ---- Loading ---- */
 
@@ -182,7 +196,8 @@ typedef const CkptStoreHome *(*CkptStoreFindHome)(void *opaque, const char *memb
 /*
  * Write about budget bytes of the root's pages to the base images and homes. *done: base images and
  * homes have all of the root, durably (at once if they had already). Killed or failed at any point,
- * it begins with the root's first page again, and all checkpoints stay what they are.
+ * it begins with the root's first page again, and all checkpoints stay what they are. While there are
+ * pins nothing is written, and *done stays FALSE.
  */
 gboolean ckpt_store_merge_some(CkptStore *store, uint64_t budget, CkptStoreFindHome find,
                                void *opaque, gboolean *done, GError **error);

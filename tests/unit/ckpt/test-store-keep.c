@@ -133,6 +133,42 @@ test_no_home(void)
     rig_clear(&rig);
 }
 
+/* Neither the homes nor the base images change, and what is not kept goes nevertheless. */
+static void
+test_pin_holds(void)
+{
+    const CkptStorePolicy keep_one = {.keep_last = 1};
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) pins = NULL;
+    gboolean done = FALSE, held = TRUE;
+    Rig rig;
+
+    rig_init(&rig);
+    for (int i = 0; i < 7; i++)
+        rig_commit(&rig, false, NULL);
+    g_assert_true(ckpt_store_merge_some(rig.store, 1, rig_find_home, &rig, &done, &error) && !done);
+    g_assert_true(ckpt_store_is_held(rig.store, &held, &error) && !held);
+    g_assert_true(ckpt_store_pin(rig.store, 4, "clone-peek", &error));
+    rig_reopen(&rig);
+    pins = ckpt_store_pins(rig.store, &error);
+    g_assert_cmpuint(pins->len, ==, 1);
+    g_assert_cmpuint(((CkptStorePin *)pins->pdata[0])->id, ==, 4);
+    g_assert_cmpstr(((CkptStorePin *)pins->pdata[0])->owner, ==, "clone-peek");
+    rig.home_calls_left = 0;
+    g_assert_true(
+        ckpt_store_merge_some(rig.store, UINT64_MAX, rig_find_home, &rig, &done, &error) && !done);
+    rig_prune(&rig, &keep_one);
+    /* The root, what is pinned, and the head. */
+    g_assert_cmpuint(rig_assert_all(&rig), ==, 3);
+    g_assert_true(rig_has(&rig, 1) && rig_has(&rig, 4) && rig_has(&rig, 7));
+    rig.home_calls_left = -1;
+    g_assert_true(ckpt_store_unpin(rig.store, 4, "clone-peek", &error));
+    rig_prune(&rig, &keep_one);
+    g_assert_cmpuint(rig_assert_all(&rig), ==, 1);
+    rig_assert_clean(&rig);
+    rig_clear(&rig);
+}
+
 static void
 test_full_root_merged(void)
 {
@@ -640,6 +676,7 @@ main(int argc, char **argv)
     g_test_add_func("/store/a merge may end anywhere", test_merge_interrupted);
     g_test_add_func("/store/a home that fails stops a merge and nothing else", test_home_fails);
     g_test_add_func("/store/a disk without a home is named", test_no_home);
+    g_test_add_func("/store/while something is pinned nothing is merged", test_pin_holds);
     g_test_add_func("/store/a full root replaces the RAM, not the disks", test_full_root_merged);
     g_test_add_func("/store/what a policy keeps", test_policy_table);
     g_test_add_func("/store/what is removed next, and how", test_next_table);
