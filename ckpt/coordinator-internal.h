@@ -93,6 +93,9 @@ struct Coordinator {
     char *definition;
     char *pki_dir;
     uint64_t incarnation;
+    char *clone_of; /* NULL: no clone, and neither of these */
+    char *clone_store;
+    char *clone_overlays;
 
     Inbox *inbox;
     ControlServer *control;

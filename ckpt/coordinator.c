@@ -473,6 +473,9 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     c->definition = g_strdup(config->definition);
     c->pki_dir = g_strdup(config->pki_dir);
     c->incarnation = config->incarnation;
+    c->clone_of = g_strdup(config->clone.of);
+    c->clone_store = g_strdup(config->clone.store);
+    c->clone_overlays = g_strdup(config->clone.overlay_dir);
     c->disk_sync_rate = config->disk_sync_rate;
     c->load_rate = config->load_rate;
     c->inbox = inbox;
@@ -526,6 +529,9 @@ coordinator_join(Coordinator *c)
     g_free(c->host);
     g_free(c->definition);
     g_free(c->pki_dir);
+    g_free(c->clone_of);
+    g_free(c->clone_store);
+    g_free(c->clone_overlays);
     g_free(c->stats);
     g_free(c);
     return true;

@@ -13,6 +13,13 @@
 #include <glib.h>
 #include <stdbool.h>
 
+/* Of a district that runs a checkpoint of another one, and saves none. */
+typedef struct CloneConfig {
+    const char *of;          /* the other one; NULL: this is no clone */
+    const char *store;       /* the other one's, only read */
+    const char *overlay_dir; /* for the overlays of its disks */
+} CloneConfig;
+
 typedef struct CoordinatorConfig {
     const char *district;
     const char *host;       /* this host's name, for HELLO */
@@ -20,7 +27,8 @@ typedef struct CoordinatorConfig {
     const char *definition; /* text of the .district file */
     const char *net_path;   /* NULL: the district has no network */
     uint64_t incarnation;
-    PersistConfig persist;
+    PersistConfig persist; /* without a directory at a clone */
+    CloneConfig clone;
     uint64_t disk_sync_rate;  /* bytes per second; 0: no limit */
     uint64_t load_rate;       /* bytes per second of RAM that nobody waits for; 0: no limit */
     const char *numbers_path; /* where taken epoch numbers are noted */

@@ -59,6 +59,6 @@ void
 durable_refuse_pins(Durable *d)
 {
     while (!g_queue_is_empty(&d->pins))
-        control_request_error(g_queue_pop_head(&d->pins), "district %s: district-ckpt ends: try again",
-                              d->district);
+        control_request_error(g_queue_pop_head(&d->pins),
+                              "district %s: district-ckpt ends: try again", d->district);
 }

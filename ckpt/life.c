@@ -214,7 +214,7 @@ life_match(Coordinator *c, const District__CutState *cut, uint32_t *index_of, GE
 {
     uint32_t found = 0;
 
-    if (strcmp(cut->district, c->district) != 0) {
+    if (strcmp(cut->district, c->clone_of ? c->clone_of : c->district) != 0) {
         g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED, "the image is of district '%s'",
                     cut->district);
         return FALSE;
@@ -500,6 +500,20 @@ life_load_store(Coordinator *c, const char *from, uint64_t *id, StoreRam **ram, 
     return g_steal_pointer(&image);
 }
 
+/* Of the store that the clone is of. Somebody else may write to it, and fold the files: all of them are
+ * read before anything runs. */
+static Image *
+life_load_clone(Coordinator *c, const char *from, GError **error)
+{
+    g_autoptr(CkptStore) store =
+        ckpt_store_open(c->clone_store, c->clone_of, CKPT_STORE_READ, error);
+    uint64_t id;
+
+    return store && ckpt_store_find(store, from, &id, error)
+               ? ckpt_store_load(store, id, c->clone_overlays, error)
+               : NULL;
+}
+
 void
 life_start_store(Coordinator *c, ControlRequest *request)
 {
@@ -511,11 +525,12 @@ life_start_store(Coordinator *c, ControlRequest *request)
 
     if (life_refuse_restore(c, request))
         return;
-    if (!c->persist) {
+    if (!c->persist && !c->clone_of) {
         control_request_error(request, "district %s: it has no store", c->district);
         return;
     }
-    Image *image = life_load_store(c, want->from, &id, &ram, &error);
+    Image *image = c->clone_of ? life_load_clone(c, want->from, &error)
+                               : life_load_store(c, want->from, &id, &ram, &error);
     if (!image) {
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;

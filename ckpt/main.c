@@ -18,7 +18,8 @@
 #define CONNECT_MS 30000
 
 static char *opt_name, *opt_host, *opt_control, *opt_net, *opt_pki, *opt_definition;
-static char *opt_verify;
+static char *opt_verify, *opt_describe, *opt_pin, *opt_unpin, *opt_owner;
+static char *opt_clone_of, *opt_overlay_dir;
 static gboolean opt_check;
 static char **opt_members;
 static char *opt_store;
@@ -45,6 +46,18 @@ static const GOptionEntry options[] = {
      "Only check every byte of the store, which may be in use, and print what is wrong", NULL},
     {"verify", 0, 0, G_OPTION_ARG_FILENAME, &opt_verify,
      "Only verify a checkpoint of the store, which may be in use, and print what it is of", "ID"},
+    {"describe", 0, 0, G_OPTION_ARG_STRING, &opt_describe,
+     "Only print the incarnation of a checkpoint of the store, and the definition it was saved "
+     "with",
+     "ID"},
+    {"pin", 0, 0, G_OPTION_ARG_STRING, &opt_pin,
+     "Only keep a checkpoint of the store, which nobody else writes to, for --owner", "ID"},
+    {"unpin", 0, 0, G_OPTION_ARG_STRING, &opt_unpin, "Only undo that", "ID"},
+    {"owner", 0, 0, G_OPTION_ARG_STRING, &opt_owner, "For whom a checkpoint is kept", "NAME"},
+    {"clone-of", 0, 0, G_OPTION_ARG_STRING, &opt_clone_of,
+     "Run a checkpoint of this district; its --store is only read, none is made", "NAME"},
+    {"overlay-dir", 0, 0, G_OPTION_ARG_FILENAME, &opt_overlay_dir,
+     "Where a clone's overlays are loaded to", "DIR"},
     {"store", 0, 0, G_OPTION_ARG_FILENAME, &opt_store,
      "Directory of durable checkpoints; made if need be", "DIR"},
     {"durable-every", 0, 0, G_OPTION_ARG_INT64, &opt_durable_every_ms,
@@ -108,7 +121,12 @@ parse_persist(CoordinatorConfig *config, GError **error)
     if (opt_durable_every_ms < 0 || opt_merge_rate < 1 || opt_disk_sync_rate < 0 ||
         opt_load_rate < 0)
         return usage_error(error, "--durable-every or a rate is negative");
-    config->persist.dir = opt_store;
+    if (opt_clone_of && (!opt_store || !opt_overlay_dir || !layout_name_good(opt_clone_of)))
+        return usage_error(error, "--clone-of wants a name, --store and --overlay-dir");
+    if (opt_clone_of)
+        config->clone = (CloneConfig){opt_clone_of, opt_store, opt_overlay_dir};
+    else
+        config->persist.dir = opt_store;
     config->persist.every_ns =
         opt_durable_every_ms == 0 ? INT64_MAX : opt_durable_every_ms * NS_PER_MS;
     config->persist.merge_rate = (uint64_t)opt_merge_rate;
@@ -127,7 +145,7 @@ parse_config(int argc, char **argv, CoordinatorConfig *config, GError **error)
     g_option_context_add_main_entries(context, options, NULL);
     if (!g_option_context_parse(context, &argc, &argv, error))
         return FALSE;
-    if (argc == 1 && (opt_verify || opt_check))
+    if (argc == 1 && (opt_verify || opt_check || opt_describe || opt_pin || opt_unpin))
         return TRUE;
     if (argc > 1 || !opt_name || !opt_host || !opt_control || !opt_net)
         return usage_error(error, "--name, --host, --control and --net are needed, nothing else");
@@ -161,7 +179,11 @@ config_clear(CoordinatorConfig *config)
     g_free(opt_definition);
     g_free(opt_store);
     g_free(opt_keep);
+    g_free(opt_clone_of);
+    g_free(opt_overlay_dir);
 }
+
+/* ---- Looking at a store ---- */
 
 static void
 check_report(void *opaque, const char *object, const char *text)
@@ -210,22 +232,61 @@ verify(CkptStore *store)
     return 0;
 }
 
+/* The incarnation in a line, then the text of the definition. */
+static int
+describe(CkptStore *store)
+{
+    g_autoptr(GError) error = NULL;
+    District__CutState *cut = NULL;
+    uint64_t id;
+
+    if (ckpt_store_find(store, opt_describe, &id, &error))
+        cut = ckpt_store_state(store, id, &error);
+    if (!cut) {
+        g_printerr("%s\n", error->message);
+        return 1;
+    }
+    /* Not by g_print, which would say it in the charset of the locale. */
+    printf("%" G_GUINT64_FORMAT "\n%s", cut->incarnation, cut->definition);
+    district__cut_state__free_unpacked(cut, NULL);
+    return 0;
+}
+
+static int
+change_pin(CkptStore *store)
+{
+    g_autoptr(GError) error = NULL;
+    uint64_t id = g_ascii_strtoull(opt_pin ? opt_pin : opt_unpin, NULL, 10);
+
+    if (opt_pin ? ckpt_store_pin(store, id, opt_owner, &error)
+                : ckpt_store_unpin(store, id, opt_owner, &error))
+        return 0;
+    g_printerr("%s\n", error->message);
+    return 1;
+}
+
 static int
 look_at_store(void)
 {
+    bool pins = opt_pin || opt_unpin;
     g_autoptr(GError) error = NULL;
     g_autoptr(CkptStore) store = NULL;
 
-    if (!opt_store) {
-        g_printerr("district-ckpt: --verify and --check need --store\n");
+    if (!opt_store || (pins && (!opt_name || !opt_owner))) {
+        g_printerr("district-ckpt: what only looks at a store needs --store; --pin and --unpin "
+                   "need --name and --owner, too\n");
         return 2;
     }
-    store = ckpt_store_open(opt_store, NULL, CKPT_STORE_READ, &error);
+    store = ckpt_store_open(opt_store, pins ? opt_name : NULL,
+                            pins ? CKPT_STORE_WRITE : CKPT_STORE_READ, &error);
     if (!store) {
         g_printerr("%s\n", error->message);
         return 1;
     }
-    return opt_check ? check(store) : verify(store);
+    return pins           ? change_pin(store)
+           : opt_describe ? describe(store)
+           : opt_check    ? check(store)
+                          : verify(store);
 }
 
 /* A checkpoint of 256 members needs that many descriptors several times over. */
@@ -254,7 +315,7 @@ main(int argc, char **argv)
         g_printerr("district-ckpt: %s\n", error->message);
         return 2;
     }
-    if (opt_verify || opt_check)
+    if (opt_verify || opt_check || opt_describe || opt_pin || opt_unpin)
         return look_at_store();
     log_init("district-ckpt", config.district);
     Coordinator *coordinator = coordinator_new(&config, inbox, CONNECT_MS, &error);

@@ -164,6 +164,10 @@ GPtrArray *ckpt_store_pins(CkptStore *store, GError **error);
 
 /* ---- Loading ---- */
 
+/* The state of checkpoint id: members, devices, definition. Every byte of its own file is verified,
+ * other files are not read. Free with district__cut_state__free_unpacked. NULL with error set. */
+District__CutState *ckpt_store_state(CkptStore *store, uint64_t id, GError **error);
+
 /*
  * Checkpoint id as an image: RAM as sealed memfds, and for each disk an overlay with what its home
  * may not have, in nameless files in overlay_dir. Every byte is verified. NULL with an error that

@@ -302,14 +302,14 @@ export_check(NbdBackend *backend, const char *path, GError **error)
 }
 
 BlockBackend *
-block_nbd_open(const char *path, const char *format, bool read_only, const char *socket_dir,
+block_nbd_open(const char *path, const char *format, BlockMode mode, const char *socket_dir,
                GError **error)
 {
     NbdBackend *backend = g_new0(NbdBackend, 1);
 
     backend->base.ops = &nbd_ops;
-    backend->base.read_only = read_only;
-    backend->server = nbd_server_start(path, format, read_only, socket_dir, &backend->nbd, error);
+    backend->base.read_only = mode != BLOCK_WRITE;
+    backend->server = nbd_server_start(path, format, mode, socket_dir, &backend->nbd, error);
     if (backend->server == NULL) {
         g_free(backend);
         return NULL;

@@ -10,6 +10,7 @@
  *
  * The lock is an open file description lock on the whole file: QEMU's own image locks are of the
  * same kind, so QEMU and District keep each other out. It goes with the descriptor.
+ * Who opens an image BLOCK_SHARED takes none: a shared one would keep the writer from coming back.
  */
 #include "disk/block.h"
 #include "disk/uring.h"
@@ -229,22 +230,22 @@ raw_lock(const RawBackend *raw, const char *path, GError **error)
 }
 
 BlockBackend *
-block_raw_open(const char *path, bool read_only, GError **error)
+block_raw_open(const char *path, BlockMode mode, GError **error)
 {
     g_autofree char *absolute = g_canonicalize_filename(path, NULL);
     RawBackend *raw = g_new0(RawBackend, 1);
 
     raw->base.ops = &raw_ops;
-    raw->base.read_only = read_only;
+    raw->base.read_only = mode != BLOCK_WRITE;
     raw->base.home = g_strconcat("raw:", absolute, NULL);
     /* Not blocking: a FIFO of that name must not hold us up. */
-    raw->fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+    raw->fd = open(path, (mode == BLOCK_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
     if (raw->fd < 0) {
         int code = errno;
 
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(code), "disk %s: cannot open: %s",
                     path, g_strerror(code));
-    } else if (raw_size(raw, path, error) && raw_lock(raw, path, error)) {
+    } else if (raw_size(raw, path, error) && (mode == BLOCK_SHARED || raw_lock(raw, path, error))) {
         /* To an io_uring it would mean not to wait for the medium either. */
         fcntl(raw->fd, F_SETFL, 0);
         raw->uring = uring_new(error);

@@ -44,18 +44,25 @@ struct BlockBackend {
     char *home; /* as MemberDisk.home: "raw:PATH" or "nbd:PATH" */
 };
 
+typedef enum BlockMode {
+    BLOCK_WRITE, /* nobody else has the image open */
+    BLOCK_READ,  /* others may, to read as well */
+    BLOCK_SHARED, /* only read, and not locked: someone else has it open to write, but sees to it that
+                     what is read here does not change */
+} BlockMode;
+
 /*
- * A raw file or block device, through io_uring. It is locked against another opening (F_OFD_SETLK;
- * shared if read_only). NULL with an error that names path and what to do.
+ * A raw file or block device, through io_uring. It is locked against another opening (F_OFD_SETLK).
+ * NULL with an error that names path and what to do.
  */
-BlockBackend *block_raw_open(const char *path, bool read_only, GError **error);
+BlockBackend *block_raw_open(const char *path, BlockMode mode, GError **error);
 
 /*
  * An image of any other format that QEMU knows, through libnbd to a qemu-nbd that is started here
  * on a unix socket in socket_dir and ends with this process, whatever ends it. format: as
  * "qcow2"; never guessed from the content, which a guest could have written.
  */
-BlockBackend *block_nbd_open(const char *path, const char *format, bool read_only,
+BlockBackend *block_nbd_open(const char *path, const char *format, BlockMode mode,
                              const char *socket_dir, GError **error);
 
 #endif

@@ -65,11 +65,12 @@ option_quote(const char *value)
 }
 
 static gboolean
-server_spawn(NbdServer *server, const char *format, bool read_only, GError **error)
+server_spawn(NbdServer *server, const char *format, BlockMode mode, GError **error)
 {
     g_autofree char *path = option_quote(server->path);
     g_autofree char *image =
-        g_strdup_printf("driver=%s,file.driver=file,file.filename=%s", format, path);
+        g_strdup_printf("driver=%s,%sfile.driver=file,file.filename=%s", format,
+                        mode == BLOCK_SHARED ? "force-share=on," : "", path);
     g_autofree char *socket = g_strconcat("--socket=", server->socket, NULL);
     const char *argv[] = {"qemu-nbd",
                           socket,
@@ -79,7 +80,7 @@ server_spawn(NbdServer *server, const char *format, bool read_only, GError **err
                           "--discard=unmap",
                           "--image-opts",
                           image,
-                          read_only ? "--read-only" : NULL,
+                          mode == BLOCK_WRITE ? NULL : "--read-only",
                           NULL};
     pid_t self = getpid();
 
@@ -176,7 +177,7 @@ server_check(const char *path, const char *format, const char *socket, GError **
 
 /* One try. *busy: another one has the image locked. */
 static gboolean
-server_try(NbdServer *server, const char *format, bool read_only, struct nbd_handle **nbd,
+server_try(NbdServer *server, const char *format, BlockMode mode, struct nbd_handle **nbd,
            bool *busy, GError **error)
 {
     gint64 limit = g_get_monotonic_time() + START_LIMIT_US;
@@ -184,7 +185,7 @@ server_try(NbdServer *server, const char *format, bool read_only, struct nbd_han
     g_autofree char *said = NULL;
 
     *busy = false;
-    if (!server_spawn(server, format, read_only, error))
+    if (!server_spawn(server, format, mode, error))
         return FALSE;
     *nbd = nbd_wait_connect("qemu-nbd", server->socket, limit, server_running, server, &why);
     if (*nbd != NULL)
@@ -201,7 +202,7 @@ server_try(NbdServer *server, const char *format, bool read_only, struct nbd_han
 }
 
 static gboolean
-server_go(NbdServer *server, const char *format, bool read_only, struct nbd_handle **nbd,
+server_go(NbdServer *server, const char *format, BlockMode mode, struct nbd_handle **nbd,
           GError **error)
 {
     gint64 limit = g_get_monotonic_time() + LOCK_WAIT_US;
@@ -210,7 +211,7 @@ server_go(NbdServer *server, const char *format, bool read_only, struct nbd_hand
         g_autoptr(GError) why = NULL;
         bool busy;
 
-        if (server_try(server, format, read_only, nbd, &busy, &why))
+        if (server_try(server, format, mode, nbd, &busy, &why))
             return TRUE;
         if (!busy || g_get_monotonic_time() > limit) {
             g_propagate_error(error, g_steal_pointer(&why));
@@ -221,7 +222,7 @@ server_go(NbdServer *server, const char *format, bool read_only, struct nbd_hand
 }
 
 NbdServer *
-nbd_server_start(const char *path, const char *format, bool read_only, const char *socket_dir,
+nbd_server_start(const char *path, const char *format, BlockMode mode, const char *socket_dir,
                  struct nbd_handle **nbd, GError **error)
 {
     static unsigned started;
@@ -231,7 +232,7 @@ nbd_server_start(const char *path, const char *format, bool read_only, const cha
     server->socket = g_strdup_printf("%s/nbd-%d-%u", socket_dir, (int)getpid(), started++);
     server->log_fd = -1;
     if (server_check(path, format, server->socket, error) &&
-        server_go(server, format, read_only, nbd, error)) {
+        server_go(server, format, mode, nbd, error)) {
         server->log_source =
             g_unix_fd_add(server->log_fd, G_IO_IN | G_IO_HUP | G_IO_ERR, log_ready, server);
         return server;

@@ -3,9 +3,9 @@
 #ifndef DISTRICT_DISK_NBD_SERVER_H
 #define DISTRICT_DISK_NBD_SERVER_H
 
-#include <glib.h>
+#include "disk/block.h"
+
 #include <libnbd.h>
-#include <stdbool.h>
 
 typedef struct NbdServer NbdServer;
 
@@ -13,7 +13,7 @@ typedef struct NbdServer NbdServer;
  * Start it for the image at path, connect (*nbd: the caller's, connected and through the handshake)
  * and log what it says from then on. NULL with error set, after 10 s at the latest.
  */
-NbdServer *nbd_server_start(const char *path, const char *format, bool read_only,
+NbdServer *nbd_server_start(const char *path, const char *format, BlockMode mode,
                             const char *socket_dir, struct nbd_handle **nbd, GError **error);
 /* End it: the image is closed in order, and free for others when this returns. */
 void nbd_server_stop(NbdServer *server);

@@ -28,14 +28,15 @@ disks_socket_dir(Disks *disks, const Options *o, GError **error)
 static BlockBackend *
 disks_home_open(Disks *disks, const Options *o, const OptionDisk *option, GError **error)
 {
+    BlockMode mode = option->shared ? BLOCK_SHARED : option->read_only ? BLOCK_READ : BLOCK_WRITE;
     g_autofree char *socket_dir = NULL;
 
     if (g_str_equal(option->format, "raw"))
-        return block_raw_open(option->path, option->read_only, error);
+        return block_raw_open(option->path, mode, error);
     socket_dir = disks_socket_dir(disks, o, error);
     return socket_dir == NULL
                ? NULL
-               : block_nbd_open(option->path, option->format, option->read_only, socket_dir, error);
+               : block_nbd_open(option->path, option->format, mode, socket_dir, error);
 }
 
 gboolean

@@ -87,6 +87,11 @@ setting_take(OptionDisk *disk, const char *text, const char *setting, GError **e
         return disk->read_only || g_str_equal(value, "off") ||
                disk_refuse(error, text, "readonly= takes on or off");
     }
+    if (g_str_equal(key, "shared")) {
+        disk->shared = g_str_equal(value, "on");
+        return disk->shared || g_str_equal(value, "off") ||
+               disk_refuse(error, text, "shared= takes on or off");
+    }
     if (g_str_equal(key, "id")) {
         if (!is_word(value, id_char, OPTION_DISK_ID_MAX))
             return disk_refuse(error, text, "id= takes 1 to 20 printable characters");
@@ -95,8 +100,8 @@ setting_take(OptionDisk *disk, const char *text, const char *setting, GError **e
         return TRUE;
     }
     return disk_refuse(error, text,
-                       "after the path come format=, readonly= and id=; a comma in "
-                       "the path is doubled");
+                       "after the path come format=, readonly=, shared= and id=; a "
+                       "comma in the path is doubled");
 }
 
 gboolean

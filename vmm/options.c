@@ -109,6 +109,11 @@ options_disks_set(Options *o, const RawOptions *raw, GError **error)
             o->n_disks++; /* clear it, too */
             return FALSE;
         }
+        if (o->disks[o->n_disks].shared && o->overlay_dir == NULL) {
+            o->n_disks++;
+            return options_refuse(error, "--disk", raw->disks[o->n_disks - 1],
+                                  "shared=on needs --overlay-dir: the image is not written to");
+        }
     }
     return TRUE;
 }
@@ -220,7 +225,7 @@ options_parse(int argc, char **argv, Options *o, GError **error)
         {"mac", 0, 0, G_OPTION_ARG_STRING_ARRAY, &raw.macs, "Its address, in order of --net",
          "ADDR"},
         {"disk", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &raw.disks,
-         "Disk: PATH[,format=F][,readonly=on][,id=SERIAL]; may be repeated", "DISK"},
+         "Disk: PATH[,format=F][,readonly=on][,shared=on][,id=SERIAL]; may be repeated", "DISK"},
         {"overlay-dir", 0, 0, G_OPTION_ARG_FILENAME, &o->overlay_dir,
          "Keep what the guest writes to its disks in overlays here", "DIR"},
         {"serial", 0, 0, G_OPTION_ARG_STRING, &o->serial,

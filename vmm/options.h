@@ -18,6 +18,7 @@ typedef struct OptionDisk {
     char *format; /* "raw", or as qemu-nbd knows it */
     char *id;
     bool read_only;
+    bool shared; /* another engine has it open to write; here it is only read, below an overlay */
 } OptionDisk;
 
 typedef struct Options {
@@ -53,8 +54,8 @@ void options_clear(Options *options);
 /* "512M", "2G", plain bytes; 0 if it is not a size. */
 uint64_t options_size_parse(const char *text);
 gboolean options_mac_parse(const char *text, uint8_t mac[6]);
-/* "PATH[,format=F][,readonly=on|off][,id=SERIAL]" of disk number; a comma in PATH is doubled. Free
- * with option_disk_clear, also after an error. */
+/* "PATH[,format=F][,readonly=on|off][,shared=on|off][,id=SERIAL]" of disk number; a comma in PATH is
+ * doubled. Free with option_disk_clear, also after an error. */
 gboolean option_disk_parse(const char *text, guint number, OptionDisk *disk, GError **error);
 void option_disk_clear(OptionDisk *disk);
 

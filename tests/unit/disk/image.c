@@ -41,18 +41,18 @@ image_remove(Image *image)
 }
 
 BlockBackend *
-image_try_open(const Image *image, bool read_only, GError **error)
+image_try_open(const Image *image, BlockMode mode, GError **error)
 {
     if (strcmp(image->format, "raw") == 0)
-        return block_raw_open(image->path, read_only, error);
-    return block_nbd_open(image->path, image->format, read_only, image->dir, error);
+        return block_raw_open(image->path, mode, error);
+    return block_nbd_open(image->path, image->format, mode, image->dir, error);
 }
 
 BlockBackend *
-image_open(const Image *image, bool read_only)
+image_open(const Image *image, BlockMode mode)
 {
     g_autoptr(GError) error = NULL;
-    BlockBackend *b = image_try_open(image, read_only, &error);
+    BlockBackend *b = image_try_open(image, mode, &error);
 
     g_assert_no_error(error);
     return b;

@@ -16,8 +16,8 @@ typedef struct Image {
 void image_make(Image *image, const char *format, uint64_t bytes);
 /* Also checks that nothing but the image is left in the directory. */
 void image_remove(Image *image);
-BlockBackend *image_try_open(const Image *image, bool read_only, GError **error);
-BlockBackend *image_open(const Image *image, bool read_only);
+BlockBackend *image_try_open(const Image *image, BlockMode mode, GError **error);
+BlockBackend *image_open(const Image *image, BlockMode mode);
 void image_close(BlockBackend *b);
 
 /* One request, until it has ended; its error. */

@@ -24,7 +24,7 @@ static void
 set_up(Fixture *f, gconstpointer format)
 {
     image_make(&f->image, format, SIZE);
-    f->b = image_open(&f->image, false);
+    f->b = image_open(&f->image, BLOCK_WRITE);
     f->buf = g_malloc(MIB);
 }
 
@@ -60,7 +60,7 @@ contents_stay(Fixture *f, gconstpointer format)
     memset(f->buf, 0x5A, 4096);
     g_assert_cmpint(block_write(f->b, SIZE - 4096, f->buf, 4096), ==, 0);
     image_close(f->b);
-    f->b = image_open(&f->image, true);
+    f->b = image_open(&f->image, BLOCK_READ);
     g_assert_cmpint(block_read(f->b, SIZE - 4096, f->buf, 4096), ==, 0);
     g_assert_true(all_bytes(f->buf, 4096, 0x5A));
 }
@@ -146,7 +146,7 @@ static void
 read_only_refuses_writes(Fixture *f, gconstpointer format)
 {
     image_close(f->b);
-    f->b = image_open(&f->image, true);
+    f->b = image_open(&f->image, BLOCK_READ);
     g_assert_true(f->b->read_only);
     memset(f->buf, 1, 512);
     g_assert_cmpint(block_write(f->b, 0, f->buf, 512), !=, 0);
@@ -160,7 +160,7 @@ open_refused(Fixture *f, const char *path, const char *why)
     Image other = {.dir = f->image.dir, .path = (char *)path, .format = f->image.format};
     g_autoptr(GError) error = NULL;
 
-    g_assert_null(image_try_open(&other, false, &error));
+    g_assert_null(image_try_open(&other, BLOCK_WRITE, &error));
     g_test_message("%s", error->message);
     g_assert_nonnull(strstr(error->message, path));
     if (why != NULL)
@@ -178,8 +178,8 @@ second_raw_opening_is_refused(Fixture *f, gconstpointer format)
 {
     open_refused(f, f->image.path, "in use");
     image_close(f->b);
-    f->b = image_open(&f->image, true);
-    BlockBackend *also = image_open(&f->image, true); /* readers share it */
+    f->b = image_open(&f->image, BLOCK_READ);
+    BlockBackend *also = image_open(&f->image, BLOCK_READ); /* readers share it */
     image_close(also);
 }
 
@@ -203,7 +203,7 @@ short_lock_is_waited_for(Fixture *f, gconstpointer format)
     fd = open(f->image.path, O_RDWR | O_CLOEXEC);
     g_assert_cmpint(fcntl(fd, F_OFD_SETLK, &lock), ==, 0);
     thread = g_thread_new("closer", close_soon, GINT_TO_POINTER(fd));
-    f->b = image_open(&f->image, false);
+    f->b = image_open(&f->image, BLOCK_WRITE);
     g_thread_join(thread);
 }
 
@@ -225,6 +225,26 @@ odd_sizes_are_refused(Fixture *f, gconstpointer format)
     open_refused(f, f->image.dir, "directory");
 }
 
+/* Beside whoever has it open to write, who can also go and come back. */
+static void
+shared_opening_keeps_nobody_out(Fixture *f, gconstpointer format)
+{
+    BlockBackend *shared;
+
+    memset(f->buf, 0x3C, MIB);
+    g_assert_cmpint(block_write(f->b, MIB, f->buf, MIB), ==, 0);
+    g_assert_cmpint(block_flush(f->b), ==, 0);
+    shared = image_open(&f->image, BLOCK_SHARED);
+    g_assert_true(shared->read_only);
+    image_close(f->b);
+    f->b = image_open(&f->image, BLOCK_WRITE);
+    memset(f->buf, 0, MIB);
+    g_assert_cmpint(block_read(shared, MIB, f->buf, MIB), ==, 0);
+    g_assert_true(all_bytes(f->buf, MIB, 0x3C));
+    g_assert_cmpint(block_write(shared, 0, f->buf, 4096), !=, 0);
+    image_close(shared);
+}
+
 /* The format is what was said, whatever the image holds. */
 static void
 content_is_not_believed(Fixture *f, gconstpointer format)
@@ -235,7 +255,7 @@ content_is_not_believed(Fixture *f, gconstpointer format)
     g_autoptr(GError) error = NULL;
     image_close(f->b);
     f->b = NULL;
-    g_assert_null(image_try_open(&as_qcow2, false, &error));
+    g_assert_null(image_try_open(&as_qcow2, BLOCK_WRITE, &error));
     g_test_message("%s", error->message);
     g_assert_nonnull(strstr(error->message, "qcow2"));
 }
@@ -245,7 +265,8 @@ odd_formats_are_refused(Fixture *f, gconstpointer format)
 {
     g_autoptr(GError) error = NULL;
 
-    g_assert_null(block_nbd_open(f->image.path, "qcow2,backing=/x", false, f->image.dir, &error));
+    g_assert_null(
+        block_nbd_open(f->image.path, "qcow2,backing=/x", BLOCK_WRITE, f->image.dir, &error));
     g_assert_nonnull(strstr(error->message, "not a format"));
 }
 
@@ -313,7 +334,7 @@ server_ends_with_us(Fixture *f, gconstpointer format)
     /* And if we are killed: in a process of its own. */
     child = fork();
     if (child == 0) {
-        BlockBackend *b = image_open(&f->image, false);
+        BlockBackend *b = image_open(&f->image, BLOCK_WRITE);
 
         b->ops->flush(b, block_note, &error);
         block_wait(&error);
@@ -321,7 +342,7 @@ server_ends_with_us(Fixture *f, gconstpointer format)
     }
     g_assert_cmpint(waitpid(child, &status, 0), ==, child);
     /* It lets go of the image, so that it can be opened again. */
-    f->b = image_open(&f->image, false);
+    f->b = image_open(&f->image, BLOCK_WRITE);
     remove_sockets(f, child);
 }
 
@@ -344,6 +365,7 @@ main(int argc, char **argv)
     BOTH("a discard gives space back", discards);
     BOTH("a read-only image takes no writes", read_only_refuses_writes);
     BOTH("an image that is not there is named", missing_image_is_named);
+    BOTH("a shared opening keeps nobody out", shared_opening_keeps_nobody_out);
     RAW("a second opening is refused", second_raw_opening_is_refused);
     RAW("a lock that goes soon is waited for", short_lock_is_waited_for);
     RAW("sizes that no disk has are refused", odd_sizes_are_refused);

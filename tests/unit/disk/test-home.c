@@ -23,7 +23,7 @@ set_up(Fixture *f, gconstpointer format)
     g_autoptr(GError) error = NULL;
 
     image_make(&f->image, format, SIZE);
-    f->engine = image_open(&f->image, false);
+    f->engine = image_open(&f->image, BLOCK_WRITE);
     f->home = home_open(f->engine->home, SIZE, true, &error);
     g_assert_no_error(error);
     f->buf = g_malloc(MIB);

@@ -165,6 +165,23 @@ test_disk_list(void)
     options_clear(&options);
 }
 
+/* What is written to such a disk has to go somewhere. */
+static void
+test_disk_shared(void)
+{
+    char *argv[] = {
+        (char *)"district-vmm", (char *)"--kernel",      (char *)"k",      (char *)"--disk",
+        (char *)"/a,shared=on", (char *)"--overlay-dir", (char *)"/store", NULL};
+    g_autoptr(GError) error = NULL;
+    Options options;
+
+    options_parse(G_N_ELEMENTS(argv) - 1, argv, &options, &error);
+    g_assert_no_error(error);
+    g_assert_true(options.disks[0].shared);
+    options_clear(&options);
+    refused("needs --overlay-dir", "--kernel", "k", "--disk", "/a,shared=on", NULL);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -176,5 +193,6 @@ main(int argc, char **argv)
     g_test_add_func("/options/each --net is a card, with its --mac or a derived one", test_nets);
     g_test_add_func("/options/a disk has a path, a format, an id", test_disks);
     g_test_add_func("/options/each --disk is a disk", test_disk_list);
+    g_test_add_func("/options/a disk that is shared needs an overlay", test_disk_shared);
     return g_test_run();
 }
