@@ -256,6 +256,7 @@ on_tick(gpointer data)
             district_poll_status(value);
         if (ticks % 5 == 0) {
             autostart_tick(value);
+            clone_tick(value);
             protect_resume(value);
             migrate_go_on(value);
         }

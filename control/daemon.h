@@ -7,7 +7,8 @@
  *   daemon.c      set-up, listener routing, look-ups
  *   api.c verbs.c the user API            peer.c exchange.c   the other hosts
  *   job.c         operations of several steps, built of steps in
- *                 start.c verify.c stop.c protect.c takeover.c migrate.c checkpoint.c remove.c
+ *                 start.c verify.c stop.c protect.c takeover.c migrate.c checkpoint.c clone.c
+ *                 remove.c
  *   district.c    a district's state      process.c fate.c adopt.c  its processes
  */
 #ifndef DISTRICT_CONTROL_DAEMON_H
@@ -113,6 +114,7 @@ struct District {
     char *namesake;             /* host that was last seen to have another district of this name */
     gboolean autostart_due;     /* the host has booted, and it is not started yet */
     int64_t autostart_ns;       /* not to be tried before */
+    int64_t pins_ns;            /* when to look for pins without a clone; CLOCK_MONOTONIC */
     gboolean taking_back;       /* handed over, but the target does not run it: to run on here */
     /* standby only */
     gboolean has_commit;
@@ -140,7 +142,10 @@ Claim district_claim(const District *district);
 char *district_run_path(const District *district, const char *file);
 char *district_log_path(const District *district, const char *file);
 char *district_member_path(const District *district, const char *member, const char *suffix);
+/* The store: of a clone, the original's, which is only read. */
 char *district_store_dir(const District *district);
+/* Where overlays of its disks are made. */
+char *district_overlay_dir(const District *district);
 /* Where the homes of disks are that came from another host, a standby's copy too; NULL: none did. */
 char *district_disk_dir(const District *district);
 /* Path of the home of disk i of member on this host. *moved: it came from another host and is raw,
@@ -153,6 +158,15 @@ gboolean district_make_lineage(const District *district, GError **error);
 gboolean district_remove_lineage(const District *district, unsigned lineage, GError **error);
 /* The number for one that has no directory here yet. */
 unsigned district_new_lineage(const District *district);
+/* The one in use; all that are there (of unsigned, the caller's); where checkpoints of one are. */
+unsigned district_lineage(const District *district);
+GArray *district_lineages(const District *district);
+char *district_lineage_store(const District *district, unsigned lineage);
+gboolean district_is_clone(const District *district);
+/* Names of its clones, sorted; of const char, the caller's. */
+GPtrArray *district_clones(const District *district);
+/* Are the paths of its sockets short enough (unix(7))? */
+gboolean district_check_sockets(const District *district, GError **error);
 /* All about it, for people and programs. */
 JsonObject *district_describe(District *district);
 JsonObject *district_summary(District *district);
@@ -272,6 +286,19 @@ typedef void (*StoreQueryDone)(const char *out, const GError *error, gpointer da
  * its value, or NULL). done is called exactly once. */
 void store_query(const District *district, const char *option, const char *value,
                  StoreQueryDone done, gpointer data);
+/* The same in a directory, with any options (ends with NULL), for limit_s seconds at most. */
+void store_query_in(const District *district, const char *dir, const char *const *options,
+                    unsigned limit_s, StoreQueryDone done, gpointer data);
+/* Run checkpoint at of original as a clone called name: make it, start it. */
+void operation_clone(District *original, const char *at, const char *name, JobDone done,
+                     gpointer data);
+/* A clone of original has gone: release what was kept for it, now if that can be, else later. done
+ * gets neither a result nor an error. */
+void clone_release(District *original, JobDone done, gpointer data);
+/* Now and then: the same for clones that nobody remembers. */
+void clone_tick(District *original);
+/* Of a clone's start: nobody but its original's engines has the homes of its disks open to write. */
+void clone_step_homes(Job *job);
 /* storecheck.c: result has "checkpoints", "n_faults" and "faults" (object, text). Runs beside any
  * other operation. */
 void operation_check_store(District *district, JobDone done, gpointer data);

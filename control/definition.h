@@ -65,6 +65,13 @@ Definition *definition_parse(const char *text, gsize len, const char *file, GErr
 void definition_free(Definition *definition);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Definition, definition_free)
 
+/*
+ * The same as definition for a clone called name (clonetext.c). log_dir: for what its members print to
+ * port 0xE9. Caller frees; NULL with error set.
+ */
+char *definition_clone_text(const Definition *definition, const char *name, const char *log_dir,
+                            GError **error);
+
 /* Are the files named there and readable on this host? moved: but for the disks written to, whose
  * homes are elsewhere (district_disk_dir). */
 gboolean definition_check_files(const Definition *definition, gboolean moved, GError **error);

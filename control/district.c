@@ -8,6 +8,7 @@
 #include "standby.pb-c.h"
 
 #include <string.h>
+#include <sys/un.h>
 
 #define STATUS_TIMEOUT_MS 1000
 
@@ -72,6 +73,51 @@ district_free(District *d)
     g_free(d->reason);
     g_free(d->name);
     g_free(d);
+}
+
+gboolean
+district_is_clone(const District *d)
+{
+    return d->record.clone_of != NULL;
+}
+
+static gint
+compare_names(gconstpointer a, gconstpointer b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+GPtrArray *
+district_clones(const District *d)
+{
+    GPtrArray *names = g_ptr_array_new();
+    GHashTableIter iter;
+    gpointer value = NULL;
+
+    g_hash_table_iter_init(&iter, d->daemon->districts);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        const District *other = value;
+        if (g_strcmp0(other->record.clone_of, d->name) == 0)
+            g_ptr_array_add(names, other->name);
+    }
+    g_ptr_array_sort(names, compare_names);
+    return names;
+}
+
+gboolean
+district_check_sockets(const District *d, GError **error)
+{
+    for (guint i = 0; i < d->definition->members->len; i++) {
+        const DefinitionMember *m = d->definition->members->pdata[i];
+        g_autofree char *path = district_member_path(d, m->name, ".member.sock");
+        if (strlen(path) < sizeof(((struct sockaddr_un *)NULL)->sun_path))
+            continue;
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+                    "%s: too long for a socket: shorten the name of the district or of member %s",
+                    path, m->name);
+        return FALSE;
+    }
+    return TRUE;
 }
 
 const char *
@@ -165,15 +211,16 @@ district_member_path(const District *d, const char *member, const char *suffix)
 static char *
 lineage_dir(const District *d, unsigned lineage, const char *name)
 {
-    g_autofree char *dir = store_district_dir(d->daemon->config->state_dir, d->name);
+    const char *owner = district_is_clone(d) ? d->record.clone_of : d->name;
+    g_autofree char *dir = store_district_dir(d->daemon->config->state_dir, owner);
     g_autofree char *number = g_strdup_printf("lineage-%u", lineage);
 
     return lineage == 0 ? g_build_filename(dir, name, NULL)
                         : g_build_filename(dir, number, name, NULL);
 }
 
-static unsigned
-lineage_of(const District *d)
+unsigned
+district_lineage(const District *d)
 {
     return d->record.role == ROLE_STANDBY && d->record.copy != 0 ? d->record.copy
                                                                  : d->record.lineage;
@@ -182,13 +229,47 @@ lineage_of(const District *d)
 char *
 district_store_dir(const District *d)
 {
-    return lineage_dir(d, lineage_of(d), "store");
+    return lineage_dir(d, district_lineage(d), "store");
+}
+
+char *
+district_lineage_store(const District *d, unsigned lineage)
+{
+    return lineage_dir(d, lineage, "store");
+}
+
+char *
+district_overlay_dir(const District *d)
+{
+    g_autofree char *dir = store_district_dir(d->daemon->config->state_dir, d->name);
+
+    return district_is_clone(d) ? g_build_filename(dir, "overlays", NULL) : district_store_dir(d);
+}
+
+GArray *
+district_lineages(const District *d)
+{
+    g_autofree char *path = lineage_dir(d, 0, NULL);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    GArray *lineages = g_array_new(FALSE, TRUE, sizeof(unsigned));
+    const char *name;
+
+    g_array_set_size(lineages, 1); /* number 0 */
+    while (dir != NULL && (name = g_dir_read_name(dir)) != NULL) {
+        guint64 number = 0;
+        if (!g_str_has_prefix(name, "lineage-") ||
+            !g_ascii_string_to_unsigned(name + strlen("lineage-"), 10, 1, G_MAXUINT, &number, NULL))
+            continue;
+        unsigned lineage = (unsigned)number;
+        g_array_append_val(lineages, lineage);
+    }
+    return lineages;
 }
 
 char *
 district_disk_dir(const District *d)
 {
-    unsigned lineage = lineage_of(d);
+    unsigned lineage = district_lineage(d);
 
     return lineage != 0 ? lineage_dir(d, lineage, "disks") : NULL;
 }
@@ -213,7 +294,7 @@ district_disk_home(const District *d, const DefinitionMember *m, guint i, gboole
 gboolean
 district_make_lineage(const District *d, GError **error)
 {
-    g_autofree char *dir = lineage_dir(d, lineage_of(d), NULL);
+    g_autofree char *dir = lineage_dir(d, district_lineage(d), NULL);
     g_autofree char *store = district_store_dir(d);
     g_autofree char *disks = district_disk_dir(d);
 
@@ -226,7 +307,7 @@ district_remove_lineage(const District *d, unsigned lineage, GError **error)
 {
     g_autofree char *dir = lineage_dir(d, lineage, NULL);
 
-    g_return_val_if_fail(lineage != 0 && lineage != lineage_of(d), FALSE);
+    g_return_val_if_fail(lineage != 0 && lineage != district_lineage(d), FALSE);
     return store_remove_tree(dir, error);
 }
 
@@ -432,6 +513,9 @@ district_summary(District *d)
                                    (gint64)d->record.superseded_incarnation);
     if (d->job != NULL)
         json_object_set_string_member(object, "operation", d->job->verb);
+    set_string(object, "clone_of", d->record.clone_of);
+    if (district_is_clone(d))
+        json_object_set_int_member(object, "clone_checkpoint", (gint64)d->record.clone_id);
     /* On a standby district-ckpt only waits, warm. */
     if (d->ckpt_status != NULL && d->record.role != ROLE_STANDBY) {
         json_object_set_int_member(object, "epoch", json_get_int(d->ckpt_status, "epoch", 0));
@@ -497,6 +581,17 @@ set_process(JsonObject *object, District *d, const char *kind)
         json_object_set_int_member(object, kind, child_process(child)->pid);
 }
 
+static JsonArray *
+clones_describe(const District *d)
+{
+    g_autoptr(GPtrArray) names = district_clones(d);
+    JsonArray *array = json_array_new();
+
+    for (guint i = 0; i < names->len; i++)
+        json_array_add_string_element(array, names->pdata[i]);
+    return array;
+}
+
 JsonObject *
 district_describe(District *d)
 {
@@ -511,6 +606,7 @@ district_describe(District *d)
     set_process(processes, d, "ckpt");
     set_process(processes, d, "standby");
     json_object_set_array_member(object, "members", members);
+    json_object_set_array_member(object, "clones", clones_describe(d));
     json_object_set_object_member(object, "processes", processes);
     json_object_set_string_member(object, "host", d->daemon->config->host_name);
     json_object_set_boolean_member(object, "protect", d->record.protect);

@@ -77,8 +77,9 @@ static gboolean
 make_dirs(const District *d, GError **error)
 {
     return make_dir(district_run_path(d, NULL), error) &&
-           make_dir(district_log_path(d, NULL), error) && district_make_lineage(d, error) &&
-           make_dir(district_store_dir(d), error);
+           make_dir(district_log_path(d, NULL), error) &&
+           (district_is_clone(d) || district_make_lineage(d, error)) &&
+           make_dir(district_overlay_dir(d), error);
 }
 
 /* ---- Command lines ---- */
@@ -125,7 +126,8 @@ add_optional(GPtrArray *argv, const char *option, const char *value)
         add(argv, option, g_strdup(value));
 }
 
-/* The disks, and where their overlays are made: in the store, whose file system has the room. */
+/* The disks, and where their overlays are made: in the store, whose file system has the room. Those of
+ * a clone are its original's, which may run. */
 static void
 add_disks(const District *d, const DefinitionMember *m, GPtrArray *argv)
 {
@@ -135,10 +137,12 @@ add_disks(const District *d, const DefinitionMember *m, GPtrArray *argv)
         g_autofree char *home = district_disk_home(d, m, i, &moved);
         add(argv, "--disk",
             g_strdup_printf("%s,format=%s%s", home, moved ? "raw" : disk->format,
-                            disk->read_only ? ",readonly=on" : ""));
+                            disk->read_only        ? ",readonly=on"
+                            : district_is_clone(d) ? ",shared=on"
+                                                   : ""));
     }
     if (m->disks->len > 0)
-        add(argv, "--overlay-dir", district_store_dir(d));
+        add(argv, "--overlay-dir", district_overlay_dir(d));
 }
 
 static gboolean
@@ -245,6 +249,11 @@ add_store(const District *d, GPtrArray *argv)
                       : MAX(definition->durable_every_us / 1000, 1);
 
     add(argv, "--store", district_store_dir(d));
+    if (district_is_clone(d)) {
+        add(argv, "--clone-of", g_strdup(d->record.clone_of));
+        add(argv, "--overlay-dir", district_overlay_dir(d));
+        return;
+    }
     add(argv, "--durable-every", g_strdup_printf("%" G_GUINT64_FORMAT, ms));
     add(argv, "--keep", g_strdup_printf("%u,%u,%u", keep->last, keep->hourly, keep->daily));
     add(argv, "--disk-sync-rate", g_strdup_printf("%" G_GUINT64_FORMAT, definition->sync_rate));

@@ -6,6 +6,8 @@
  * Its processes are waited for, so that what they leave (a TAP interface, entries in the process
  * table) is cleared up by those who clear it up always. A copy that is dropped leaves the durable
  * checkpoints that were taken while this host was home: they are not part of the copy.
+ *
+ * When a clone has gone, what its original kept for it is released.
  */
 #include "control/daemon.h"
 #include "common/clock.h"
@@ -16,6 +18,7 @@
 typedef struct Removal {
     Daemon *daemon;
     char *name;
+    char *clone_of; /* or NULL */
     JobDone done;
     gpointer data;
 } Removal;
@@ -69,7 +72,9 @@ step_keep_checkpoints(Job *job)
         return;
     }
     /* One with a lineage of its own had disks, and a life before it may have left some as well. */
-    if (job->force || (json_array_get_length(checkpoints) == 0 && d->record.lineage == 0)) {
+    g_autoptr(GPtrArray) clones = district_clones(d);
+    if (job->force ||
+        (json_array_get_length(checkpoints) == 0 && d->record.lineage == 0 && clones->len == 0)) {
         job_next(job);
         return;
     }
@@ -90,6 +95,22 @@ step_keep_checkpoints(Job *job)
 
 static const JobStep remove_steps[] = {step_end, step_wait_gone, step_keep_checkpoints, NULL};
 
+static void
+removal_end(Removal *removal, JsonObject *result, const GError *error)
+{
+    removal->done(error != NULL ? NULL : result, error, removal->data);
+    g_free(removal->clone_of);
+    g_free(removal->name);
+    g_free(removal);
+}
+
+/* JobDone */
+static void
+on_released(JsonObject *result, const GError *error, gpointer data)
+{
+    removal_end(data, NULL, NULL);
+}
+
 /* JobDone: only now does nothing hold on to the district. */
 static void
 on_done(JsonObject *result, const GError *why, gpointer data)
@@ -97,13 +118,17 @@ on_done(JsonObject *result, const GError *why, gpointer data)
     Removal *removal = data;
     Daemon *daemon = removal->daemon;
     g_autoptr(GError) error = why != NULL ? g_error_copy(why) : NULL;
+    District *original = NULL;
 
     if (error == NULL && !json_get_bool(result, "kept", FALSE) &&
         store_destroy(daemon->config->state_dir, removal->name, &error))
         g_hash_table_remove(daemon->districts, removal->name);
-    removal->done(error != NULL ? NULL : result, error, removal->data);
-    g_free(removal->name);
-    g_free(removal);
+    if (error == NULL && removal->clone_of != NULL)
+        original = g_hash_table_lookup(daemon->districts, removal->clone_of);
+    if (original != NULL)
+        clone_release(original, on_released, removal);
+    else
+        removal_end(removal, result, error);
 }
 
 void
@@ -113,6 +138,7 @@ operation_remove(District *d, gboolean checkpoints_too, JobDone done, gpointer d
 
     removal->daemon = d->daemon;
     removal->name = g_strdup(d->name);
+    removal->clone_of = g_strdup(d->record.clone_of);
     removal->done = done;
     removal->data = data;
     Job *job = job_new(d, "removal", remove_steps, on_done, removal);

@@ -2,6 +2,7 @@
 /*
  * Operations that bring members up on their home: start, and restart from a checkpoint file. A
  * restart ends what runs only when nothing is known that would stand in the way of what is to come.
+ * A clone has but one checkpoint: it goes on from that, whichever of the two is asked for.
  */
 #include "control/daemon.h"
 #include "common/clock.h"
@@ -308,12 +309,29 @@ static const JobStep restart_steps[] = {step_check_restart,
                                         step_running,
                                         NULL};
 
+static const JobStep clone_start_steps[] = {
+    step_check,     clone_step_homes,      step_new_incarnation, step_start_processes,
+    step_wait_ckpt, step_ckpt_start_store, step_running,         NULL};
+static const JobStep clone_restart_steps[] = {step_check_restart,
+                                              step_end_running,
+                                              step_stopped,
+                                              step_check,
+                                              clone_step_homes,
+                                              step_new_incarnation,
+                                              step_start_processes,
+                                              step_wait_ckpt,
+                                              step_ckpt_start_store,
+                                              step_running,
+                                              NULL};
+
 void
 operation_start(District *d, gboolean force, JobDone done, gpointer data)
 {
-    Job *job = job_new(d, "start", start_steps, done, data);
+    gboolean clone = district_is_clone(d);
+    Job *job = job_new(d, "start", clone ? clone_start_steps : start_steps, done, data);
     if (job == NULL)
         return;
+    job->id = clone ? d->record.clone_id : 0;
     job->force = force;
     job->undo = undo_start;
     job_next(job);
@@ -323,13 +341,14 @@ void
 operation_restart(District *d, const char *from, gboolean force, JobDone done, gpointer data)
 {
     g_autoptr(GError) error = NULL;
-    uint64_t id = checkpoint_find(d, from, &error);
+    gboolean clone = district_is_clone(d);
+    uint64_t id = clone ? d->record.clone_id : checkpoint_find(d, from, &error);
 
     if (id == 0) {
         done(NULL, error, data);
         return;
     }
-    Job *job = job_new(d, "restart", restart_steps, done, data);
+    Job *job = job_new(d, "restart", clone ? clone_restart_steps : restart_steps, done, data);
     if (job == NULL)
         return;
     job->id = id;

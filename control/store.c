@@ -3,6 +3,7 @@
 #include "control/store.h"
 #include "control/error.h"
 #include "control/json.h"
+#include "control/units.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +13,8 @@
 #include <unistd.h>
 
 #define RECORD_VERSION 2
+/* With a clone's fields: a release that does not know them must not run it as something else. */
+#define RECORD_VERSION_CLONE 3
 #define PREFIX_NEW ".new-"
 #define PREFIX_DESTROYED ".destroyed-"
 
@@ -100,6 +103,7 @@ record_clear(Record *record)
     g_free(record->peer);
     g_free(record->superseded_by);
     g_free(record->handing_to);
+    g_free(record->clone_of);
     *record = (Record){0};
 }
 
@@ -153,7 +157,8 @@ record_to_text(const Record *record)
 {
     g_autoptr(JsonObject) object = json_object_new();
 
-    json_object_set_int_member(object, "version", RECORD_VERSION);
+    json_object_set_int_member(object, "version",
+                               record->clone_of != NULL ? RECORD_VERSION_CLONE : RECORD_VERSION);
     json_object_set_string_member(object, "role", role_name(record->role));
     json_object_set_boolean_member(object, "protect", record->protect);
     json_object_set_boolean_member(object, "output_commit", record->output_commit);
@@ -170,6 +175,9 @@ record_to_text(const Record *record)
     set_string(object, "peer", record->peer);
     set_string(object, "superseded_by", record->superseded_by);
     set_string(object, "handing_to", record->handing_to);
+    set_string(object, "clone_of", record->clone_of);
+    if (record->clone_of != NULL)
+        json_object_set_int_member(object, "clone_id", (gint64)record->clone_id);
     return json_to_text(object);
 }
 
@@ -317,8 +325,11 @@ static gboolean
 record_from_json(JsonObject *object, Record *record)
 {
     const char *role = json_get_string(object, "role", "");
+    const char *clone_of = json_get_string(object, "clone_of", NULL);
 
-    if (json_get_int(object, "version", 0) != RECORD_VERSION ||
+    if (json_get_int(object, "version", 0) !=
+            (clone_of != NULL ? RECORD_VERSION_CLONE : RECORD_VERSION) ||
+        (clone_of != NULL && !units_check_name(clone_of, NULL)) ||
         !g_uuid_string_is_valid(json_get_string(object, "uuid", "")))
         return FALSE;
     for (record->role = ROLE_NONE; strcmp(role, role_name(record->role)) != 0; record->role++) {
@@ -339,6 +350,8 @@ record_from_json(JsonObject *object, Record *record)
     record->peer = g_strdup(json_get_string(object, "peer", NULL));
     record->superseded_by = g_strdup(json_get_string(object, "superseded_by", NULL));
     record->handing_to = g_strdup(json_get_string(object, "handing_to", NULL));
+    record->clone_of = g_strdup(clone_of);
+    record->clone_id = (uint64_t)json_get_int(object, "clone_id", 0);
     return TRUE;
 }
 

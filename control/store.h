@@ -5,6 +5,7 @@
  *     state.json        the Record below
  *     incarnation       the highest number given out here, in decimal
  *     store/            durable checkpoints (ckpt/store.h), which district-ckpt writes
+ *     overlays/         instead of it in a clone: nameless files of its disks
  *     lineage-N/        the same, and the homes of its disks, of a life that came from another host:
  *                       store/, and disks/, which are district-standby's until it runs here
  * Every change is atomic and durable when the function returns: written to a temporary file,
@@ -28,6 +29,7 @@ typedef struct Record {
     gboolean stopped;          /* home: on purpose, the guests had ended */
     gboolean home_stopped;     /* standby: the home ended its members on purpose */
     unsigned lineage;          /* whose homes and store are this host's; 0: the definition's */
+    uint64_t clone_id;         /* a clone: checkpoint that it runs, of that lineage of clone_of */
     unsigned copy;             /* standby: lineage of the copy; 0: it has no disks */
     uint64_t interval_us;      /* of the protection */
     uint64_t home_incarnation; /* standby: what the home runs; older streams are refused */
@@ -36,6 +38,7 @@ typedef struct Record {
         ended_incarnation; /* home: handed over to handing_to, not to run again here; 0: none */
     char *peer;            /* home: the standby's host; standby: the home's host; or NULL */
     char *superseded_by;   /* host of the newer life, or NULL */
+    char *clone_of;        /* the district that this is a clone of (clone.c); NULL: none */
     char *handing_to;      /* host, while ended_incarnation is set */
 } Record;
 

@@ -8,7 +8,6 @@
 #include <arpa/inet.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 /* How long guests may take to power themselves off. */
@@ -42,24 +41,22 @@ district_argument(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
     return d;
 }
 
-/* ---- Districts ---- */
-
-/* Socket paths are short (unix(7)); find out now rather than at the first start. */
-static gboolean
-check_socket_paths(const District *d, GError **error)
+/* The same for what cannot be done with a clone. */
+static District *
+original_argument(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
-    for (guint i = 0; i < d->definition->members->len; i++) {
-        const DefinitionMember *m = d->definition->members->pdata[i];
-        g_autofree char *path = district_member_path(d, m->name, ".member.sock");
-        if (strlen(path) < sizeof(((struct sockaddr_un *)NULL)->sun_path))
-            continue;
-        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
-                    "%s: too long for a socket: shorten the name of the district or of member %s",
-                    path, m->name);
-        return FALSE;
-    }
-    return TRUE;
+    District *d = district_argument(request, daemon, arguments);
+
+    if (d == NULL || !district_is_clone(d))
+        return d;
+    fail(request, CONTROL_ERROR_STATE,
+         "%s: it is a clone of %s at checkpoint %" G_GUINT64_FORMAT
+         ", without checkpoints of its own, and stays what it is: do that with %s",
+         d->name, d->record.clone_of, d->record.clone_id, d->record.clone_of);
+    return NULL;
 }
+
+/* ---- Districts ---- */
 
 static gboolean
 create_district(Daemon *daemon, District *d, GError **error)
@@ -69,7 +66,7 @@ create_district(Daemon *daemon, District *d, GError **error)
                     "%s: exists already: destroy it first, or choose another Name=", d->name);
         return FALSE;
     }
-    if (!check_socket_paths(d, error) || !definition_check_files(d->definition, FALSE, error))
+    if (!district_check_sockets(d, error) || !definition_check_files(d->definition, FALSE, error))
         return FALSE;
     d->record.role = ROLE_HOME;
     d->record.uuid = g_uuid_string_random();
@@ -104,10 +101,28 @@ verb_create(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
     api_reply(request, result);
 }
 
+/* Are there clones, which run a checkpoint of it? */
+static gboolean
+check_no_clones(const District *d, GError **error)
+{
+    g_autoptr(GPtrArray) clones = district_clones(d);
+
+    if (clones->len == 0)
+        return TRUE;
+    g_ptr_array_add(clones, NULL);
+    g_autofree char *names = g_strjoinv(", ", (char **)clones->pdata);
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
+                "%s: there are clones of it: destroy %s first", d->name, names);
+    return FALSE;
+}
+
 static gboolean
 check_destroyable(const District *d, gboolean force, GError **error)
 {
     gboolean standby = d->record.role == ROLE_STANDBY;
+
+    if (!check_no_clones(d, error))
+        return FALSE;
 
     if (d->job != NULL || d->state == STATE_HANDED_OVER || (!standby && processes_count(d) > 0))
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE, "%s: it is %s: stop it first",
@@ -120,7 +135,7 @@ check_destroyable(const District *d, gboolean force, GError **error)
     else if (d->record.protect)
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
                     "%s: it is protected: district unprotect %s first", d->name, d->name);
-    else if (d->record.role == ROLE_HOME && d->record.lineage != 0 &&
+    else if (d->record.role == ROLE_HOME && d->record.lineage != 0 && !district_is_clone(d) &&
              definition_has_disks(d->definition) && !force)
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
                     "%s: its disks came from another host and would go with it: copy those that "
@@ -238,7 +253,7 @@ verb_stop(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
         return;
     if (timeout_us < 0 || timeout_us > STOP_TIMEOUT_MAX_US)
         fail(request, CONTROL_ERROR_INVALID, "%s: timeout_us: 0 to a day", d->name);
-    else if (force || timeout_us == 0)
+    else if (force || timeout_us == 0 || district_is_clone(d)) /* nothing of a clone is kept */
         operation_stop(d, force, api_job_done, request);
     else
         operation_shut_down(d, (uint64_t)timeout_us, api_job_done, request);
@@ -247,11 +262,12 @@ verb_stop(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 static void
 verb_restart(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
-    District *d = district_argument(request, daemon, arguments);
+    const char *from = json_get_string(arguments, "from", NULL);
+    District *d = from != NULL ? original_argument(request, daemon, arguments)
+                               : district_argument(request, daemon, arguments);
 
     if (d != NULL)
-        operation_restart(d, json_get_string(arguments, "from", NULL),
-                          json_get_bool(arguments, "force", FALSE), api_job_done, request);
+        operation_restart(d, from, json_get_bool(arguments, "force", FALSE), api_job_done, request);
 }
 
 static gint
@@ -286,16 +302,32 @@ verb_show(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 static void
 verb_checkpoint(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
-    District *d = district_argument(request, daemon, arguments);
+    District *d = original_argument(request, daemon, arguments);
 
     if (d != NULL)
         operation_checkpoint(d, json_get_string(arguments, "label", NULL), api_job_done, request);
 }
 
 static void
+verb_clone(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = original_argument(request, daemon, arguments);
+    const char *at = json_get_string(arguments, "at", NULL);
+    const char *as = json_get_string(arguments, "as", NULL);
+
+    if (d == NULL)
+        return;
+    if (at == NULL || as == NULL)
+        fail(request, CONTROL_ERROR_INVALID, "%s: say which checkpoint (at), and a name (as)",
+             d->name);
+    else
+        operation_clone(d, at, as, api_job_done, request);
+}
+
+static void
 verb_log(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
-    District *d = district_argument(request, daemon, arguments);
+    District *d = original_argument(request, daemon, arguments);
 
     g_autoptr(GError) error = NULL;
 
@@ -314,7 +346,7 @@ verb_log(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 static void
 verb_store_check(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
-    District *d = district_argument(request, daemon, arguments);
+    District *d = original_argument(request, daemon, arguments);
 
     if (d != NULL)
         operation_check_store(d, api_job_done, request);
@@ -325,7 +357,7 @@ verb_store_check(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 static void
 verb_protect(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
-    District *d = district_argument(request, daemon, arguments);
+    District *d = original_argument(request, daemon, arguments);
     g_autoptr(GError) error = NULL;
 
     if (d == NULL)
@@ -350,7 +382,7 @@ verb_protect(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 static void
 verb_unprotect(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
-    District *d = district_argument(request, daemon, arguments);
+    District *d = original_argument(request, daemon, arguments);
 
     if (d != NULL)
         operation_unprotect(d, json_get_bool(arguments, "force", FALSE), api_job_done, request);
@@ -359,7 +391,7 @@ verb_unprotect(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 static void
 verb_failover(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
-    District *d = district_argument(request, daemon, arguments);
+    District *d = original_argument(request, daemon, arguments);
 
     if (d != NULL)
         operation_takeover(d, 0, FALSE, TRUE, api_job_done, request);
@@ -368,7 +400,7 @@ verb_failover(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 static void
 verb_migrate(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
-    District *d = district_argument(request, daemon, arguments);
+    District *d = original_argument(request, daemon, arguments);
     const char *to = json_get_string(arguments, "to", NULL);
     g_autoptr(GError) error = NULL;
 
@@ -593,6 +625,7 @@ static const Verb verbs[] = {
     {"list", verb_list},
     {"show", verb_show},
     {"checkpoint", verb_checkpoint},
+    {"clone", verb_clone},
     {"log", verb_log},
     {"store-check", verb_store_check},
     {"protect", verb_protect},
@@ -605,7 +638,6 @@ static const Verb verbs[] = {
     {"host-list", verb_host_list},
     {"host-remove", verb_host_remove},
     {"rollback", verb_unavailable},
-    {"clone", verb_unavailable},
     {"evacuate", verb_unavailable},
     {"export", verb_unavailable},
     {"import", verb_unavailable},

@@ -59,6 +59,7 @@ gboolean cli_rollback(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_checkpoint(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_list(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_show(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_clone(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_log(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_store(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_top(Cli *cli, int argc, char **argv, GError **error);

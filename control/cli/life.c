@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Verbs: create, destroy, start, stop, restart, checkpoint. */
+/* Verbs: create, destroy, start, stop, restart, checkpoint, clone. */
 #include "control/cli/cli.h"
 #include "control/definition.h"
 #include "control/units.h"
@@ -186,4 +186,37 @@ cli_checkpoint(Cli *cli, int argc, char **argv, GError **error)
                name, json_get_int(result, "id", 0), json_get_int(result, "epoch", 0),
                json_get_int(result, "bytes", 0));
     return result != NULL;
+}
+
+gboolean
+cli_clone(Cli *cli, int argc, char **argv, GError **error)
+{
+    char *name = NULL;
+    g_autofree char *at = NULL, *as = NULL;
+    const GOptionEntry options[] = {
+        {"at", 0, 0, G_OPTION_ARG_STRING, &at, "Checkpoint: number or label", "ID"},
+        {"as", 0, 0, G_OPTION_ARG_STRING, &as, "Name of the clone", "NEW"},
+        {0},
+    };
+
+    if (!cli_parse(&argc, &argv, "NAME --at ID --as NEW", options, 1, &name, error))
+        return FALSE;
+    if (at == NULL || as == NULL) {
+        g_set_error(
+            error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+            "clone: say which checkpoint (--at ID; see district log %s) and a name (--as NEW)",
+            name);
+        return FALSE;
+    }
+    JsonObject *arguments = cli_name(name);
+    json_object_set_string_member(arguments, "at", at);
+    json_object_set_string_member(arguments, "as", as);
+    g_autoptr(JsonObject) result = cli_once(cli, "clone", arguments, error);
+    if (result == NULL)
+        return FALSE;
+    if (!cli->json)
+        printf("%s runs checkpoint %" G_GINT64_FORMAT
+               " of %s: what it changes is gone when it stops\n",
+               as, json_get_int(result, "checkpoint", 0), name);
+    return cli_print_json(cli, result);
 }

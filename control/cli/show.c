@@ -34,20 +34,34 @@ length(JsonArray *array)
 
 /* ---- list, top ---- */
 
+/* Why it is as it is, for the list. */
+static char *
+list_reason(JsonObject *d)
+{
+    const char *of = json_get_string(d, "clone_of", NULL),
+               *reason = json_get_string(d, "reason", "");
+
+    if (of == NULL)
+        return g_strdup(reason);
+    return g_strdup_printf("clone of %s at %" G_GINT64_FORMAT "%s%s", of,
+                           json_get_int(d, "clone_checkpoint", 0), *reason != '\0' ? ": " : "",
+                           reason);
+}
+
 static char *
 list_row(JsonObject *d)
 {
+    g_autofree char *reason = list_reason(d);
     g_autofree char *lag = units_format_ns((uint64_t)json_get_int(d, "lag_ns", 0));
     g_autofree char *pause = units_format_ns((uint64_t)json_get_int(d, "pause_p50_ns", 0));
     gboolean cuts = json_object_has_member(d, "lag_ns");
 
-    return g_strdup_printf("%s\t%s\t%s\t%" G_GINT64_FORMAT "\t%" G_GINT64_FORMAT
-                           "\t%s\t%s\t%s\t%s\t%s",
-                           json_get_string(d, "name", "?"), json_get_string(d, "state", "?"),
-                           json_get_string(d, "role", "?"), json_get_int(d, "incarnation", 0),
-                           json_get_int(d, "epoch", 0), json_get_string(d, "protection", "off"),
-                           json_get_string(d, "peer", "-"), cuts ? lag : "-", cuts ? pause : "-",
-                           json_get_string(d, "reason", ""));
+    return g_strdup_printf(
+        "%s\t%s\t%s\t%" G_GINT64_FORMAT "\t%" G_GINT64_FORMAT "\t%s\t%s\t%s\t%s\t%s",
+        json_get_string(d, "name", "?"), json_get_string(d, "state", "?"),
+        json_get_string(d, "role", "?"), json_get_int(d, "incarnation", 0),
+        json_get_int(d, "epoch", 0), json_get_string(d, "protection", "off"),
+        json_get_string(d, "peer", "-"), cuts ? lag : "-", cuts ? pause : "-", reason);
 }
 
 static void
@@ -198,6 +212,20 @@ add_members(GPtrArray *rows, JsonArray *members)
     }
 }
 
+/* What it is a clone of, and which clones it has. */
+static void
+add_clone(GPtrArray *rows, JsonObject *d)
+{
+    const char *of = json_get_string(d, "clone_of", NULL);
+    JsonArray *clones = json_get_array(d, "clones");
+
+    if (of != NULL)
+        g_ptr_array_add(rows, g_strdup_printf("Clone of\t%s at checkpoint %" G_GINT64_FORMAT, of,
+                                              json_get_int(d, "clone_checkpoint", 0)));
+    for (guint i = 0; i < length(clones); i++)
+        add_line(rows, "Clone", json_array_get_string_element(clones, i));
+}
+
 gboolean
 cli_show(Cli *cli, int argc, char **argv, GError **error)
 {
@@ -215,6 +243,7 @@ cli_show(Cli *cli, int argc, char **argv, GError **error)
     add_line(rows, "State", json_get_string(d, "state", "?"));
     add_line(rows, "Reason", json_get_string(d, "reason", ""));
     add_line(rows, "Operation", json_get_string(d, "operation", ""));
+    add_clone(rows, d);
     add_line(rows, "Role", json_get_string(d, "role", "?"));
     add_line(rows, "Peer", json_get_string(d, "peer", ""));
     add_line(rows, "Standby", json_get_string(d, "standby_reason", ""));

@@ -41,7 +41,7 @@ _district()
 		;;
 	esac
 	case $verb in
-	'') words="create destroy start stop restart rollback list show console checkpoint log store protect unprotect
+	'') words="create destroy start stop restart rollback list show console checkpoint clone log store protect unprotect
 		failover migrate host events top doctor --json --config --socket --help --version" ;;
 	create)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
@@ -54,6 +54,7 @@ _district()
 	show | log | failover) words=$(_district_names) ;;
 	store) words="check $(_district_names)" ;;
 	console) words="$(_district_names) --log" ;;
+	clone) words="$(_district_names) --at --as" ;;
 	checkpoint) words="$(_district_names) --label" ;;
 	protect) words="$(_district_names) --standby --interval --output-commit --wait" ;;
 	migrate) words="$(_district_names) --to" ;;

@@ -119,6 +119,12 @@ operation_checkpoint(District *d, const char *label, JobDone done, gpointer data
 }
 
 void
+operation_clone(District *d, const char *at, const char *name, JobDone done, gpointer data)
+{
+    finish(done, data);
+}
+
+void
 operation_check_store(District *d, JobDone done, gpointer data)
 {
     finish(done, data);

@@ -35,6 +35,43 @@ test_defaults(void)
     g_assert_cmpstr(m->command_line, ==, "");
 }
 
+/* Guests find everything as it was, and nothing leads out or to the files of the original. */
+static void
+test_clone(void)
+{
+    static const char text[] =
+        "# ours\n[District]\nName=shop\nBridge=br0\nAutostart=yes\nAutoFailover=yes\nKeep=5\n"
+        "[Member db]\nKernel=/boot/k\nMemory=64M\nDebugcon=/tmp/db\nConsole=file:/tmp/c\n"
+        "CommandLine=a=\\\\b  c\nDisk=/a.qcow2;/b.img,readonly\n"
+        "[Member app]\nKernel=/boot/k\nMemory=1G\nCPUs=3\nMAC=52:54:00:00:00:07\nConsole=none\n";
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Definition) d = parse(text, &error);
+    g_autofree char *changed = definition_clone_text(d, "peek", "/log/peek", &error);
+
+    g_assert_no_error(error);
+    g_autoptr(Definition) clone = parse(changed, &error);
+    g_assert_no_error(error);
+    g_assert_cmpstr(clone->name, ==, "peek");
+    g_assert_null(clone->bridge);
+    g_assert_false(clone->autostart || clone->auto_failover);
+    g_assert_cmpuint(clone->keep.last, ==, 5);
+    g_assert_cmpuint(clone->members->len, ==, 2);
+    for (guint i = 0; i < clone->members->len; i++) {
+        const DefinitionMember *was = d->members->pdata[i], *is = clone->members->pdata[i];
+        g_assert_cmpstr(is->name, ==, was->name);
+        g_assert_cmpmem(is->mac, 6, was->mac, 6);
+        g_assert_cmpuint(is->memory, ==, was->memory);
+        g_assert_cmpuint(is->cpus, ==, was->cpus);
+        g_assert_cmpuint(is->disks->len, ==, was->disks->len);
+        g_assert_cmpstr(is->command_line, ==, was->command_line);
+    }
+    const DefinitionMember *db = clone->members->pdata[0], *app = clone->members->pdata[1];
+    g_assert_cmpstr(db->debugcon, ==, "/log/peek/db.debugcon");
+    g_assert_cmpstr(db->console, ==, "pty");
+    g_assert_null(app->debugcon);
+    g_assert_cmpstr(app->console, ==, "none");
+}
+
 static void
 test_all_keys(void)
 {
@@ -201,6 +238,7 @@ main(int argc, char **argv)
     g_test_add_func("/definition/what is left out has a default", test_defaults);
     g_test_add_func("/definition/every key is understood", test_all_keys);
     g_test_add_func("/definition/disks, their formats and what is kept are understood", test_disks);
+    g_test_add_func("/definition/a clone's is the same, but it is alone", test_clone);
     g_test_add_func("/definition/a derived mac is always the same", test_derived_mac);
     for (gsize i = 0; i < G_N_ELEMENTS(wrongs); i++) {
         g_autofree char *path =

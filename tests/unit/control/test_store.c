@@ -81,6 +81,24 @@ test_round_trip(Fixture *f, gconstpointer data)
 }
 
 static void
+test_clone(Fixture *f, gconstpointer data)
+{
+    Record in = {.role = ROLE_HOME,
+                 .uuid = (char *)UUID,
+                 .lineage = 2,
+                 .clone_of = (char *)"books",
+                 .clone_id = 17};
+    Record out;
+
+    create(f, &in, 1);
+    g_assert_true(store_load_record(f->dir, "shop", &out, NULL));
+    g_assert_cmpstr(out.clone_of, ==, "books");
+    g_assert_cmpuint(out.clone_id, ==, 17);
+    g_assert_cmpuint(out.lineage, ==, 2);
+    record_clear(&out);
+}
+
+static void
 test_torn_write(Fixture *f, gconstpointer data)
 {
     const Record record = {.role = ROLE_HOME};
@@ -186,12 +204,16 @@ test_private(Fixture *f, gconstpointer data)
 static void
 test_damaged(Fixture *f, gconstpointer data)
 {
-    const char *const texts[] = {"",
-                                 "{",
-                                 "{\"version\":1,\"role\":\"home\",\"uuid\":\"" UUID "\"}",
-                                 "{\"version\":2,\"role\":\"home\"}",
-                                 "{\"version\":2,\"role\":\"home\",\"uuid\":\"x\"}",
-                                 "{\"version\":2,\"role\":\"king\",\"uuid\":\"" UUID "\"}"};
+    const char *const texts[] = {
+        "",
+        "{",
+        "{\"version\":1,\"role\":\"home\",\"uuid\":\"" UUID "\"}",
+        "{\"version\":2,\"role\":\"home\"}",
+        "{\"version\":2,\"role\":\"home\",\"uuid\":\"x\"}",
+        "{\"version\":2,\"role\":\"king\",\"uuid\":\"" UUID "\"}",
+        "{\"version\":2,\"role\":\"home\",\"uuid\":\"" UUID "\",\"clone_of\":\"books\"}",
+        "{\"version\":3,\"role\":\"home\",\"uuid\":\"" UUID "\",\"clone_of\":\"../books\"}",
+        "{\"version\":3,\"role\":\"home\",\"uuid\":\"" UUID "\"}"};
     const Record record = {.role = ROLE_HOME};
     g_autofree char *state = path_of(f, "state.json");
 
@@ -213,6 +235,7 @@ main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     ADD("/store/what is saved is loaded", test_round_trip);
+    ADD("/store/what a clone is of is saved with it", test_clone);
     ADD("/store/a write that was cut short changes nothing", test_torn_write);
     ADD("/store/a write that fails keeps what was there", test_failed_write_keeps_old);
     ADD("/store/what was being made or removed is cleared away", test_half_way);
