@@ -94,7 +94,13 @@ json_step(JsonNode *node, const char *word)
 char *
 pair_field(Pair *pair, const Host *host, const char *path)
 {
-    const char *args[] = {"show", "shop", NULL};
+    return pair_field_of(pair, host, "shop", path);
+}
+
+char *
+pair_field_of(Pair *pair, const Host *host, const char *district, const char *path)
+{
+    const char *args[] = {"show", district, NULL};
     g_autoptr(JsonNode) answer = pair_command(pair, host, NULL, args);
     g_auto(GStrv) words = g_strsplit(path, ".", -1);
     JsonNode *at = answer;
@@ -495,17 +501,19 @@ pair_new_with(const char *options, const char *app)
 }
 
 Pair *
-pair_new_disk(void)
+pair_new_disk_with(const char *options, const char *format)
 {
-    Pair *pair = pair_make("AutoFailover=no\n",
-                           "op=devices report=1 delay=20000 pages=1 poweroff=0x604:0x3400");
-    g_autofree char *disk = g_build_filename(pair->dir, "app.raw", NULL);
+    Pair *pair =
+        pair_make(options, "op=devices report=1 delay=20000 pages=1 poweroff=0x604:0x3400");
+    g_autofree char *disk = g_strdup_printf("%s/app.%s", pair->dir, format);
+    g_autofree char *bytes = g_strdup_printf("%d", PAIR_DISK_BYTES);
+    const char *create[] = {"qemu-img", "create", "-q", "-f", format, disk, bytes, NULL};
     g_autofree char *text = NULL;
-    int fd = open(disk, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    int status = -1;
 
-    g_assert_cmpint(fd, >=, 0);
-    g_assert_cmpint(ftruncate(fd, PAIR_DISK_BYTES), ==, 0);
-    close(fd);
+    g_assert_true(g_spawn_sync(NULL, (char **)create, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL,
+                               NULL, &status, NULL));
+    g_assert_cmpint(status, ==, 0);
     /* The last section is app's. */
     g_assert_true(g_file_get_contents(pair->definition, &text, NULL, NULL));
     g_autofree char *with = g_strdup_printf("%sDisk=%s\n", text, disk);
@@ -513,10 +521,24 @@ pair_new_disk(void)
     return pair_run(pair);
 }
 
+Pair *
+pair_new_disk(void)
+{
+    return pair_new_disk_with("AutoFailover=no\n", "raw");
+}
+
 guint
 pair_check_disk(Pair *pair, const Host *host)
 {
     g_autofree char *text = guest_output(host, PAIR_MEMBERS - 1);
+    g_autofree char *who = g_strdup_printf("app on %s", host->name);
+
+    return pair_check_disk_text(pair, who, text);
+}
+
+guint
+pair_check_disk_text(Pair *pair, const char *who, const char *text)
+{
     guint n = 0;
 
     for (const char *line = strstr(text, "disk writes="); line;
@@ -526,7 +548,7 @@ pair_check_disk(Pair *pair, const Host *host)
             break;
         g_autofree char *said = g_strndup(line, (gsize)(end - line));
         if (!g_str_has_suffix(said, " bad=0 errors=0"))
-            rig_fail(pair->dir, "app on %s: %s", host->name, said);
+            rig_fail(pair->dir, "%s: %s", who, said);
         n++;
         line = end;
     }

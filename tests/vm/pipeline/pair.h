@@ -53,8 +53,12 @@ Pair *pair_new_with(const char *options, const char *app);
 /* The same, and app has a disk instead of a chain: it reads each place before it writes to it, and
  * compares it with what its memory says. */
 Pair *pair_new_disk(void);
+/* The same with lines for [District], and an image of this format ("raw", "qcow2"): DIR/app.FORMAT. */
+Pair *pair_new_disk_with(const char *options, const char *format);
 /* All that app has printed of its disk on a host is right; the number of such lines. */
 guint pair_check_disk(Pair *pair, const Host *host);
+/* The same of something else that a guest with such a disk has printed. who: for messages. */
+guint pair_check_disk_text(Pair *pair, const char *who, const char *text);
 /* Stops everything. */
 void pair_free(Pair *pair);
 
@@ -82,6 +86,8 @@ void pair_command_start(Pair *pair, const Host *host, Proc *proc, const char *co
  * "members.0.pid"): a string or number as text, NULL if there is none or districtd does not answer.
  */
 char *pair_field(Pair *pair, const Host *host, const char *path);
+/* The same of another district. */
+char *pair_field_of(Pair *pair, const Host *host, const char *district, const char *path);
 gint64 pair_number(Pair *pair, const Host *host, const char *path);
 /* The same for a process of the district that must be there. */
 GPid pair_process(Pair *pair, const Host *host, const char *path);
