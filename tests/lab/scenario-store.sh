@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
 # A district with a disk persists: its host loses its power, and it goes on from its last durable
-# checkpoint, memory and disk together; it is rolled back and forth; and a boot after a stop finds
-# all that was written.
+# checkpoint, memory and disk together; it is rolled back and forth; a clone runs an old checkpoint beside
+# it; and a boot after a stop finds all that was written.
 
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -65,6 +65,44 @@ done
 claim "the futures that were left are still listed" "$(dst h1 log books)" eval 'dst h1 log books | has abandoned'
 claim "store check finds every byte as it was written" "$(dst h1 store check books 2>&1)" \
 	dst h1 store check books
+
+# The same of the clone.
+clone_of() { on h1 cat /var/log/district/peek/ledger.console.log 2>/dev/null | tr -d '\r'; }
+clone_numbers() { clone_of | sed -n 's/.*ledger: \([0-9]*\)$/\1/p'; }
+clone_above() { local n; n=$(clone_numbers | tail -n 1); [[ ${n:-0} -gt $1 ]]; }
+clone_sound() { ! clone_of | has broken && ! clone_of | has "ledger: boot" && clone_above "$1"; }
+home_sum() { on h1 sha256sum /var/lib/district/books.qcow2; }
+
+within 60 above $((at_one + 40)) || true
+CLONED=$(dst h1 clone books --at one --as peek 2>&1) || die "clone failed: $CLONED"
+home=$(home_sum)
+within 60 clone_above 0 || true
+began=$(clone_numbers | head -n 1)
+claim "a clone goes on from an old checkpoint" "$CLONED; $at_one when it was taken, the clone begins with $began" \
+	test "${began:-0}" -ge "$at_one" -a "${began:-0}" -le $((at_one + 15))
+before=$(newest)
+within 120 clone_sound $((began + 30)) || true
+claim "memory and disk of the clone are those of its checkpoint" "$(clone_of | tail -n 1)" clone_sound $((began + 30))
+within 60 sound $((before + 5)) || true
+claim "its original goes on, and finds nothing of the clone" "$(console_of | tail -n 1)" sound $((before + 5))
+claim "nobody writes to the image that both have" "$home" test "$(home_sum)" = "$home"
+power-off h1
+power-on h1
+start_daemon h1
+claim "after a loss of power the clone is there, stopped" "$(dst h1 list | grep peek)" is h1 peek state stopped
+dst h1 restart books || die "restart failed"
+on h1 sh -c ': >/var/log/district/peek/ledger.console.log'
+dst h1 start peek || die "the clone does not start again"
+within 60 clone_sound $((at_one + 5)) || true
+began=$(clone_numbers | head -n 1)
+claim "it begins with the same checkpoint again" "$at_one when it was taken, now $began" \
+	eval 'clone_sound $((at_one + 5)) && test "${began:-0}" -ge "$at_one" -a "${began:-0}" -le $((at_one + 15))'
+claim "store check finds every byte as it was written" "$(dst h1 store check books 2>&1)" \
+	dst h1 store check books
+{ dst h1 stop peek && dst h1 destroy peek; } || die "the clone is not removed"
+LISTED=$(dst h1 log books --json) || die "log failed"
+claim "a clone that is destroyed leaves nothing pinned" "$LISTED" \
+	eval 'has "\"pinned\":" <<<"$LISTED" && ! has "\"pinned\":true" <<<"$LISTED"'
 
 within 30 above $(($(newest) + 5)) || true
 dst h1 stop books --timeout 20s || die "stop failed"
