@@ -2,8 +2,8 @@
 /* district-ckpt: coordinator and pipeline of one district. */
 #include "ckpt/coordinator.h"
 
-#include "ckpt/store.h"
 #include "ckpt/layout.h"
+#include "ckpt/store-job.h"
 #include "common/clock.h"
 #include "common/log.h"
 
@@ -18,9 +18,8 @@
 #define CONNECT_MS 30000
 
 static char *opt_name, *opt_host, *opt_control, *opt_net, *opt_pki, *opt_definition;
-static char *opt_verify, *opt_describe, *opt_pin, *opt_unpin, *opt_owner;
 static char *opt_clone_of, *opt_overlay_dir;
-static gboolean opt_check;
+static StoreJob job = {.file_fd = -1, .progress_fd = -1};
 static char **opt_members;
 static char *opt_store;
 static char *opt_keep;
@@ -42,22 +41,41 @@ static const GOptionEntry options[] = {
     {"definition", 0, 0, G_OPTION_ARG_FILENAME, &opt_definition, "The .district file", "FILE"},
     {"incarnation", 0, 0, G_OPTION_ARG_INT64, &opt_incarnation,
      "Incarnation, when the members run already (default 1)", "N"},
-    {"check", 0, 0, G_OPTION_ARG_NONE, &opt_check,
+    {"check", 0, 0, G_OPTION_ARG_NONE, &job.check,
      "Only check every byte of the store, which may be in use, and print what is wrong", NULL},
-    {"verify", 0, 0, G_OPTION_ARG_FILENAME, &opt_verify,
+    {"verify", 0, 0, G_OPTION_ARG_FILENAME, &job.verify,
      "Only verify a checkpoint of the store, which may be in use, and print what it is of", "ID"},
-    {"describe", 0, 0, G_OPTION_ARG_STRING, &opt_describe,
+    {"describe", 0, 0, G_OPTION_ARG_STRING, &job.describe,
      "Only print the incarnation of a checkpoint of the store, and the definition it was saved "
      "with",
      "ID"},
-    {"pin", 0, 0, G_OPTION_ARG_STRING, &opt_pin,
+    {"pin", 0, 0, G_OPTION_ARG_STRING, &job.pin,
      "Only keep a checkpoint of the store, which nobody else writes to, for --owner", "ID"},
-    {"unpin", 0, 0, G_OPTION_ARG_STRING, &opt_unpin, "Only undo that", "ID"},
-    {"owner", 0, 0, G_OPTION_ARG_STRING, &opt_owner, "For whom a checkpoint is kept", "NAME"},
+    {"unpin", 0, 0, G_OPTION_ARG_STRING, &job.unpin, "Only undo that", "ID"},
+    {"owner", 0, 0, G_OPTION_ARG_STRING, &job.owner, "For whom a checkpoint is kept", "NAME"},
     {"clone-of", 0, 0, G_OPTION_ARG_STRING, &opt_clone_of,
      "Run a checkpoint of this district; its --store is only read, none is made", "NAME"},
     {"overlay-dir", 0, 0, G_OPTION_ARG_FILENAME, &opt_overlay_dir,
      "Where a clone's overlays are loaded to", "DIR"},
+    {"export", 0, 0, G_OPTION_ARG_FILENAME, &job.export,
+     "Only write a checkpoint of the store, which may be in use, to --file-fd, with its disks",
+     "ID"},
+    {"home", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &job.homes,
+     "With --export: where the home of disk K of a member is; once per disk", "MEMBER/K=HOME"},
+    {"socket-dir", 0, 0, G_OPTION_ARG_FILENAME, &job.socket_dir,
+     "With --export: directory for the socket of a qemu-nbd", "DIR"},
+    {"import", 0, 0, G_OPTION_ARG_NONE, &job.import,
+     "Only make a store of what --file-fd has, and raw images of its disks", NULL},
+    {"disk-dir", 0, 0, G_OPTION_ARG_FILENAME, &job.disk_dir, "With --import: where those go",
+     "DIR"},
+    {"as", 0, 0, G_OPTION_ARG_STRING, &job.as,
+     "With --import: name of the new district (as in the file)", "NAME"},
+    {"beside", 0, 0, G_OPTION_ARG_FILENAME, &job.beside,
+     "With --import: refuse a name that is there in this directory", "DIR"},
+    {"file-fd", 0, 0, G_OPTION_ARG_INT, &job.file_fd, "Descriptor to write to, or to read from",
+     "FD"},
+    {"progress-fd", 0, 0, G_OPTION_ARG_INT, &job.progress_fd,
+     "Descriptor of a pipe to tell of progress; end when nobody reads it", "FD"},
     {"store", 0, 0, G_OPTION_ARG_FILENAME, &opt_store,
      "Directory of durable checkpoints; made if need be", "DIR"},
     {"durable-every", 0, 0, G_OPTION_ARG_INT64, &opt_durable_every_ms,
@@ -145,7 +163,7 @@ parse_config(int argc, char **argv, CoordinatorConfig *config, GError **error)
     g_option_context_add_main_entries(context, options, NULL);
     if (!g_option_context_parse(context, &argc, &argv, error))
         return FALSE;
-    if (argc == 1 && (opt_verify || opt_check || opt_describe || opt_pin || opt_unpin))
+    if (argc == 1 && store_job_wanted(&job))
         return TRUE;
     if (argc > 1 || !opt_name || !opt_host || !opt_control || !opt_net)
         return usage_error(error, "--name, --host, --control and --net are needed, nothing else");
@@ -183,112 +201,6 @@ config_clear(CoordinatorConfig *config)
     g_free(opt_overlay_dir);
 }
 
-/* ---- Looking at a store ---- */
-
-static void
-check_report(void *opaque, const char *object, const char *text)
-{
-    g_autofree char *line = g_strdelimit(g_strdup(text), "\n", ' '); /* SQLite says some in two */
-
-    g_print("fault %s %s\n", object, line);
-}
-
-/* A line for each fault, then how many checkpoints there are. */
-static int
-check(CkptStore *store)
-{
-    g_autoptr(GError) error = NULL;
-    g_autoptr(GPtrArray) entries = NULL;
-
-    if (ckpt_store_check(store, check_report, NULL, &error) >= 0)
-        entries = ckpt_store_list(store, &error);
-    if (!entries) {
-        g_printerr("%s\n", error->message);
-        return 1;
-    }
-    g_print("checkpoints %u\n", entries->len);
-    return 0;
-}
-
-/* One thing a line: of which district, incarnation and members the checkpoint is. */
-static int
-verify(CkptStore *store)
-{
-    g_autoptr(GError) error = NULL;
-    g_autoptr(Image) image = NULL;
-    uint64_t id;
-
-    if (ckpt_store_find(store, opt_verify, &id, &error))
-        image = ckpt_store_load(store, id, opt_store, &error);
-    if (!image) {
-        g_printerr("%s\n", error->message);
-        return 1;
-    }
-    g_print("district %s\nincarnation %" G_GUINT64_FORMAT "\n", image->cut->district,
-            image->cut->incarnation);
-    for (size_t i = 0; i < image->cut->n_members; i++)
-        g_print("member %s %" G_GUINT64_FORMAT "\n", image->cut->members[i]->name,
-                image->cut->members[i]->ram_size);
-    return 0;
-}
-
-/* The incarnation in a line, then the text of the definition. */
-static int
-describe(CkptStore *store)
-{
-    g_autoptr(GError) error = NULL;
-    District__CutState *cut = NULL;
-    uint64_t id;
-
-    if (ckpt_store_find(store, opt_describe, &id, &error))
-        cut = ckpt_store_state(store, id, &error);
-    if (!cut) {
-        g_printerr("%s\n", error->message);
-        return 1;
-    }
-    /* Not by g_print, which would say it in the charset of the locale. */
-    printf("%" G_GUINT64_FORMAT "\n%s", cut->incarnation, cut->definition);
-    district__cut_state__free_unpacked(cut, NULL);
-    return 0;
-}
-
-static int
-change_pin(CkptStore *store)
-{
-    g_autoptr(GError) error = NULL;
-    uint64_t id = g_ascii_strtoull(opt_pin ? opt_pin : opt_unpin, NULL, 10);
-
-    if (opt_pin ? ckpt_store_pin(store, id, opt_owner, &error)
-                : ckpt_store_unpin(store, id, opt_owner, &error))
-        return 0;
-    g_printerr("%s\n", error->message);
-    return 1;
-}
-
-static int
-look_at_store(void)
-{
-    bool pins = opt_pin || opt_unpin;
-    g_autoptr(GError) error = NULL;
-    g_autoptr(CkptStore) store = NULL;
-
-    if (!opt_store || (pins && (!opt_name || !opt_owner))) {
-        g_printerr("district-ckpt: what only looks at a store needs --store; --pin and --unpin "
-                   "need --name and --owner, too\n");
-        return 2;
-    }
-    store = ckpt_store_open(opt_store, pins ? opt_name : NULL,
-                            pins ? CKPT_STORE_WRITE : CKPT_STORE_READ, &error);
-    if (!store) {
-        g_printerr("%s\n", error->message);
-        return 1;
-    }
-    return pins           ? change_pin(store)
-           : opt_describe ? describe(store)
-           : opt_check    ? check(store)
-                          : verify(store);
-}
-
 /* A checkpoint of 256 members needs that many descriptors several times over. */
 static void
 raise_fd_limit(void)
@@ -315,8 +227,12 @@ main(int argc, char **argv)
         g_printerr("district-ckpt: %s\n", error->message);
         return 2;
     }
-    if (opt_verify || opt_check || opt_describe || opt_pin || opt_unpin)
-        return look_at_store();
+    if (store_job_wanted(&job)) {
+        job.store = opt_store;
+        job.host = opt_host;
+        job.name = opt_name;
+        return store_job_run(&job);
+    }
     log_init("district-ckpt", config.district);
     Coordinator *coordinator = coordinator_new(&config, inbox, CONNECT_MS, &error);
     ControlServer *control = coordinator ? control_server_new(opt_control, inbox, &error) : NULL;

@@ -312,7 +312,7 @@ ckpt_store_check(CkptStore *store, CkptStoreReport report, void *opaque, GError 
     Check check = {.store = store, .report = hold, .opaque = reports};
     bool again = true;
     gboolean good = TRUE;
-    int hold_fd = store_hold_reading(store);
+    int hold_fd = ckpt_store_hold(store);
 
     g_array_set_clear_func(reports, held_clear);
     for (int i = 0; good && again && i < CHECK_ATTEMPTS; i++) {

@@ -54,9 +54,6 @@ store_is_writer(const CkptStore *store)
     return store->lock_fd >= 0;
 }
 
-/* A reader begins to read files: its writer shall leave them until the descriptor is closed (-1: it
- * is the writer itself, or cannot be told). */
-int store_hold_reading(CkptStore *store);
 /* Until a writer that was at it when the hold began is likely done. */
 #define STORE_READ_AGAIN_US 50000
 

@@ -516,7 +516,7 @@ Image *
 ckpt_store_load(CkptStore *store, uint64_t id, const char *overlay_dir, GError **error)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
-    int hold_fd = store_hold_reading(store);
+    int hold_fd = ckpt_store_hold(store);
     Image *image = load_attempts(store, id, overlay_dir, error);
 
     if (hold_fd >= 0)

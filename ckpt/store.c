@@ -153,7 +153,7 @@ fail_locked(CkptStore *store, GError **error)
 #define LOCK_READERS_AT (INT64_C(1) << 40)
 
 int
-store_hold_reading(CkptStore *store)
+ckpt_store_hold(CkptStore *store)
 {
     struct flock lock = {
         .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = LOCK_READERS_AT, .l_len = 1};

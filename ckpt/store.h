@@ -230,6 +230,13 @@ gboolean ckpt_store_prune(CkptStore *store, const CkptStorePolicy *policy, uint6
                           CkptStorePruned *pruned, GError **error);
 
 /*
+ * At a reader that reads for longer than one load or check, which do so by themselves: have the
+ * writer neither merge nor prune until the descriptor is closed. It ends the step that it is at. -1:
+ * it cannot be told.
+ */
+int ckpt_store_hold(CkptStore *store);
+
+/*
  * At a writer: is another process loading a checkpoint, or checking? Then it wants neither merges
  * nor prunes, which would have it begin again.
  */

@@ -355,6 +355,7 @@ write_state(Writer *w, uint64_t id)
     cut.n_members = RIG_MEMBERS;
     cut.members = list;
     cut.realtime_ns = (int64_t)id * 1000;
+    cut.definition = (char *)RIG_DEFINITION;
     len = protobuf_c_message_get_packed_size(&cut.base);
     packed = g_malloc(len);
     protobuf_c_message_pack(&cut.base, packed);

@@ -13,6 +13,7 @@
 #define RIG_MEMBERS 2
 #define RIG_IMAGES 5 /* RAM of two members, two disks of the first, one of the second */
 #define RIG_IDS_MAX 4096
+#define RIG_DEFINITION "[District]\nName=shop\n"
 
 typedef struct RigPlan {
     uint64_t parent;

@@ -203,6 +203,7 @@ writer_state(Writer *writer)
     cut.n_members = writer->n_members;
     cut.members = list;
     cut.realtime_ns = (int64_t)writer->epoch * 1000;
+    cut.definition = (char *)"[District]\nName=shop\n";
     len = protobuf_c_message_get_packed_size(&cut.base);
     packed = g_malloc(len);
     protobuf_c_message_pack(&cut.base, packed);
