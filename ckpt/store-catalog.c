@@ -18,6 +18,7 @@
 
 #include <xxhash.h>
 
+#include <errno.h>
 #include <string.h>
 
 /* ---- SQLite ---- */
@@ -26,7 +27,11 @@ gboolean
 catalog_fail(const CkptStore *store, int rc, GError **error)
 {
     const char *text = store->db != NULL ? sqlite3_errmsg(store->db) : sqlite3_errstr(rc);
+    int err = store->db != NULL ? sqlite3_system_errno(store->db) : 0;
 
+    /* Of the index of its log, SQLite says an I/O error. */
+    if ((rc & 0xff) == SQLITE_IOERR && (err == ENOSPC || err == EDQUOT))
+        return store_fail_errno(store, CATALOG_FILE, "writing it", err, error);
     switch (rc & 0xff) {
     case SQLITE_FULL:
         return store_fail(store, CKPT_STORE_ERROR_FULL, error,

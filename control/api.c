@@ -4,10 +4,12 @@
  *
  * A client may have several requests under way; answers carry its id. Its output is queued without
  * bound on one answer but a client that does not read is cut off at OUTPUT_MAX, so that no client
- * can hold up another one or fill memory.
+ * can hold up another one or fill memory. Descriptors that come along (SCM_RIGHTS) are for the next
+ * request that is whole.
  */
 #include "control/apiparse.h"
 #include "control/daemon.h"
+#include "common/fdmsg.h"
 
 #include <errno.h>
 #include <glib-unix.h>
@@ -21,6 +23,8 @@
 #define REQUESTS_MAX 16
 #define OUTPUT_MAX (8 * 1024 * 1024)
 #define RECENT_MAX 256
+/* Descriptors that a request can have. */
+#define FDS_MAX 2
 
 struct ApiServer {
     Daemon *daemon;
@@ -39,6 +43,8 @@ typedef struct Client {
     guint writer;
     GByteArray *in;
     GByteArray *out;
+    int fds[FDS_MAX]; /* for the next request; owned */
+    guint n_fds;
     guint requests;
     gboolean subscribed;
 } Client;
@@ -47,6 +53,7 @@ struct ApiRequest {
     Client *client;
     Daemon *daemon;
     JsonNode *id;
+    int fds[FDS_MAX]; /* owned; -1: taken, or none */
 };
 
 static void
@@ -56,6 +63,7 @@ client_unref(gpointer data)
 
     if (--client->refs > 0)
         return;
+    fdmsg_close_fds(client->fds, client->n_fds);
     g_byte_array_unref(client->in);
     g_byte_array_unref(client->out);
     g_free(client);
@@ -123,6 +131,10 @@ request_end(ApiRequest *request, JsonObject *message)
     if (request->id != NULL)
         json_object_set_member(message, "id", g_steal_pointer(&request->id));
     client_send(request->client, message);
+    for (guint i = 0; i < FDS_MAX; i++) {
+        if (request->fds[i] >= 0)
+            close(request->fds[i]);
+    }
     request->client->requests--;
     client_unref(request->client);
     g_free(request);
@@ -164,6 +176,16 @@ api_request_daemon(const ApiRequest *request)
     return request->daemon;
 }
 
+int
+api_request_take_fd(ApiRequest *request, guint i)
+{
+    int fd = i < FDS_MAX ? request->fds[i] : -1;
+
+    if (fd >= 0)
+        request->fds[i] = -1;
+    return fd;
+}
+
 void
 api_subscribe(ApiRequest *request)
 {
@@ -179,6 +201,9 @@ request_new(Client *client)
 
     request->client = client;
     request->daemon = client->server->daemon;
+    for (guint i = 0; i < FDS_MAX; i++)
+        request->fds[i] = i < client->n_fds ? client->fds[i] : -1;
+    client->n_fds = 0;
     client->refs++;
     client->requests++;
     return request;
@@ -223,12 +248,49 @@ client_lines(Client *client)
         g_byte_array_remove_range(client->in, 0, (guint)start);
 }
 
+/* More than a request can have are closed. */
+static void
+client_take_fds(Client *client, struct msghdr *message)
+{
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        for (gsize at = 0; at + sizeof(int) <= c->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
+            int fd = -1;
+            memcpy(&fd, CMSG_DATA(c) + at, sizeof(fd));
+            if (client->n_fds < FDS_MAX)
+                client->fds[client->n_fds++] = fd;
+            else
+                close(fd);
+        }
+    }
+}
+
+static ssize_t
+client_receive(Client *client, void *buf, gsize len)
+{
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
+    } control;
+    struct iovec part = {.iov_base = buf, .iov_len = len};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.space,
+                             .msg_controllen = sizeof(control.space)};
+    ssize_t n = recvmsg(client->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+    if (n >= 0)
+        client_take_fds(client, &message);
+    return n;
+}
+
 static gboolean
 on_input(gint fd, GIOCondition condition, gpointer data)
 {
     Client *client = data;
     guint8 chunk[65536];
-    ssize_t n = recv(fd, chunk, sizeof(chunk), MSG_DONTWAIT);
+    ssize_t n = client_receive(client, chunk, sizeof(chunk));
 
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return G_SOURCE_CONTINUE;

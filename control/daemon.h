@@ -9,6 +9,7 @@
  *   job.c         operations of several steps, built of steps in
  *                 start.c verify.c stop.c protect.c takeover.c migrate.c checkpoint.c clone.c
  *                 remove.c
+ *   storequery.c  jobs on a store by a process of its own: storecheck.c export.c import.c
  *   district.c    a district's state      process.c fate.c adopt.c  its processes
  */
 #ifndef DISTRICT_CONTROL_DAEMON_H
@@ -152,6 +153,11 @@ char *district_disk_dir(const District *district);
  * else the definition has the path and format. Caller frees. */
 char *district_disk_home(const District *district, const DefinitionMember *member, guint i,
                          gboolean *moved);
+/* Socket paths are short (unix(7)): find out before the first start. FALSE with error set. */
+gboolean district_check_sockets(const District *district, GError **error);
+/* Is there another district on the same bridge whose members have the same addresses, and that is
+ * active? FALSE with error set. */
+gboolean district_check_bridge(const District *district, GError **error);
 /* Make its directories, durably, if it came from another host. */
 gboolean district_make_lineage(const District *district, GError **error);
 /* Remove all of a lineage that is not the one in use. */
@@ -299,9 +305,23 @@ void clone_release(District *original, JobDone done, gpointer data);
 void clone_tick(District *original);
 /* Of a clone's start: nobody but its original's engines has the homes of its disks open to write. */
 void clone_step_homes(Job *job);
+/* The same with any options. subject: what errors begin with. fds: NULL, or two descriptors, of a file
+ * and a pipe for progress, which are taken over; the process has them as --file-fd and --progress-fd.
+ */
+void store_query_files(const Daemon *daemon, const char *subject, const char *const *options,
+                       const int *fds, StoreQueryDone done, gpointer data);
 /* storecheck.c: result has "checkpoints", "n_faults" and "faults" (object, text). Runs beside any
  * other operation. */
 void operation_check_store(District *district, JobDone done, gpointer data);
+/* export.c: write checkpoint at (as checkpoint_find takes it) to fds[0], and tell of progress to the
+ * pipe fds[1] (ckpt/progress.h); both are taken over. file: for messages. result: "checkpoint",
+ * "epoch", "incarnation", "bytes", "ram_pages", "disk_blocks". Runs beside any other operation. */
+void operation_export(District *district, const char *at, const char *file, const int fds[2],
+                      JobDone done, gpointer data);
+/* import.c: make a district of the file fds[0]. as: its name; NULL: as in the file. isolated: without
+ * a way out. result: "name", "district" (in the file), "epoch", "incarnation". */
+void operation_import(Daemon *daemon, const char *as, const char *file, gboolean isolated,
+                      const int fds[2], JobDone done, gpointer data);
 void operation_checkpoint(District *district, const char *label, JobDone done, gpointer data);
 /* All durable checkpoints; NULL with error set: they cannot be read. */
 JsonArray *checkpoint_list(District *district, GError **error);
@@ -380,6 +400,8 @@ void api_fail(ApiRequest *request, const GError *error);
 /* As JobDone, with the request as data. */
 void api_job_done(JsonObject *result, const GError *error, gpointer data);
 Daemon *api_request_daemon(const ApiRequest *request);
+/* Descriptor i (from 0) that came with it, the caller's from then on; -1: there is none. */
+int api_request_take_fd(ApiRequest *request, guint i);
 void api_subscribe(ApiRequest *request);
 JsonArray *api_server_recent(ApiServer *server);
 /* verbs.c */

@@ -677,22 +677,53 @@ check_readable(const Definition *definition, const DefinitionMember *member, con
     return FALSE;
 }
 
+static gboolean
+check_disk_files(const Definition *definition, const DefinitionMember *member, unsigned less,
+                 GError **error)
+{
+    for (guint k = 0; k < member->disks->len; k++) {
+        const DefinitionDisk *disk = member->disks->pdata[k];
+        if (!((less & DEFINITION_DISKS_MOVED) && !disk->read_only) &&
+            !check_readable(definition, member, "Disk", disk->path, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
 gboolean
-definition_check_files(const Definition *definition, gboolean moved, GError **error)
+definition_check_files(const Definition *definition, unsigned less, GError **error)
 {
     for (guint i = 0; i < definition->members->len; i++) {
         const DefinitionMember *member = definition->members->pdata[i];
-        if (!check_readable(definition, member, "Kernel", member->kernel, error) ||
-            !check_readable(definition, member, "Initrd", member->initrd, error))
+        if (!(less & DEFINITION_NO_BOOT) &&
+            (!check_readable(definition, member, "Kernel", member->kernel, error) ||
+             !check_readable(definition, member, "Initrd", member->initrd, error)))
             return FALSE;
-        for (guint k = 0; k < member->disks->len; k++) {
-            const DefinitionDisk *disk = member->disks->pdata[k];
-            if (!(moved && !disk->read_only) &&
-                !check_readable(definition, member, "Disk", disk->path, error))
-                return FALSE;
-        }
+        if (!check_disk_files(definition, member, less, error))
+            return FALSE;
     }
     return TRUE;
+}
+
+char *
+definition_renamed(const Definition *definition, const char *name, gboolean isolated,
+                   GError **error)
+{
+    g_autoptr(GKeyFile) kf = g_key_file_new();
+
+    if (!g_key_file_load_from_data(kf, definition->text, strlen(definition->text),
+                                   G_KEY_FILE_KEEP_COMMENTS, error))
+        return NULL;
+    g_key_file_set_string(kf, "District", "Name", name);
+    if (isolated)
+        g_key_file_remove_key(kf, "District", "Bridge", NULL);
+    for (guint i = 0; i < definition->members->len; i++) {
+        const DefinitionMember *member = definition->members->pdata[i];
+        g_autofree char *section = g_strconcat(MEMBER_PREFIX, member->name, NULL);
+        g_autofree char *mac = definition_member_mac(member);
+        g_key_file_set_string(kf, section, "MAC", mac);
+    }
+    return g_key_file_to_data(kf, NULL, NULL);
 }
 
 int

@@ -72,9 +72,22 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Definition, definition_free)
 char *definition_clone_text(const Definition *definition, const char *name, const char *log_dir,
                             GError **error);
 
-/* Are the files named there and readable on this host? moved: but for the disks written to, whose
- * homes are elsewhere (district_disk_dir). */
-gboolean definition_check_files(const Definition *definition, gboolean moved, GError **error);
+/* What need not be there. */
+typedef enum {
+    DEFINITION_DISKS_MOVED = 1 << 0, /* disks written to: their homes are in district_disk_dir */
+    DEFINITION_NO_BOOT = 1 << 1, /* kernels and initrds: what they loaded is in the checkpoint */
+} DefinitionLess;
+
+/* Are the files named there and readable on this host? less: a set of DefinitionLess. */
+gboolean definition_check_files(const Definition *definition, unsigned less, GError **error);
+
+/*
+ * The text for another district of the same members, as their guests have known them: with MAC=
+ * written out, which would else follow from the name. isolated: without Bridge=. NULL with error set;
+ * caller frees.
+ */
+char *definition_renamed(const Definition *definition, const char *name, gboolean isolated,
+                         GError **error);
 
 gboolean definition_has_disks(const Definition *definition);
 

@@ -204,6 +204,60 @@ district_member_path(const District *d, const char *member, const char *suffix)
     return district_run_path(d, file);
 }
 
+gboolean
+district_check_sockets(const District *d, GError **error)
+{
+    for (guint i = 0; i < d->definition->members->len; i++) {
+        const DefinitionMember *m = d->definition->members->pdata[i];
+        g_autofree char *path = district_member_path(d, m->name, ".member.sock");
+        if (strlen(path) < sizeof(((struct sockaddr_un *)NULL)->sun_path))
+            continue;
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+                    "%s: too long for a socket: shorten the name of the district or of member %s",
+                    path, m->name);
+        return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+have_same_mac(const Definition *a, const Definition *b)
+{
+    for (guint i = 0; i < a->members->len; i++) {
+        const DefinitionMember *x = a->members->pdata[i];
+        for (guint k = 0; k < b->members->len; k++) {
+            const DefinitionMember *y = b->members->pdata[k];
+            if (memcmp(x->mac, y->mac, sizeof(x->mac)) == 0)
+                return TRUE;
+        }
+    }
+    return FALSE;
+}
+
+gboolean
+district_check_bridge(const District *d, GError **error)
+{
+    const char *bridge = d->definition->bridge;
+    GHashTableIter iter;
+    gpointer value = NULL;
+
+    g_hash_table_iter_init(&iter, d->daemon->districts);
+    while (bridge != NULL && g_hash_table_iter_next(&iter, NULL, &value)) {
+        const District *other = value;
+        if (other == d || !district_is_active(other) ||
+            g_strcmp0(other->definition->bridge, bridge) != 0 ||
+            !have_same_mac(d->definition, other->definition))
+            continue;
+        g_set_error(
+            error, CONTROL_ERROR, CONTROL_ERROR_STATE,
+            "%s: district %s is on bridge %s with the same MAC addresses: stop that one, or "
+            "import this one --isolated",
+            d->name, other->name, bridge);
+        return FALSE;
+    }
+    return TRUE;
+}
+
 /*
  * A life that came from another host brings its disks along, and no checkpoints: neither can be
  * mixed with those of a life that this host had before, and so each has a lineage of its own.

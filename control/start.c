@@ -78,6 +78,15 @@ why_not_startable(const District *d)
     return NULL;
 }
 
+/* Of what came from elsewhere this host need not have what is in the checkpoint. */
+static unsigned
+files_less(const Job *job)
+{
+    if (job->district->record.lineage == 0)
+        return 0;
+    return DEFINITION_DISKS_MOVED | (job->id != 0 ? DEFINITION_NO_BOOT : 0);
+}
+
 static void
 check_startable(Job *job, const char *why)
 {
@@ -90,7 +99,8 @@ check_startable(Job *job, const char *why)
         job_fail_new(job, CONTROL_ERROR_STATE,
                      "%s: %s: run it there, or start --force to give that life up", d->name,
                      d->reason != NULL ? d->reason : "its home is another host");
-    else if (!definition_check_files(d->definition, d->record.lineage != 0, &error))
+    else if (!definition_check_files(d->definition, files_less(job), &error) ||
+             !district_check_bridge(d, &error))
         job_fail(job, error);
     else
         job_next(job);
@@ -241,12 +251,27 @@ step_ckpt_start_store(Job *job)
     job_call(job, job->district->ckpt, &request.base, NULL, 0, CKPT_LOAD_MS, NULL);
 }
 
+/* From now on a start boots it, as any other. */
+static void
+district_resumed(District *d)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!d->record.resume)
+        return;
+    d->record.resume = FALSE;
+    if (!district_save_record(d, &error))
+        g_warning("%s: after a restart of districtd its next start will not boot it: %s", d->name,
+                  error->message);
+}
+
 static void
 step_running(Job *job)
 {
     District *d = job->district;
 
     district_set_state(d, STATE_RUNNING, NULL);
+    district_resumed(d);
     json_object_set_int_member(job->result, "incarnation", (gint64)d->incarnation);
     json_object_set_double_member(job->result, "started_ms",
                                   (double)(clock_monotonic_ns() - job->started_ns) / 1e6);
@@ -328,6 +353,11 @@ void
 operation_start(District *d, gboolean force, JobDone done, gpointer data)
 {
     gboolean clone = district_is_clone(d);
+
+    if (d->record.resume) {
+        operation_restart(d, NULL, force, done, data);
+        return;
+    }
     Job *job = job_new(d, "start", clone ? clone_start_steps : start_steps, done, data);
     if (job == NULL)
         return;

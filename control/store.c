@@ -17,14 +17,16 @@
 #define RECORD_VERSION_CLONE 3
 #define PREFIX_NEW ".new-"
 #define PREFIX_DESTROYED ".destroyed-"
+#define PREFIX_IMPORT ".import-"
 
 static gboolean
 store_error(GError **error, const char *what, const char *path)
 {
     int code = errno;
 
-    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED, "%s: cannot %s: %s", path, what,
-                g_strerror(code));
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED, "%s: cannot %s: %s%s", path, what,
+                g_strerror(code),
+                code == ENOSPC || code == EDQUOT ? ": free some space there and try again" : "");
     return FALSE;
 }
 
@@ -163,6 +165,7 @@ record_to_text(const Record *record)
     json_object_set_boolean_member(object, "protect", record->protect);
     json_object_set_boolean_member(object, "output_commit", record->output_commit);
     json_object_set_boolean_member(object, "stopped", record->stopped);
+    json_object_set_boolean_member(object, "resume", record->resume);
     json_object_set_boolean_member(object, "home_stopped", record->home_stopped);
     json_object_set_int_member(object, "lineage", record->lineage);
     json_object_set_int_member(object, "copy", record->copy);
@@ -223,14 +226,31 @@ write_new(const char *dir, const char *name, const char *definition, const Recor
            store_write_file(record_file, record_text, -1, TRUE, error);
 }
 
+/* What has been made gets its name. Refused if there is a directory of that name with anything in it.
+ */
+static gboolean
+publish(const char *state_dir, const char *made, const char *name, GError **error)
+{
+    g_autofree char *dir = store_district_dir(state_dir, name);
+    g_autofree char *parent = g_path_get_dirname(dir);
+
+    if (rename(made, dir) == 0)
+        return sync_dir(parent, error);
+    if (errno != ENOTEMPTY && errno != EEXIST)
+        return store_error(error, "create", dir);
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_EXISTS,
+                "%s: it is here, but was not loaded: look into districtd's log, or district "
+                "destroy --force %s",
+                dir, name);
+    return FALSE;
+}
+
 gboolean
 store_create(const char *state_dir, const char *name, const char *definition, const Record *record,
              uint64_t incarnation, GError **error)
 {
     g_autofree char *made = store_passing_dir(state_dir, PREFIX_NEW, name);
     g_autofree char *checkpoints = g_build_filename(made, "checkpoints", NULL);
-    g_autofree char *dir = store_district_dir(state_dir, name);
-    g_autofree char *parent = g_path_get_dirname(dir);
 
     if (!store_remove_tree(made, error))
         return FALSE;
@@ -238,18 +258,37 @@ store_create(const char *state_dir, const char *name, const char *definition, co
         return store_error(error, "create", checkpoints);
     if (!write_new(made, name, definition, record, incarnation, error))
         return FALSE;
-    /* Refused if there is a directory of that name with anything in it. */
-    if (rename(made, dir) == 0)
-        return sync_dir(parent, error);
-    if (errno == ENOTEMPTY || errno == EEXIST)
-        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_EXISTS,
-                    "%s: it is here, but was not loaded: look into districtd's log, or district "
-                    "destroy --force %s",
-                    dir, name);
-    else
-        store_error(error, "create", dir);
+    if (publish(state_dir, made, name, error))
+        return TRUE;
     store_remove_tree(made, NULL);
     return FALSE;
+}
+
+char *
+store_import_begin(const char *state_dir, GError **error)
+{
+    g_autofree char *made = store_passing_dir(state_dir, PREFIX_IMPORT, "XXXXXX");
+    g_autofree char *parent = g_path_get_dirname(made);
+
+    if (g_mkdir_with_parents(parent, 0700) != 0 || g_mkdtemp(made) == NULL) {
+        store_error(error, "create", made);
+        return NULL;
+    }
+    g_autofree char *lineage = g_build_filename(made, "lineage-1", NULL);
+    g_autofree char *disks = g_build_filename(lineage, "disks", NULL);
+    if (store_add_dir(lineage, error) && store_add_dir(disks, error))
+        return g_steal_pointer(&made);
+    store_remove_tree(made, NULL);
+    return NULL;
+}
+
+gboolean
+store_import_finish(const char *state_dir, const char *made, const char *name,
+                    const char *definition, const Record *record, uint64_t incarnation,
+                    GError **error)
+{
+    return write_new(made, name, definition, record, incarnation, error) &&
+           publish(state_dir, made, name, error);
 }
 
 gboolean
@@ -285,8 +324,9 @@ store_list(const char *state_dir)
     while (dir != NULL && (name = g_dir_read_name(dir)) != NULL) {
         g_autofree char *path = store_district_dir(state_dir, name);
         g_autoptr(GError) error = NULL;
-        gboolean passing =
-            g_str_has_prefix(name, PREFIX_NEW) || g_str_has_prefix(name, PREFIX_DESTROYED);
+        gboolean passing = g_str_has_prefix(name, PREFIX_NEW) ||
+                           g_str_has_prefix(name, PREFIX_IMPORT) ||
+                           g_str_has_prefix(name, PREFIX_DESTROYED);
         if (passing && !store_remove_tree(path, &error))
             g_warning("%s", error->message);
         else if (!passing && g_file_test(path, G_FILE_TEST_IS_DIR))
@@ -339,6 +379,7 @@ record_from_json(JsonObject *object, Record *record)
     record->protect = json_get_bool(object, "protect", FALSE);
     record->output_commit = json_get_bool(object, "output_commit", TRUE);
     record->stopped = json_get_bool(object, "stopped", FALSE);
+    record->resume = json_get_bool(object, "resume", FALSE);
     record->home_stopped = json_get_bool(object, "home_stopped", FALSE);
     record->lineage = (unsigned)json_get_int(object, "lineage", 0);
     record->copy = (unsigned)json_get_int(object, "copy", 0);

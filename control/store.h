@@ -6,11 +6,12 @@
  *     incarnation       the highest number given out here, in decimal
  *     store/            durable checkpoints (ckpt/store.h), which district-ckpt writes
  *     overlays/         instead of it in a clone: nameless files of its disks
- *     lineage-N/        the same, and the homes of its disks, of a life that came from another host:
- *                       store/, and disks/, which are district-standby's until it runs here
+ *     lineage-N/        the same, and the homes of its disks, of a life that came from another host
+ *                       or a file: store/, and disks/, which are district-standby's until it runs here
  * Every change is atomic and durable when the function returns: written to a temporary file,
- * synced, renamed, and the directory synced. A district is made as .new-NAME and removed as
- * .destroyed-NAME; nothing else is ever removed unasked, whatever cannot be read of it.
+ * synced, renamed, and the directory synced. A district is made as .new-NAME, or .import-* if it
+ * takes long, and removed as .destroyed-NAME; nothing else is ever removed unasked, whatever cannot be
+ * read of it.
  */
 #ifndef DISTRICT_CONTROL_STORE_H
 #define DISTRICT_CONTROL_STORE_H
@@ -27,6 +28,7 @@ typedef struct Record {
     gboolean protect;          /* home: protection is wanted, to peer */
     gboolean output_commit;    /* of the protection */
     gboolean stopped;          /* home: on purpose, the guests had ended */
+    gboolean resume;           /* home: imported and not run since: a start goes on, and boots not */
     gboolean home_stopped;     /* standby: the home ended its members on purpose */
     unsigned lineage;          /* whose homes and store are this host's; 0: the definition's */
     uint64_t clone_id;         /* a clone: checkpoint that it runs, of that lineage of clone_of */
@@ -64,6 +66,15 @@ char *store_district_dir(const char *state_dir, const char *name);
 /* Write a new district: the directory exists completely or not at all. */
 gboolean store_create(const char *state_dir, const char *name, const char *definition,
                       const Record *record, uint64_t incarnation, GError **error);
+/*
+ * The same for a district that takes time to make: first a directory that nobody sees, with
+ * lineage-1/disks in it, for the caller to fill (NULL with error set; caller frees the path); then its
+ * name. On failure the caller removes the directory, and else store_list does.
+ */
+char *store_import_begin(const char *state_dir, GError **error);
+gboolean store_import_finish(const char *state_dir, const char *made, const char *name,
+                             const char *definition, const Record *record, uint64_t incarnation,
+                             GError **error);
 /* Is there a directory of that name, whole or damaged? */
 gboolean store_exists(const char *state_dir, const char *name);
 gboolean store_destroy(const char *state_dir, const char *name, GError **error);

@@ -12,7 +12,7 @@
 #define LIMIT_S (6 * 60 * 60)
 
 typedef struct StoreQuery {
-    char *name; /* of the district */
+    char *subject; /* errors begin with it */
     GSubprocess *process;
     unsigned limit_s;
     guint timer;
@@ -28,7 +28,7 @@ query_end(StoreQuery *query, const char *out, const GError *error)
     if (query->timer != 0)
         g_source_remove(query->timer);
     g_clear_object(&query->process);
-    g_free(query->name);
+    g_free(query->subject);
     g_free(query);
 }
 
@@ -52,10 +52,10 @@ take_answer(const StoreQuery *query, GAsyncResult *result, GError **error)
         return NULL;
     if (query->late)
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED,
-                    "%s: its store did not answer within %u s: is its disk all right?", query->name,
+                    "%s: it was not done within %u s: is the disk all right?", query->subject,
                     query->limit_s);
     else if (!g_subprocess_get_successful(query->process))
-        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED, "%s: %s", query->name,
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED, "%s: %s", query->subject,
                     err[0] != '\0' ? g_strstrip(err) : "district-ckpt was killed");
     else
         return g_steal_pointer(&out);
@@ -72,42 +72,73 @@ on_answer(GObject *source, GAsyncResult *result, gpointer data)
     query_end(query, out, error);
 }
 
-static GSubprocess *
-spawn(const District *d, const char *dir, const char *const *options, GError **error)
-{
-    g_autofree char *program =
-        child_find_program(d->daemon->config->libexec_dir, "district-ckpt", error);
-    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+/* The descriptors that the process has its files under. */
+enum { CHILD_FILE_FD = 3, CHILD_PROGRESS_FD = 4 };
 
+static GSubprocess *
+query_spawn(const Daemon *daemon, const char *const *options, const int *fds, GError **error)
+{
+    g_autoptr(GSubprocessLauncher) launcher =
+        g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
+    g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
+    char *program = NULL;
+
+    /* Its own from here on. */
+    if (fds != NULL) {
+        g_subprocess_launcher_take_fd(launcher, fds[0], CHILD_FILE_FD);
+        g_subprocess_launcher_take_fd(launcher, fds[1], CHILD_PROGRESS_FD);
+    }
+    program = child_find_program(daemon->config->libexec_dir, "district-ckpt", error);
     if (program == NULL)
         return NULL;
     g_ptr_array_add(argv, program);
-    g_ptr_array_add(argv, (gpointer) "--store");
-    g_ptr_array_add(argv, (gpointer)dir);
     for (; *options != NULL; options++)
-        g_ptr_array_add(argv, (gpointer)*options);
+        g_ptr_array_add(argv, g_strdup(*options));
+    if (fds != NULL) {
+        g_ptr_array_add(argv, g_strdup_printf("--file-fd=%d", CHILD_FILE_FD));
+        g_ptr_array_add(argv, g_strdup_printf("--progress-fd=%d", CHILD_PROGRESS_FD));
+    }
     g_ptr_array_add(argv, NULL);
-    return g_subprocess_newv((const char *const *)argv->pdata,
-                             G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE,
-                             error);
+    return g_subprocess_launcher_spawnv(launcher, (const char *const *)argv->pdata, error);
 }
 
-void
-store_query_in(const District *d, const char *dir, const char *const *options, unsigned limit_s,
-               StoreQueryDone done, gpointer data)
+static void
+query_start(const Daemon *daemon, const char *subject, const char *const *options, const int *fds,
+            unsigned limit_s, StoreQueryDone done, gpointer data)
 {
     StoreQuery *query = g_new0(StoreQuery, 1);
     g_autoptr(GError) error = NULL;
 
-    *query =
-        (StoreQuery){.name = g_strdup(d->name), .limit_s = limit_s, .done = done, .data = data};
-    query->process = spawn(d, dir, options, &error);
+    *query = (StoreQuery){
+        .subject = g_strdup(subject), .limit_s = limit_s, .done = done, .data = data};
+    query->process = query_spawn(daemon, options, fds, &error);
     if (query->process == NULL) {
         query_end(query, NULL, error);
         return;
     }
     query->timer = g_timeout_add_seconds(limit_s, on_late, query);
     g_subprocess_communicate_utf8_async(query->process, NULL, NULL, on_answer, query);
+}
+
+void
+store_query_files(const Daemon *daemon, const char *subject, const char *const *options,
+                  const int *fds, StoreQueryDone done, gpointer data)
+{
+    query_start(daemon, subject, options, fds, LIMIT_S, done, data);
+}
+
+void
+store_query_in(const District *d, const char *dir, const char *const *options, unsigned limit_s,
+               StoreQueryDone done, gpointer data)
+{
+    g_autoptr(GPtrArray) all = g_ptr_array_new();
+
+    g_ptr_array_add(all, (gpointer) "--store");
+    g_ptr_array_add(all, (gpointer)dir);
+    for (; *options != NULL; options++)
+        g_ptr_array_add(all, (gpointer)*options);
+    g_ptr_array_add(all, NULL);
+    query_start(d->daemon, d->name, (const char *const *)all->pdata, NULL, limit_s, done, data);
 }
 
 void

@@ -66,7 +66,7 @@ create_district(Daemon *daemon, District *d, GError **error)
                     "%s: exists already: destroy it first, or choose another Name=", d->name);
         return FALSE;
     }
-    if (!district_check_sockets(d, error) || !definition_check_files(d->definition, FALSE, error))
+    if (!district_check_sockets(d, error) || !definition_check_files(d->definition, 0, error))
         return FALSE;
     d->record.role = ROLE_HOME;
     d->record.uuid = g_uuid_string_random();
@@ -137,10 +137,11 @@ check_destroyable(const District *d, gboolean force, GError **error)
                     "%s: it is protected: district unprotect %s first", d->name, d->name);
     else if (d->record.role == ROLE_HOME && d->record.lineage != 0 && !district_is_clone(d) &&
              definition_has_disks(d->definition) && !force)
-        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
-                    "%s: its disks came from another host and would go with it: copy those that "
-                    "district --json show %s names, then destroy --force",
-                    d->name, d->name);
+        g_set_error(
+            error, CONTROL_ERROR, CONTROL_ERROR_STATE,
+            "%s: its disks came from another host, or an import, and would go with it: copy "
+            "those that district --json show %s names, then destroy --force",
+            d->name, d->name);
     else
         return TRUE;
     return FALSE;
@@ -350,6 +351,47 @@ verb_store_check(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 
     if (d != NULL)
         operation_check_store(d, api_job_done, request);
+}
+
+/* ---- One file ---- */
+
+/* The file and the pipe that came with the request. FALSE: it has been answered. */
+static gboolean
+take_files(ApiRequest *request, int fds[2])
+{
+    for (guint i = 0; i < 2; i++)
+        fds[i] = api_request_take_fd(request, i);
+    if (fds[0] >= 0 && fds[1] >= 0)
+        return TRUE;
+    if (fds[0] >= 0)
+        close(fds[0]);
+    fail(
+        request, CONTROL_ERROR_INVALID,
+        "pass two descriptors along, of the file and of a pipe for progress: see docs/protocol.md");
+    return FALSE;
+}
+
+static void
+verb_export(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    District *d = district_argument(request, daemon, arguments);
+    int fds[2];
+
+    if (d != NULL && take_files(request, fds))
+        operation_export(d, json_get_string(arguments, "at", NULL),
+                         json_get_string(arguments, "file", "the file"), fds, api_job_done,
+                         request);
+}
+
+static void
+verb_import(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
+{
+    int fds[2];
+
+    if (take_files(request, fds))
+        operation_import(daemon, json_get_string(arguments, "as", NULL),
+                         json_get_string(arguments, "file", "the file"),
+                         json_get_bool(arguments, "isolated", FALSE), fds, api_job_done, request);
 }
 
 /* ---- Protection ---- */
@@ -628,6 +670,8 @@ static const Verb verbs[] = {
     {"clone", verb_clone},
     {"log", verb_log},
     {"store-check", verb_store_check},
+    {"export", verb_export},
+    {"import", verb_import},
     {"protect", verb_protect},
     {"unprotect", verb_unprotect},
     {"failover", verb_failover},
@@ -639,8 +683,6 @@ static const Verb verbs[] = {
     {"host-remove", verb_host_remove},
     {"rollback", verb_unavailable},
     {"evacuate", verb_unavailable},
-    {"export", verb_unavailable},
-    {"import", verb_unavailable},
     {NULL, NULL},
 };
 

@@ -3,14 +3,16 @@
 #include "disk/home.h"
 #include "disk/home-ops.h"
 
+#include <errno.h>
 #include <gio/gio.h>
 #include <string.h>
 
 gboolean
 home_fail(const char *name, const char *doing, int code, GError **error)
 {
-    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(code), "home image %s: cannot %s: %s",
-                name, doing, g_strerror(code));
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(code), "home image %s: cannot %s: %s%s",
+                name, doing, g_strerror(code),
+                code == ENOSPC || code == EDQUOT ? ": free some space there" : "");
     return FALSE;
 }
 

@@ -30,6 +30,11 @@ Client *cli_connect(const Cli *cli, GError **error);
 void cli_disconnect(Client *client);
 /* One request; arguments is taken over. NULL with the daemon's error set. */
 JsonObject *cli_call(Client *client, const char *execute, JsonObject *arguments, GError **error);
+/* Descriptors for the next request, at most two; they stay the caller's. */
+void cli_pass_fds(Client *client, const int *fds, gsize n_fds);
+/* While an answer is waited for, call watch whenever fd can be read, until it says FALSE. */
+typedef gboolean (*CliWatch)(int fd, gpointer data);
+void cli_watch(Client *client, int fd, CliWatch watch, gpointer data);
 /* Connect, one request, disconnect. */
 JsonObject *cli_once(const Cli *cli, const char *execute, JsonObject *arguments, GError **error);
 /* Wait for the next event; NULL with error set when the connection ends. */
@@ -62,6 +67,8 @@ gboolean cli_show(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_clone(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_log(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_store(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_export(Cli *cli, int argc, char **argv, GError **error);
+gboolean cli_import(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_top(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_events(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_protect(Cli *cli, int argc, char **argv, GError **error);

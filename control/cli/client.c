@@ -4,16 +4,24 @@
 #include "control/apiparse.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#define FDS_MAX 2
 
 struct Client {
     int fd;
     GByteArray *in;
     GQueue events; /* of JsonObject, that came while an answer was waited for */
     gint64 next_id;
+    const int *fds; /* to go with the next request; not owned */
+    gsize n_fds;
+    int watch_fd; /* -1: none */
+    CliWatch watch;
+    gpointer watch_data;
 };
 
 static gboolean
@@ -24,6 +32,23 @@ unreachable(GError **error, const char *path)
     g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_UNREACHABLE,
                 "%s: %s: is districtd running, and are you root?", path, g_strerror(code));
     return FALSE;
+}
+
+/* Until districtd has said something, or has gone; what is watched has its turns. */
+static void
+client_wait(Client *client)
+{
+    struct pollfd ends[] = {{.fd = client->fd, .events = POLLIN},
+                            {.fd = client->watch_fd, .events = POLLIN}};
+
+    while (ends[1].fd >= 0) {
+        if (poll(ends, G_N_ELEMENTS(ends), -1) < 0 && errno != EINTR)
+            return;
+        if (ends[1].revents != 0 && !client->watch(client->watch_fd, client->watch_data))
+            client->watch_fd = ends[1].fd = -1;
+        if (ends[0].revents != 0)
+            return;
+    }
 }
 
 /* Next line as an object; waits for ever: districtd bounds what takes time. */
@@ -39,6 +64,7 @@ client_read(Client *client, GError **error)
             return object;
         }
         guint8 chunk[16384];
+        client_wait(client);
         ssize_t n = client->in->len > 8 * API_LINE_MAX ? 0 : read(client->fd, chunk, sizeof(chunk));
         if (n < 0 && errno == EINTR)
             continue;
@@ -66,6 +92,7 @@ cli_connect(const Cli *cli, GError **error)
     }
     Client *client = g_new0(Client, 1);
     client->fd = fd;
+    client->watch_fd = -1;
     client->in = g_byte_array_new();
     g_autoptr(JsonObject) greeting = client_read(client, error);
     if (greeting != NULL)
@@ -85,13 +112,38 @@ cli_disconnect(Client *client)
     g_free(client);
 }
 
+/* Descriptors go with the first bytes. */
+static ssize_t
+client_send(Client *client, const char *data, gsize len)
+{
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
+    } control = {0};
+    struct iovec part = {.iov_base = (char *)data, .iov_len = len};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    gsize bytes = client->n_fds * sizeof(int);
+
+    if (client->n_fds > 0) {
+        message.msg_control = control.space;
+        message.msg_controllen = CMSG_SPACE(bytes);
+        control.align = (struct cmsghdr){
+            .cmsg_len = CMSG_LEN(bytes), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        memcpy(CMSG_DATA(&control.align), client->fds, bytes);
+    }
+    ssize_t n = sendmsg(client->fd, &message, MSG_NOSIGNAL);
+    if (n > 0)
+        client->n_fds = 0;
+    return n;
+}
+
 static gboolean
 client_write(Client *client, const char *line, GError **error)
 {
     gsize len = strlen(line);
 
     while (len > 0) {
-        ssize_t n = send(client->fd, line, len, MSG_NOSIGNAL);
+        ssize_t n = client_send(client, line, len);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -149,6 +201,22 @@ cli_call(Client *client, const char *execute, JsonObject *arguments, GError **er
         if (json_object_has_member(message, "event"))
             g_queue_push_tail(&client->events, g_steal_pointer(&message));
     }
+}
+
+void
+cli_pass_fds(Client *client, const int *fds, gsize n_fds)
+{
+    g_return_if_fail(n_fds <= FDS_MAX);
+    client->fds = fds;
+    client->n_fds = n_fds;
+}
+
+void
+cli_watch(Client *client, int fd, CliWatch watch, gpointer data)
+{
+    client->watch_fd = fd;
+    client->watch = watch;
+    client->watch_data = data;
 }
 
 JsonObject *

@@ -25,7 +25,7 @@ cli_unavailable(Cli *cli, int argc, char **argv, GError **error)
 static const CliVerb verbs[] = {
     {"create", cli_create, "FILE", "define a district"},
     {"destroy", cli_destroy, "NAME [--force]", "remove a district and its checkpoints"},
-    {"start", cli_start, "NAME [--force]", "boot its members"},
+    {"start", cli_start, "NAME [--force]", "boot its members; what was imported goes on"},
     {"stop", cli_stop, "NAME [--timeout TIME] [--force]", "shut its members down"},
     {"restart", cli_restart, "NAME [--from ID] [--force]", "go on from a durable checkpoint"},
     {"list", cli_list, "", "all districts of this host"},
@@ -36,6 +36,8 @@ static const CliVerb verbs[] = {
     {"log", cli_log, "NAME", "its durable checkpoints"},
     {"clone", cli_clone, "NAME --at ID --as NEW", "run an old checkpoint beside it"},
     {"store", cli_store, "check NAME", "is every byte of them as it was written?"},
+    {"export", cli_export, "NAME FILE [--at ID] [--force]", "a durable checkpoint as one file"},
+    {"import", cli_import, "FILE [--as NAME] [--isolated]", "a district out of such a file"},
     {"protect", cli_protect, "NAME --standby HOST [--interval T] [--output-commit yes|no] [--wait]",
      "keep a hot copy on another host"},
     {"unprotect", cli_unprotect, "NAME [--force]", "give the copy up"},
@@ -46,8 +48,6 @@ static const CliVerb verbs[] = {
     {"top", cli_top, "[--once]", "live view"},
     {"doctor", cli_doctor, "", "can this machine do it?"},
     {"evacuate", cli_unavailable, NULL, NULL},
-    {"export", cli_unavailable, NULL, NULL},
-    {"import", cli_unavailable, NULL, NULL},
     {NULL, NULL, NULL, NULL},
 };
 

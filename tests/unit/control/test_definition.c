@@ -227,7 +227,7 @@ test_missing_file(void)
     g_autoptr(GError) error = NULL;
     g_autoptr(Definition) d = parse(HEAD "[Member db]\nKernel=/nowhere/k\nMemory=1M\n", NULL);
 
-    g_assert_false(definition_check_files(d, FALSE, &error));
+    g_assert_false(definition_check_files(d, 0, &error));
     g_assert_nonnull(strstr(error->message, "/nowhere/k"));
 }
 

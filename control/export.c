@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A checkpoint as one file. A district-ckpt of its own reads the store and the homes and writes to the
+ * descriptor that the client has opened: what the client may write, and where, is the client's
+ * business, and what it has of the file is no file before all is well.
+ *
+ * A home that is raw is read as it is. Any other is read through the qemu-nbd of the engine that has
+ * it open, of which the district's own district-ckpt knows; if none has, through one of our own.
+ */
+#include "control/daemon.h"
+#include "ckpt.pb-c.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#define STATUS_MS 5000
+#define OWN_PREFIX "image:"
+
+typedef struct Export {
+    Daemon *daemon;
+    char *name; /* of the district, which may go meanwhile */
+    char *file; /* for messages */
+    char *store;
+    char *id;
+    GHashTable *homes; /* "MEMBER/K" -> as ckpt/export-image.h takes it */
+    int fds[2];
+    JobDone done;
+    gpointer data;
+} Export;
+
+static void
+export_end(Export *export, JsonObject *result, const GError *error)
+{
+    export->done(result, error, export->data);
+    for (guint i = 0; i < G_N_ELEMENTS(export->fds); i++) {
+        if (export->fds[i] >= 0)
+            close(export->fds[i]);
+    }
+    g_hash_table_unref(export->homes);
+    g_free(export->name);
+    g_free(export->file);
+    g_free(export->store);
+    g_free(export->id);
+    g_free(export);
+}
+
+/* ---- The answer ---- */
+
+/* What district-ckpt --export prints: "KEY NUMBER" lines. */
+static JsonObject *
+parse_lines(const Export *export, const char *out, GError **error)
+{
+    static const char *const keys[] = {"checkpoint", "epoch",       "incarnation", "bytes",
+                                       "ram_pages",  "disk_blocks", NULL};
+    g_autoptr(JsonObject) result = json_object_new();
+    g_auto(GStrv) lines = g_strsplit(out, "\n", -1);
+
+    for (char **line = lines; *line != NULL && **line != '\0'; line++) {
+        g_auto(GStrv) words = g_strsplit(*line, " ", 2);
+        if (g_strv_contains(keys, words[0]) && words[1] != NULL)
+            json_object_set_int_member(result, words[0], g_ascii_strtoll(words[1], NULL, 10));
+    }
+    for (const char *const *key = keys; *key != NULL; key++) {
+        if (json_object_has_member(result, *key))
+            continue;
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED,
+                    "%s: district-ckpt says nothing of \"%s\": use the same release", export->name,
+                    *key);
+        return NULL;
+    }
+    return g_steal_pointer(&result);
+}
+
+static void
+on_exported(const char *out, const GError *why, gpointer data)
+{
+    Export *export = data;
+    g_autoptr(GError) error = why != NULL ? g_error_copy(why) : NULL;
+    g_autoptr(JsonObject) result = out != NULL ? parse_lines(export, out, &error) : NULL;
+
+    if (result != NULL)
+        daemon_event(export->daemon, "exported", export->name,
+                     "checkpoint %s to %s, %" G_GINT64_FORMAT " bytes", export->id, export->file,
+                     json_get_int(result, "bytes", 0));
+    export_end(export, result, error);
+}
+
+/* ---- The question ---- */
+
+static void
+export_spawn(Export *export)
+{
+    g_autoptr(GPtrArray) options = g_ptr_array_new_with_free_func(g_free);
+    g_autofree char *subject = g_strdup_printf("%s: export to %s", export->name, export->file);
+    const char *const fixed[] = {"--store",      export->store,
+                                 "--export",     export->id,
+                                 "--host",       export->daemon->config->host_name,
+                                 "--socket-dir", export->daemon->config->runtime_dir};
+    GHashTableIter iter;
+    gpointer disk = NULL, home = NULL;
+    int fds[2] = {export->fds[0], export->fds[1]};
+
+    for (guint i = 0; i < G_N_ELEMENTS(fixed); i++)
+        g_ptr_array_add(options, g_strdup(fixed[i]));
+    g_hash_table_iter_init(&iter, export->homes);
+    while (g_hash_table_iter_next(&iter, &disk, &home))
+        g_ptr_array_add(options, g_strdup_printf("--home=%s=%s", (char *)disk, (char *)home));
+    g_ptr_array_add(options, NULL);
+    export->fds[0] = export->fds[1] = -1;
+    store_query_files(export->daemon, subject, (const char *const *)options->pdata, fds,
+                      on_exported, export);
+}
+
+/* The homes of the disks that are in checkpoints, as the definition and the lineage say. */
+static void
+add_homes(Export *export, const District *d)
+{
+    for (guint i = 0; i < d->definition->members->len; i++) {
+        const DefinitionMember *m = d->definition->members->pdata[i];
+        guint number = 0;
+        for (guint k = 0; k < m->disks->len; k++) {
+            const DefinitionDisk *disk = m->disks->pdata[k];
+            gboolean moved = FALSE;
+            g_autofree char *path = district_disk_home(d, m, k, &moved);
+            if (disk->read_only)
+                continue;
+            char *key = g_strdup_printf("%s/%u", m->name, number++);
+            char *home = moved || strcmp(disk->format, "raw") == 0
+                             ? g_strconcat("raw:", path, NULL)
+                             : g_strdup_printf(OWN_PREFIX "%s:%s", disk->format, path);
+            g_hash_table_replace(export->homes, key, home);
+        }
+    }
+}
+
+static gboolean
+needs_engines(const Export *export)
+{
+    GHashTableIter iter;
+    gpointer home = NULL;
+
+    g_hash_table_iter_init(&iter, export->homes);
+    while (g_hash_table_iter_next(&iter, NULL, &home)) {
+        if (g_str_has_prefix(home, OWN_PREFIX))
+            return TRUE;
+    }
+    return FALSE;
+}
+
+static void
+on_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error, gpointer data)
+{
+    const District__CkptMessage *m = (const District__CkptMessage *)message;
+    Export *export = data;
+
+    if (error != NULL) {
+        export_end(export, NULL, error);
+        return;
+    }
+    for (size_t i = 0; m->reply->status != NULL && i < m->reply->status->n_disks; i++) {
+        const District__CkptDiskStatus *disk = m->reply->status->disks[i];
+        char *key = g_strdup_printf("%s/%u", disk->member, disk->number);
+        if (g_hash_table_contains(export->homes, key))
+            g_hash_table_replace(export->homes, key, g_strdup(disk->home));
+        else
+            g_free(key);
+    }
+    export_spawn(export);
+}
+
+void
+operation_export(District *d, const char *at, const char *file, const int fds[2], JobDone done,
+                 gpointer data)
+{
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptStatusRequest status = DISTRICT__CKPT_STATUS_REQUEST__INIT;
+    Export *export = g_new0(Export, 1);
+    g_autoptr(GError) error = NULL;
+    uint64_t id = checkpoint_find(d, at != NULL ? at : "latest", &error);
+
+    *export = (Export){.daemon = d->daemon, .fds = {fds[0], fds[1]}, .done = done, .data = data};
+    export->name = g_strdup(d->name);
+    export->file = g_strdup(file);
+    export->store = district_store_dir(d);
+    export->id = g_strdup_printf("%" G_GUINT64_FORMAT, id);
+    export->homes = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    if (id == 0) {
+        export_end(export, NULL, error);
+        return;
+    }
+    add_homes(export, d);
+    if (d->ckpt == NULL || !needs_engines(export)) {
+        export_spawn(export);
+        return;
+    }
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_STATUS;
+    request.status = &status;
+    rpc_call(d->ckpt, &request.base, NULL, 0, STATUS_MS, on_status, export);
+}

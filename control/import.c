@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A district out of a file that export made. A district-ckpt of its own reads the file that the client
+ * has opened, and makes store and disks in a directory that nobody sees; that gets the district's name
+ * when all is there and on the disk. It is a new district: another UUID, its own homes, and an
+ * incarnation of its own from the file's on.
+ */
+#include "control/daemon.h"
+#include "control/units.h"
+
+#include <string.h>
+#include <unistd.h>
+
+typedef struct Import {
+    Daemon *daemon;
+    char *as; /* or NULL */
+    char *file;
+    gboolean isolated;
+    char *made; /* the directory */
+    JobDone done;
+    gpointer data;
+    /* What district-ckpt says */
+    char *name;
+    char *district; /* in the file */
+    char *definition;
+    uint64_t epoch;
+    uint64_t incarnation;
+    GHashTable *memory; /* member -> bytes, text */
+    GHashTable *disks;  /* member -> how many, text */
+} Import;
+
+static void
+import_end(Import *import, JsonObject *result, const GError *error)
+{
+    g_autoptr(GError) left = NULL;
+
+    if (error != NULL && import->made != NULL && !store_remove_tree(import->made, &left))
+        g_warning("%s: of the import that failed something is left: %s", import->file,
+                  left->message);
+    import->done(result, error, import->data);
+    g_hash_table_unref(import->memory);
+    g_hash_table_unref(import->disks);
+    g_free(import->as);
+    g_free(import->file);
+    g_free(import->made);
+    g_free(import->name);
+    g_free(import->district);
+    g_free(import->definition);
+    g_free(import);
+}
+
+static gboolean G_GNUC_PRINTF(4, 5)
+    import_fail(const Import *import, ControlError code, GError **error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    g_autofree char *text = g_strdup_vprintf(format, args);
+    va_end(args);
+
+    g_set_error(error, CONTROL_ERROR, (gint)code, "%s: %s", import->file, text);
+    return FALSE;
+}
+
+/* ---- What district-ckpt --import prints ---- */
+
+static gboolean
+take_line(Import *import, char *const *words)
+{
+    guint n = g_strv_length((char **)words);
+
+    if (n == 2 && strcmp(words[0], "district") == 0)
+        import->district = g_strdup(words[1]);
+    else if (n == 2 && strcmp(words[0], "name") == 0)
+        import->name = g_strdup(words[1]);
+    else if (n == 2 && strcmp(words[0], "epoch") == 0)
+        import->epoch = g_ascii_strtoull(words[1], NULL, 10);
+    else if (n == 2 && strcmp(words[0], "incarnation") == 0)
+        import->incarnation = g_ascii_strtoull(words[1], NULL, 10);
+    else if (n == 3 && strcmp(words[0], "member") == 0)
+        g_hash_table_replace(import->memory, g_strdup(words[1]), g_strdup(words[2]));
+    else if (n == 3 && strcmp(words[0], "disks") == 0)
+        g_hash_table_replace(import->disks, g_strdup(words[1]), g_strdup(words[2]));
+    else
+        return FALSE;
+    return TRUE;
+}
+
+/* Lines of a word and its values; after "definition" the text to the end. */
+static gboolean
+take_answer(Import *import, const char *out, GError **error)
+{
+    while (*out != '\0' && import->definition == NULL) {
+        const char *end = strchrnul(out, '\n');
+        g_autofree char *line = g_strndup(out, (gsize)(end - out));
+        g_auto(GStrv) words = g_strsplit(line, " ", -1);
+
+        out = *end != '\0' ? end + 1 : end;
+        if (strcmp(line, "definition") == 0)
+            import->definition = g_strdup(out);
+        else if (!take_line(import, words))
+            return import_fail(import, CONTROL_ERROR_FAILED, error,
+                               "district-ckpt says \"%.60s\": use the same release", line);
+    }
+    return (import->definition != NULL && import->name != NULL && import->district != NULL) ||
+           import_fail(import, CONTROL_ERROR_FAILED, error,
+                       "district-ckpt has not come to an end: use the same release");
+}
+
+/* ---- The district ---- */
+
+static guint
+written_disks(const DefinitionMember *member)
+{
+    guint n = 0;
+
+    for (guint i = 0; i < member->disks->len; i++)
+        n += ((const DefinitionDisk *)member->disks->pdata[i])->read_only ? 0 : 1;
+    return n;
+}
+
+/* A member that the checkpoint has must be one of the definition that came along. */
+static gboolean
+check_member(const Import *import, const Definition *definition, const char *name, GError **error)
+{
+    const char *memory = g_hash_table_lookup(import->memory, name);
+    const char *disks = g_hash_table_lookup(import->disks, name);
+    int index = definition_find_member(definition, name);
+
+    if (index >= 0 && disks != NULL) {
+        const DefinitionMember *m = definition->members->pdata[index];
+        if (m->memory == g_ascii_strtoull(memory, NULL, 10) &&
+            written_disks(m) == g_ascii_strtoull(disks, NULL, 10))
+            return TRUE;
+    }
+    return import_fail(import, CONTROL_ERROR_INVALID, error,
+                       "damaged: member %.60s is not as its definition has it: use an intact copy",
+                       name);
+}
+
+static gboolean
+check_members(const Import *import, const Definition *definition, GError **error)
+{
+    GHashTableIter iter;
+    gpointer name = NULL;
+
+    g_hash_table_iter_init(&iter, import->memory);
+    while (g_hash_table_iter_next(&iter, &name, NULL)) {
+        if (!check_member(import, definition, name, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+/* The definition that came along, under the new name. */
+static Definition *
+make_definition(const Import *import, GError **error)
+{
+    g_autoptr(Definition) old =
+        definition_parse(import->definition, strlen(import->definition), import->file, error);
+    g_autofree char *text = NULL;
+
+    if (old == NULL || !check_members(import, old, error))
+        return NULL;
+    text = definition_renamed(old, import->name, import->isolated, error);
+    return text != NULL ? definition_parse(text, strlen(text), import->file, error) : NULL;
+}
+
+static gboolean
+check_name(const Import *import, const char *name, GError **error)
+{
+    if (!units_check_name(name, error))
+        return FALSE;
+    return !(g_hash_table_contains(import->daemon->districts, name) ||
+             store_exists(import->daemon->config->state_dir, name)) ||
+           import_fail(import, CONTROL_ERROR_EXISTS, error,
+                       "there is a district %s here already: import it --as another one", name);
+}
+
+static gboolean
+make_district(const Import *import, District *d, GError **error)
+{
+    const char *state_dir = import->daemon->config->state_dir;
+
+    d->record.role = ROLE_HOME;
+    d->record.uuid = g_uuid_string_random();
+    d->record.interval_us = d->definition->interval_us;
+    d->record.output_commit = d->definition->output_commit;
+    d->record.lineage = 1;
+    d->record.resume = TRUE;
+    d->incarnation = import->incarnation;
+    return check_name(import, d->name, error) && district_check_sockets(d, error) &&
+           store_import_finish(state_dir, import->made, d->name, d->definition->text, &d->record,
+                               d->incarnation, error);
+}
+
+static gboolean
+add_district(Import *import, GError **error)
+{
+    Definition *definition = make_definition(import, error);
+    District *d;
+
+    if (definition == NULL)
+        return FALSE;
+    d = district_new(import->daemon, definition);
+    if (!make_district(import, d, error)) {
+        district_free(d);
+        return FALSE;
+    }
+    g_hash_table_insert(import->daemon->districts, d->name, d);
+    daemon_event(import->daemon, "imported", d->name, "%s, epoch %" G_GUINT64_FORMAT " of %s",
+                 import->file, import->epoch, import->district);
+    return TRUE;
+}
+
+static void
+on_imported(const char *out, const GError *why, gpointer data)
+{
+    Import *import = data;
+    g_autoptr(GError) error = why != NULL ? g_error_copy(why) : NULL;
+    g_autoptr(JsonObject) result = json_object_new();
+
+    if (out == NULL || !take_answer(import, out, &error) || !add_district(import, &error)) {
+        import_end(import, NULL, error);
+        return;
+    }
+    json_object_set_string_member(result, "name", import->name);
+    json_object_set_string_member(result, "district", import->district);
+    json_object_set_int_member(result, "epoch", (gint64)import->epoch);
+    json_object_set_int_member(result, "incarnation", (gint64)import->incarnation);
+    import_end(import, result, NULL);
+}
+
+static void
+import_spawn(Import *import, const int fds[2])
+{
+    g_autofree char *store = g_build_filename(import->made, "lineage-1", "store", NULL);
+    g_autofree char *disks = g_build_filename(import->made, "lineage-1", "disks", NULL);
+    g_autofree char *beside = g_path_get_dirname(import->made);
+    const char *options[] = {"--import", "--store",  store,  "--disk-dir",
+                             disks,      "--beside", beside, import->as != NULL ? "--as" : NULL,
+                             import->as, NULL};
+
+    store_query_files(import->daemon, import->file, options, fds, on_imported, import);
+}
+
+void
+operation_import(Daemon *daemon, const char *as, const char *file, gboolean isolated,
+                 const int fds[2], JobDone done, gpointer data)
+{
+    Import *import = g_new0(Import, 1);
+    g_autoptr(GError) error = NULL;
+
+    import->daemon = daemon;
+    import->as = g_strdup(as);
+    import->file = g_strdup(file);
+    import->isolated = isolated;
+    import->done = done;
+    import->data = data;
+    import->memory = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    import->disks = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    if (as == NULL || check_name(import, as, &error))
+        import->made = store_import_begin(daemon->config->state_dir, &error);
+    if (import->made != NULL) {
+        import_spawn(import, fds);
+        return;
+    }
+    close(fds[0]);
+    close(fds[1]);
+    import_end(import, NULL, error);
+}
