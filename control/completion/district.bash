@@ -41,7 +41,8 @@ _district()
 		;;
 	esac
 	case $verb in
-	'') words="create destroy start stop restart rollback list show console checkpoint clone log store protect unprotect
+	'') words="create destroy start stop restart rollback list show console checkpoint clone log store export import protect
+		unprotect
 		failover migrate host events top doctor --json --config --socket --help --version" ;;
 	create)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
@@ -53,6 +54,15 @@ _district()
 	rollback) words="$(_district_names) --to --force" ;;
 	show | log | failover) words=$(_district_names) ;;
 	store) words="check $(_district_names)" ;;
+	export)
+		words="$(_district_names) --at --force"
+		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur"; compgen -f -- "$cur")
+		return
+		;;
+	import)
+		mapfile -t COMPREPLY < <(compgen -W "--as --isolated" -- "$cur"; compgen -f -- "$cur")
+		return
+		;;
 	console) words="$(_district_names) --log" ;;
 	clone) words="$(_district_names) --at --as" ;;
 	checkpoint) words="$(_district_names) --label" ;;
