@@ -140,6 +140,36 @@ test_derived_mac(void)
     g_assert_cmpint(memcmp(db->mac, app->mac, 6), !=, 0);
 }
 
+/* The guests are the same, so what follows from the name must not change with it. */
+static void
+test_renamed(void)
+{
+    static const char text[] = "# of the shop\n[District]\nName=shop\nBridge=br0\nKeep=5\n" BODY
+                               "CommandLine=quiet a\\sb\nDisk=/srv/db.qcow2\n"
+                               "[Member app]\nKernel=/k\nMemory=1M\nMAC=52:54:00:00:00:07\n";
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Definition) a = parse(text, &error);
+    g_assert_no_error(error);
+    g_autofree char *same = definition_renamed(a, "shop2", FALSE, &error);
+    g_autofree char *isolated = definition_renamed(a, "shop2", TRUE, &error);
+    g_assert_no_error(error);
+    g_autoptr(Definition) b = parse(same, &error);
+    g_autoptr(Definition) c = parse(isolated, &error);
+    g_assert_no_error(error);
+    for (guint i = 0; i < 2; i++) {
+        const DefinitionMember *x = a->members->pdata[i], *y = b->members->pdata[i];
+        g_assert_cmpstr(x->name, ==, y->name);
+        g_assert_cmpmem(x->mac, 6, y->mac, 6);
+        g_assert_cmpstr(x->command_line, ==, y->command_line);
+        g_assert_cmpuint(x->disks->len, ==, y->disks->len);
+    }
+    g_assert_cmpstr(b->name, ==, "shop2");
+    g_assert_cmpstr(b->bridge, ==, "br0");
+    g_assert_cmpuint(b->keep.last, ==, 5);
+    g_assert_nonnull(strstr(same, "# of the shop"));
+    g_assert_null(c->bridge);
+}
+
 /* A text that is wrong, and words the one-line message must have. */
 typedef struct Wrong {
     const char *name;
@@ -229,6 +259,22 @@ test_missing_file(void)
 
     g_assert_false(definition_check_files(d, 0, &error));
     g_assert_nonnull(strstr(error->message, "/nowhere/k"));
+    g_assert_true(definition_check_files(d, DEFINITION_NO_BOOT, NULL));
+}
+
+static void
+test_missing_disk(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Definition) d = parse(HEAD "[Member db]\nKernel=/dev/null\nMemory=1M\n"
+                                         "Disk=/nowhere/a; /nowhere/b,readonly\n",
+                                    NULL);
+
+    g_assert_false(definition_check_files(d, 0, &error));
+    g_assert_nonnull(strstr(error->message, "/nowhere/a"));
+    g_clear_error(&error);
+    g_assert_false(definition_check_files(d, DEFINITION_DISKS_MOVED, &error));
+    g_assert_nonnull(strstr(error->message, "/nowhere/b"));
 }
 
 int
@@ -240,6 +286,7 @@ main(int argc, char **argv)
     g_test_add_func("/definition/disks, their formats and what is kept are understood", test_disks);
     g_test_add_func("/definition/a clone's is the same, but it is alone", test_clone);
     g_test_add_func("/definition/a derived mac is always the same", test_derived_mac);
+    g_test_add_func("/definition/under another name the members are the same", test_renamed);
     for (gsize i = 0; i < G_N_ELEMENTS(wrongs); i++) {
         g_autofree char *path =
             g_strdup_printf("/definition/one line tells of an error: %s", wrongs[i].name);
@@ -247,5 +294,7 @@ main(int argc, char **argv)
     }
     g_test_add_func("/definition/a huge file is refused", test_too_large);
     g_test_add_func("/definition/a kernel that is not there is named", test_missing_file);
+    g_test_add_func("/definition/a disk that is not there is named unless it is elsewhere",
+                    test_missing_disk);
     return g_test_run();
 }

@@ -52,6 +52,7 @@ test_round_trip(Fixture *f, gconstpointer data)
                  .uuid = (char *)UUID,
                  .protect = TRUE,
                  .stopped = TRUE,
+                 .resume = TRUE,
                  .home_stopped = TRUE,
                  .interval_us = 1000,
                  .home_incarnation = 5,
@@ -67,7 +68,8 @@ test_round_trip(Fixture *f, gconstpointer data)
     g_assert_true(store_load_record(f->dir, "shop", &out, NULL));
     g_assert_true(store_load_incarnation(f->dir, "shop", &incarnation, NULL));
     g_assert_cmpint(out.role, ==, ROLE_STANDBY);
-    g_assert_true(out.protect && out.stopped && out.home_stopped && !out.output_commit);
+    g_assert_true(out.protect && out.stopped && out.resume && out.home_stopped &&
+                  !out.output_commit);
     g_assert_cmpuint(out.interval_us, ==, 1000);
     g_assert_cmpuint(out.home_incarnation, ==, 5);
     g_assert_cmpuint(out.superseded_incarnation, ==, 6);
@@ -135,7 +137,7 @@ test_failed_write_keeps_old(Fixture *f, gconstpointer data)
 static void
 test_half_way(Fixture *f, gconstpointer data)
 {
-    const char *const left[] = {".new-shop", ".destroyed-shop"};
+    const char *const left[] = {".new-shop", ".destroyed-shop", ".import-x2f4Gz"};
 
     for (gsize i = 0; i < G_N_ELEMENTS(left); i++) {
         g_autofree char *dir = store_district_dir(f->dir, left[i]);
@@ -145,6 +147,33 @@ test_half_way(Fixture *f, gconstpointer data)
         g_assert_cmpuint(g_strv_length(names), ==, 0);
         g_assert_false(g_file_test(dir, G_FILE_TEST_EXISTS));
     }
+}
+
+static void
+test_import(Fixture *f, gconstpointer data)
+{
+    const Record record = {.role = ROLE_HOME, .uuid = (char *)UUID, .lineage = 1, .resume = TRUE};
+    g_autofree char *first = store_import_begin(f->dir, NULL);
+    g_autofree char *second = store_import_begin(f->dir, NULL);
+    g_autofree char *disk = g_build_filename(first, "lineage-1", "disks", "db-0.raw", NULL);
+    g_autofree char *there = path_of(f, "lineage-1/disks/db-0.raw");
+    g_autoptr(GError) error = NULL;
+    uint64_t incarnation = 0;
+
+    g_assert_true(g_file_set_contents(disk, "x", 1, NULL));
+    g_assert_false(store_exists(f->dir, "shop"));
+    store_import_finish(f->dir, first, "shop", "[District]\n", &record, 8, &error);
+    g_assert_no_error(error);
+    g_assert_true(g_file_test(there, G_FILE_TEST_EXISTS));
+    g_assert_true(store_load_incarnation(f->dir, "shop", &incarnation, NULL));
+    g_assert_cmpuint(incarnation, ==, 8);
+    /* Another one does not take its place. */
+    g_assert_false(store_import_finish(f->dir, second, "shop", "", &record, 9, &error));
+    g_assert_error(error, CONTROL_ERROR, CONTROL_ERROR_EXISTS);
+    g_assert_true(g_file_test(there, G_FILE_TEST_EXISTS));
+    g_auto(GStrv) names = store_list(f->dir);
+    g_assert_cmpuint(g_strv_length(names), ==, 1);
+    g_assert_false(g_file_test(second, G_FILE_TEST_EXISTS));
 }
 
 /* A district whose state has gone is damaged. Its checkpoints are all that is left: they stay. */
@@ -239,6 +268,7 @@ main(int argc, char **argv)
     ADD("/store/a write that was cut short changes nothing", test_torn_write);
     ADD("/store/a write that fails keeps what was there", test_failed_write_keeps_old);
     ADD("/store/what was being made or removed is cleared away", test_half_way);
+    ADD("/store/what has been imported is there whole and takes nobody's place", test_import);
     ADD("/store/a district whose state is lost keeps its checkpoints", test_lost_state);
     ADD("/store/destroying follows no links", test_destroy);
     ADD("/store/state is for the owner only", test_private);
