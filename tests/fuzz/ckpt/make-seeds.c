@@ -51,6 +51,7 @@ make_seeds(const char *dir, const char *name, uint32_t disks)
         writer_add_disk(&writer, 0, (uint64_t)3 * PAGE_BYTES + i * SECTOR_BYTES);
     writer_hello(&writer);
     writer_epoch(&writer, 1, 0, 0, 4, 1);
+    save(dir, "fuzz-import", name, writer.out);
     writer_epoch(&writer, 2, 1, 2, 2, 0);
     save(dir, "fuzz-image", name, writer.out);
     stream = as_stream_input(&writer);

@@ -500,20 +500,27 @@ pair_new_with(const char *options, const char *app)
     return pair_run(pair_make(options, app));
 }
 
+static void
+make_disk(const char *path, const char *format)
+{
+    g_autofree char *bytes = g_strdup_printf("%d", PAIR_DISK_BYTES);
+    const char *create[] = {"qemu-img", "create", "-q", "-f", format, path, bytes, NULL};
+    int status = 1;
+
+    g_assert_true(g_spawn_sync(NULL, (char **)create, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL,
+                               NULL, &status, NULL));
+    g_assert_cmpint(status, ==, 0);
+}
+
 Pair *
 pair_new_disk_with(const char *options, const char *format)
 {
     Pair *pair =
         pair_make(options, "op=devices report=1 delay=20000 pages=1 poweroff=0x604:0x3400");
     g_autofree char *disk = g_strdup_printf("%s/app.%s", pair->dir, format);
-    g_autofree char *bytes = g_strdup_printf("%d", PAIR_DISK_BYTES);
-    const char *create[] = {"qemu-img", "create", "-q", "-f", format, disk, bytes, NULL};
     g_autofree char *text = NULL;
-    int status = -1;
 
-    g_assert_true(g_spawn_sync(NULL, (char **)create, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL,
-                               NULL, &status, NULL));
-    g_assert_cmpint(status, ==, 0);
+    make_disk(disk, format);
     /* The last section is app's. */
     g_assert_true(g_file_get_contents(pair->definition, &text, NULL, NULL));
     g_autofree char *with = g_strdup_printf("%sDisk=%s\n", text, disk);

@@ -245,6 +245,55 @@ test_goes_on_twice(void)
     pair_free(pair);
 }
 
+/* Wait until the oldest checkpoint has gone, and so is in the homes. */
+static void
+wait_merged(Pair *pair, const Host *host)
+{
+    const char *log[] = {"log", "shop", NULL};
+    gint64 deadline = g_get_monotonic_time() + RIG_LIMIT_MS * 1000, oldest = 1;
+
+    while (oldest == 1) {
+        g_autoptr(JsonNode) answer = pair_command(pair, host, NULL, log);
+        JsonArray *list = json_object_get_array_member(json_node_get_object(answer), "checkpoints");
+        oldest = json_object_get_int_member(json_array_get_object_element(list, 0), "id");
+        if (g_get_monotonic_time() > deadline)
+            rig_fail(pair->dir, "%s: nothing is merged", host->name);
+        g_usleep(POLL_US);
+    }
+}
+
+/* One stands on what an engine has open, the other on what nobody has; both are the same. */
+static void
+test_qcow2(void)
+{
+    Pair *pair = pair_new_disk_with("AutoFailover=no\n", "qcow2");
+    const Host *h1 = pair_home(pair), *h2 = pair_standby(pair);
+    const char *save[] = {"checkpoint", "shop", NULL};
+    const char *stop[] = {"stop", "shop", "--force", NULL};
+    g_autofree char *file = NULL, *stopped = path_of(pair, "stopped.dcp");
+    const char *export[] = {"export", "shop", stopped, "--at", "here", NULL};
+    const char *import[] = {"import", NULL, "--as", "copy", NULL};
+
+    /* So that there is something in the home. */
+    for (int i = 0; i < 5; i++) {
+        pair_must(pair, h1, save);
+        wait_right(pair, h1);
+    }
+    wait_merged(pair, h1);
+    file = export_here(pair);
+    pair_must(pair, h1, stop);
+    pair_must(pair, h1, export);
+    for (const char *const *path = (const char *const[]){file, stopped, NULL}; *path; path++) {
+        import[1] = *path;
+        pair_must(pair, h2, import);
+        g_assert_cmpint(start_imported(pair, h2, "copy"), ==, 1);
+        wait_right(pair, h2);
+        stop_and_destroy(pair, h2, "copy");
+        forget(h2);
+    }
+    pair_free(pair);
+}
+
 /* ---- Refusals ---- */
 
 static void
@@ -465,6 +514,8 @@ main(int argc, char **argv)
                     "runs",
                     test_goes_on);
     g_test_add_func("/transfer/what was imported is a district as any other", test_goes_on_twice);
+    g_test_add_func("/transfer/a disk that is not raw comes through the qemu-nbd that has it open",
+                    test_qcow2);
     g_test_add_func("/transfer/what cannot be is refused by name and nothing is left",
                     test_refused);
     g_test_add_func("/transfer/a full disk leaves nothing behind", test_no_room);
