@@ -2,6 +2,8 @@
 /* Status: what the coordinator tells about itself. */
 #include "ckpt/coordinator-internal.h"
 
+#include <string.h>
+
 void
 status_add_sink(Coordinator *c, const SinkStats *sink)
 {
@@ -97,47 +99,36 @@ status_fill_durable(Coordinator *c, District__CkptStatusReply *s, DurableStats *
         s->durable_age_ns = (uint64_t)MAX(clock_realtime_ns() - stats->last_realtime_ns, 0);
 }
 
-/* Of CkptDiskStatus, to be pointed to. */
-static GArray *
-status_disks(const Coordinator *c)
+/* The disks of a member that is on, as pointers to out, which has room for all; how many. */
+static size_t
+status_fill_disks(const Coordinator *c, const char *member, District__CkptDiskStatus *out,
+                  District__CkptDiskStatus **list)
 {
-    GArray *disks = g_array_new(FALSE, FALSE, sizeof(District__CkptDiskStatus));
+    uint32_t n = 0;
 
     for (uint32_t i = 0; i < c->n_members; i++) {
         const Member *m = c->members[i];
-        uint32_t number = 0;
-        for (unsigned k = 0; member_is_on(m) && k < m->n_disks; k++) {
-            District__CkptDiskStatus disk = DISTRICT__CKPT_DISK_STATUS__INIT;
+        if (strcmp(m->name, member) != 0 || !member_is_on(m))
+            continue;
+        for (unsigned k = 0; k < m->n_disks; k++) {
             if (!m->disks[k].overlay)
                 continue;
-            disk.member = m->name;
-            disk.number = number++;
-            disk.home = m->disks[k].home;
-            g_array_append_val(disks, disk);
+            out[n] = (District__CkptDiskStatus)DISTRICT__CKPT_DISK_STATUS__INIT;
+            out[n].number = n;
+            out[n].home = m->disks[k].home;
+            list[n] = &out[n];
+            n++;
         }
     }
-    return disks;
-}
-
-static void
-status_reply(ControlRequest *request, District__CkptStatusReply *s, GArray *disks)
-{
-    g_autofree District__CkptDiskStatus **list = g_new0(District__CkptDiskStatus *, disks->len + 1);
-    District__CkptReply reply = DISTRICT__CKPT_REPLY__INIT;
-
-    for (guint i = 0; i < disks->len; i++)
-        list[i] = &g_array_index(disks, District__CkptDiskStatus, i);
-    s->n_disks = disks->len;
-    s->disks = list;
-    reply.status = s;
-    control_request_reply(request, &reply);
+    return n;
 }
 
 void
 status_request(Coordinator *c, ControlRequest *request)
 {
     District__CkptStatusReply s = DISTRICT__CKPT_STATUS_REPLY__INIT;
-    g_autoptr(GArray) disks = status_disks(c);
+    District__CkptReply reply = DISTRICT__CKPT_REPLY__INIT;
+    District__CkptDiskStatus disks[DISKS_MAX], *disk_list[DISKS_MAX];
     DurableStats durable;
     District__CkptPercentiles pause = status_percentiles(&c->stats->pause);
     District__CkptPercentiles skew = status_percentiles(&c->stats->skew);
@@ -169,5 +160,8 @@ status_request(Coordinator *c, ControlRequest *request)
     status_fill_members(c, members, list);
     s.n_members = c->n_members;
     s.members = list;
-    status_reply(request, &s, disks);
+    s.n_disks = status_fill_disks(c, request->message->status->disks_of, disks, disk_list);
+    s.disks = disk_list;
+    reply.status = &s;
+    control_request_reply(request, &reply);
 }

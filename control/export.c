@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #define STATUS_MS 5000
-#define OWN_PREFIX "image:"
 
 typedef struct Export {
     Daemon *daemon;
@@ -23,6 +22,7 @@ typedef struct Export {
     char *store;
     char *id;
     GHashTable *homes; /* "MEMBER/K" -> as ckpt/export-image.h takes it */
+    GQueue ask;        /* members whose engines may have homes open */
     int fds[2];
     JobDone done;
     gpointer data;
@@ -37,6 +37,7 @@ export_end(Export *export, JsonObject *result, const GError *error)
             close(export->fds[i]);
     }
     g_hash_table_unref(export->homes);
+    g_queue_clear_full(&export->ask, g_free);
     g_free(export->name);
     g_free(export->file);
     g_free(export->store);
@@ -113,70 +114,97 @@ export_spawn(Export *export)
 
 /* The homes of the disks that are in checkpoints, as the definition and the lineage say. */
 static void
-add_homes(Export *export, const District *d)
+add_homes(Export *export, const District *d, const DefinitionMember *m)
 {
-    for (guint i = 0; i < d->definition->members->len; i++) {
-        const DefinitionMember *m = d->definition->members->pdata[i];
-        guint number = 0;
-        for (guint k = 0; k < m->disks->len; k++) {
-            const DefinitionDisk *disk = m->disks->pdata[k];
-            gboolean moved = FALSE;
-            g_autofree char *path = district_disk_home(d, m, k, &moved);
-            if (disk->read_only)
-                continue;
-            char *key = g_strdup_printf("%s/%u", m->name, number++);
-            char *home = moved || strcmp(disk->format, "raw") == 0
-                             ? g_strconcat("raw:", path, NULL)
-                             : g_strdup_printf(OWN_PREFIX "%s:%s", disk->format, path);
-            g_hash_table_replace(export->homes, key, home);
-        }
+    gboolean ask = FALSE;
+    guint number = 0;
+
+    for (guint k = 0; k < m->disks->len; k++) {
+        const DefinitionDisk *disk = m->disks->pdata[k];
+        gboolean moved = FALSE;
+        g_autofree char *path = district_disk_home(d, m, k, &moved);
+        if (disk->read_only)
+            continue;
+        gboolean raw = moved || strcmp(disk->format, "raw") == 0;
+        char *home = raw ? g_strconcat("raw:", path, NULL)
+                         : g_strdup_printf("image:%s:%s", disk->format, path);
+        g_hash_table_replace(export->homes, g_strdup_printf("%s/%u", m->name, number++), home);
+        ask = ask || !raw;
+    }
+    if (ask)
+        g_queue_push_tail(&export->ask, g_strdup(m->name));
+}
+
+/* The homes of a member that its engine has open are where that says. */
+static void
+take_homes(Export *export, const char *member, const District__CkptStatusReply *status)
+{
+    for (size_t i = 0; status != NULL && i < status->n_disks; i++) {
+        char *key = g_strdup_printf("%s/%u", member, status->disks[i]->number);
+        if (g_hash_table_contains(export->homes, key))
+            g_hash_table_replace(export->homes, key, g_strdup(status->disks[i]->home));
+        else
+            g_free(key);
     }
 }
 
-static gboolean
-needs_engines(const Export *export)
-{
-    GHashTableIter iter;
-    gpointer home = NULL;
-
-    g_hash_table_iter_init(&iter, export->homes);
-    while (g_hash_table_iter_next(&iter, NULL, &home)) {
-        if (g_str_has_prefix(home, OWN_PREFIX))
-            return TRUE;
-    }
-    return FALSE;
-}
+static void ask_engines(Export *export);
 
 static void
 on_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error, gpointer data)
 {
     const District__CkptMessage *m = (const District__CkptMessage *)message;
     Export *export = data;
+    g_autofree char *member = g_queue_pop_head(&export->ask);
 
     if (error != NULL) {
         export_end(export, NULL, error);
         return;
     }
-    for (size_t i = 0; m->reply->status != NULL && i < m->reply->status->n_disks; i++) {
-        const District__CkptDiskStatus *disk = m->reply->status->disks[i];
-        char *key = g_strdup_printf("%s/%u", disk->member, disk->number);
-        if (g_hash_table_contains(export->homes, key))
-            g_hash_table_replace(export->homes, key, g_strdup(disk->home));
-        else
-            g_free(key);
+    take_homes(export, member, m->reply->status);
+    ask_engines(export);
+}
+
+/* One member after the other: their homes might not all fit one answer. */
+static void
+ask_engines(Export *export)
+{
+    const District *d = g_hash_table_lookup(export->daemon->districts, export->name);
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptStatusRequest status = DISTRICT__CKPT_STATUS_REQUEST__INIT;
+
+    if (g_queue_is_empty(&export->ask) || d == NULL || d->ckpt == NULL) {
+        export_spawn(export);
+        return;
     }
-    export_spawn(export);
+    status.disks_of = g_queue_peek_head(&export->ask);
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_STATUS;
+    request.status = &status;
+    rpc_call(d->ckpt, &request.base, NULL, 0, STATUS_MS, on_status, export);
+}
+
+/* As checkpoint_find, with another remedy. */
+static uint64_t
+find_checkpoint(District *d, const char *at, GError **error)
+{
+    uint64_t id = checkpoint_find(d, at != NULL ? at : "latest", error);
+
+    if (id == 0 && at == NULL && g_error_matches(*error, CONTROL_ERROR, CONTROL_ERROR_NOT_FOUND)) {
+        g_clear_error(error);
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_NOT_FOUND,
+                    "%s: it has no durable checkpoint: make one by district checkpoint %s", d->name,
+                    d->name);
+    }
+    return id;
 }
 
 void
 operation_export(District *d, const char *at, const char *file, const int fds[2], JobDone done,
                  gpointer data)
 {
-    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
-    District__CkptStatusRequest status = DISTRICT__CKPT_STATUS_REQUEST__INIT;
     Export *export = g_new0(Export, 1);
     g_autoptr(GError) error = NULL;
-    uint64_t id = checkpoint_find(d, at != NULL ? at : "latest", &error);
+    uint64_t id = find_checkpoint(d, at, &error);
 
     *export = (Export){.daemon = d->daemon, .fds = {fds[0], fds[1]}, .done = done, .data = data};
     export->name = g_strdup(d->name);
@@ -188,12 +216,7 @@ operation_export(District *d, const char *at, const char *file, const int fds[2]
         export_end(export, NULL, error);
         return;
     }
-    add_homes(export, d);
-    if (d->ckpt == NULL || !needs_engines(export)) {
-        export_spawn(export);
-        return;
-    }
-    request.op_case = DISTRICT__CKPT_REQUEST__OP_STATUS;
-    request.status = &status;
-    rpc_call(d->ckpt, &request.base, NULL, 0, STATUS_MS, on_status, export);
+    for (guint i = 0; i < d->definition->members->len; i++)
+        add_homes(export, d, d->definition->members->pdata[i]);
+    ask_engines(export);
 }

@@ -42,8 +42,11 @@ client_wait(Client *client)
                             {.fd = client->watch_fd, .events = POLLIN}};
 
     while (ends[1].fd >= 0) {
-        if (poll(ends, G_N_ELEMENTS(ends), -1) < 0 && errno != EINTR)
-            return;
+        if (poll(ends, G_N_ELEMENTS(ends), -1) < 0) {
+            if (errno != EINTR)
+                return;
+            continue;
+        }
         if (ends[1].revents != 0 && !client->watch(client->watch_fd, client->watch_data))
             client->watch_fd = ends[1].fd = -1;
         if (ends[0].revents != 0)

@@ -3,18 +3,19 @@
 #
 # A district with a disk persists: its host loses its power, and it goes on from its last durable
 # checkpoint, memory and disk together; it is rolled back and forth; a clone runs an old checkpoint beside
-# it; and a boot after a stop finds all that was written.
+# it; it goes to another host as one file; and a boot after a stop finds all that was written.
 
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 STORE=/var/lib/district/districts/books/store
 
+looked_at=h1 # the host whose console counts
 # The newest and the first number that the guest has printed since its engine started.
 newest() { console_of | sed -n 's/.*ledger: \([0-9]*\)$/\1/p' | tail -n 1; }
 # The first number of the newest life: where the numbers do not go on by one.
 first() { console_of | sed -n 's/.*ledger: \([0-9]*\)$/\1/p' | awk '$1 != last + 1 { first = $1 } { last = $1 } END { print first }'; }
-console_of() { on h1 cat /var/log/district/books/ledger.console.log 2>/dev/null | tr -d '\r'; }
+console_of() { on "$looked_at" cat /var/log/district/books/ledger.console.log 2>/dev/null | tr -d '\r'; }
 above() { local n; n=$(newest); [[ ${n:-0} -gt $1 ]]; }
 sound() { ! console_of | has broken && above "$1"; }
 forget_console() { on h1 sh -c ': >/var/log/district/books/ledger.console.log'; }
@@ -103,6 +104,28 @@ claim "store check finds every byte as it was written" "$(dst h1 store check boo
 LISTED=$(dst h1 log books --json) || die "log failed"
 claim "a clone that is destroyed leaves nothing pinned" "$LISTED" \
 	eval 'has "\"pinned\":" <<<"$LISTED" && ! has "\"pinned\":true" <<<"$LISTED"'
+
+start_daemon h2
+MOVED=$(on --timeout 240 h1 "$BUILD/control/district" export books - --at two 2>"$LAB_DIR/export.err" |
+	on --timeout 240 h2 "$BUILD/control/district" import - 2>&1) || true
+claim "a checkpoint goes to another host through a pipe, out of a district that runs" \
+	"$MOVED $(cat "$LAB_DIR/export.err")" has "books imported" <<<"$MOVED"
+dst h2 start books || die "start of the import failed"
+looked_at=h2
+within 60 above 0 || true
+resumed=$(first)
+claim "it goes on there from where it was" "$at_two when it was taken, $resumed after" \
+	test "${resumed:-0}" -ge "$at_two" -a "${resumed:-0}" -le $((at_two + 15))
+within 60 sound $((${resumed:-0} + 3)) || true
+claim "it has not booted, and disk and memory agree there" "$(console_of | tail -n 2)" \
+	eval 'sound "$resumed" && ! console_of | has "ledger: boot"'
+claim "and all of its store is as it was written" "$(dst h2 store check books 2>&1)" \
+	dst h2 store check books
+dst h2 stop books --force || die "stop failed"
+looked_at=h1
+running=$(newest)
+within 60 above $((running + 3)) || true
+claim "the original has run on meanwhile" "$(console_of | tail -n 1)" sound "$running"
 
 within 30 above $(($(newest) + 5)) || true
 dst h1 stop books --timeout 20s || die "stop failed"

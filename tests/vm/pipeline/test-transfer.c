@@ -463,6 +463,37 @@ test_interrupted(void)
     pair_free(pair);
 }
 
+/* Nobody reads the pipe, so it is in the middle when it is killed. */
+static void
+test_export_killed(void)
+{
+    Pair *pair = pair_new_disk();
+    const Host *h1 = pair_home(pair);
+    g_autofree char *fifo = path_of(pair, "fifo");
+    const char *args[] = {"/bin/sh",
+                          "-c",
+                          "exec \"$0\" -c \"$1\" export shop - >\"$2\"",
+                          g_getenv("DISTRICT"),
+                          h1->conf,
+                          fifo,
+                          NULL};
+    Proc command = {0};
+
+    pair_must(pair, h1, label);
+    guint before = children_of(h1->daemon.pid);
+    g_assert_cmpint(mkfifo(fifo, 0600), ==, 0);
+    int fd = open(fifo, O_RDWR | O_CLOEXEC);
+    g_assert_cmpint(fcntl(fd, F_SETPIPE_SZ, 4096), ==, 4096);
+    proc_start(&command, pair->dir, "export", args);
+    wait_children(pair, h1, before + 1);
+    proc_kill(&command);
+    wait_children(pair, h1, before);
+    wait_right(pair, h1);
+    close(fd);
+    g_free(command.name);
+    pair_free(pair);
+}
+
 /* What a districtd that was killed had begun, its successor removes. */
 static void
 test_daemon_killed(void)
@@ -521,6 +552,7 @@ main(int argc, char **argv)
     g_test_add_func("/transfer/a full disk leaves nothing behind", test_no_room);
     g_test_add_func("/transfer/an import that is interrupted leaves nothing behind",
                     test_interrupted);
+    g_test_add_func("/transfer/an export whose command is killed ends", test_export_killed);
     g_test_add_func("/transfer/an import that districtd did not survive leaves nothing behind",
                     test_daemon_killed);
     return g_test_run();
