@@ -314,8 +314,10 @@ commit(const Import *import, GError **error)
         .ram_pages = import->ram_pages,
     };
 
+    /* The head is the same then; but the catalog is on the disk, for readers that come first. */
     return record_out_sync(import->out, error) && sync_disks(import, error) &&
-           ckpt_store_commit(import->store, import->id, &commit, error);
+           ckpt_store_commit(import->store, import->id, &commit, error) &&
+           ckpt_store_set_head(import->store, import->id, error);
 }
 
 static gboolean

@@ -558,7 +558,9 @@ district_summary(District *d)
     json_object_set_string_member(object, "role", role_name(d->record.role));
     json_object_set_int_member(object, "incarnation", (gint64)d->incarnation);
     json_object_set_string_member(object, "protection", protection);
-    set_string(object, "reason", d->reason);
+    set_string(object, "reason",
+               d->reason == NULL && d->record.resume ? "imported; start goes on from its checkpoint"
+                                                     : d->reason);
     set_string(object, "peer", d->record.peer);
     set_string(object, "standby_reason", d->record.protect ? d->standby_reason : NULL);
     set_string(object, "superseded_by", d->record.superseded_by);

@@ -115,7 +115,7 @@ looked_at=h2
 within 60 above 0 || true
 resumed=$(first)
 claim "it goes on there from where it was" "$at_two when it was taken, $resumed after" \
-	test "${resumed:-0}" -ge "$at_two" -a "${resumed:-0}" -le $((at_two + 15))
+	test "${resumed:-0}" -ge $((at_two - 10)) -a "${resumed:-0}" -le $((at_two + 15))
 within 60 sound $((${resumed:-0} + 3)) || true
 claim "it has not booted, and disk and memory agree there" "$(console_of | tail -n 2)" \
 	eval 'sound "$resumed" && ! console_of | has "ledger: boot"'
