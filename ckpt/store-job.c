@@ -172,7 +172,8 @@ print_imported(const StoreJob *job, const ImportResult *result)
     print_cut(cut);
     for (size_t i = 0; i < cut->n_members; i++)
         g_print("disks %s %zu\n", cut->members[i]->name, cut->members[i]->n_disks);
-    g_print("definition\n%s", cut->definition);
+    /* Not by g_print, which would say it in the charset of the locale. */
+    printf("definition\n%s", cut->definition);
 }
 
 static gboolean
