@@ -23,8 +23,9 @@
  * The order of steps that keeps it so:
  *
  *   prepare   create the file; sync the directory. The name is durable before it matters.
- *   commit    (the caller) write, fdatasync: THE commit. Then the catalog's row, not synced: if it
- *             is lost, opening finds a whole file without a row and makes the row again from what
+ *   commit    (the caller) write, fdatasync: THE commit. Then the catalog's row, synced, so that
+ *             readers know what anyone was told of, after a loss of power too. If it is lost
+ *             before, opening finds a whole file without a row and makes the row again from what
  *             the file says of itself. Whatever is not whole was never committed.
  *   discard   unlink; sync the directory. Had a commit been tried, first note in the catalog that
  *             the file is gone, because SQLite may bring a failed transaction back after a crash.
@@ -450,7 +451,7 @@ ckpt_store_commit(CkptStore *store, uint64_t id, const CkptStoreCommit *commit, 
     if (!commit_row(store, id, commit, &row, error))
         return FALSE;
     prepared_set(store, id, PREPARED_COMMIT_TRIED);
-    if (!catalog_change(store, false, change_commit, &row, error))
+    if (!catalog_change(store, true, change_commit, &row, error))
         return FALSE;
     prepared_forget(store, id);
     return TRUE;
