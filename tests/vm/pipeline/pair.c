@@ -353,8 +353,8 @@ pair_daemon_start(Pair *pair, Host *host)
         "mount --bind \"$0\" \"$1\" && exec \"$2\" --config \"$3\" --foreground";
     g_autofree char *out = g_build_filename(pair->dir, "out", NULL);
     const char *argv[] = {
-        "/usr/bin/env",        "unshare",  "-m", "sh", "-c", script, host->out, out,
-        g_getenv("DISTRICTD"), host->conf, NULL};
+        "/usr/bin/env", "unshare", "-m", "--propagation",       "slave",    "sh", "-c",
+        script,         host->out, out,  g_getenv("DISTRICTD"), host->conf, NULL};
     const char *list[] = {"list", NULL};
     gint64 deadline = deadline_new();
 
@@ -397,7 +397,6 @@ host_init(Pair *pair, Host *host, const char *name, guint port)
                                             pair->dir, name, port);
     g_assert_true(g_file_set_contents(host->conf, text, -1, NULL));
     g_assert_cmpint(g_mkdir_with_parents(host->out, 0700), ==, 0);
-    pair_daemon_start(pair, host);
 }
 
 /* The second host joins the first one with the token that the first one gives out. */
@@ -454,28 +453,46 @@ pair_libexec(Pair *pair)
     g_setenv("DISTRICT_LIBEXEC", dir, TRUE);
 }
 
-/* Two hosts that know each other, and a definition with these options. app: more for its guest. */
-static Pair *
-pair_make(const char *options, const char *app)
+Pair *
+pair_new_off(void)
 {
     Pair *pair = g_new0(Pair, 1);
     g_autoptr(GError) error = NULL;
-    const guint ports[2] = {free_port(), free_port()};
-    g_autofree char *app_command = g_strconcat(guest_options[1], " ", app, NULL);
-    char *const commands[PAIR_MEMBERS] = {(char *)guest_options[0], app_command};
 
     pair->dir = g_dir_make_tmp("district-pair-XXXXXX", &error);
     g_assert_no_error(error);
     g_autofree char *out = g_build_filename(pair->dir, "out", NULL);
     g_assert_cmpint(g_mkdir_with_parents(out, 0700), ==, 0);
+    pair_libexec(pair);
+    pair->ports[0] = free_port();
+    pair->ports[1] = free_port();
+    host_init(pair, &pair->hosts[0], "h1", pair->ports[0]);
+    host_init(pair, &pair->hosts[1], "h2", pair->ports[1]);
+    return pair;
+}
+
+void
+pair_on(Pair *pair)
+{
+    pair_daemon_start(pair, &pair->hosts[0]);
+    pair_daemon_start(pair, &pair->hosts[1]);
+    pair_join(pair, pair->ports);
+}
+
+/* Two hosts that know each other, and a definition with these options. app: more for its guest. */
+static Pair *
+pair_make(const char *options, const char *app)
+{
+    Pair *pair = pair_new_off();
+    g_autoptr(GError) error = NULL;
+    g_autofree char *app_command = g_strconcat(guest_options[1], " ", app, NULL);
+    char *const commands[PAIR_MEMBERS] = {(char *)guest_options[0], app_command};
+
     for (int i = 0; i < PAIR_MEMBERS; i++) {
         pair->checkers[i] = guest_checker_new(commands[i], &error);
         g_assert_no_error(error);
     }
-    pair_libexec(pair);
-    host_init(pair, &pair->hosts[0], "h1", ports[0]);
-    host_init(pair, &pair->hosts[1], "h2", ports[1]);
-    pair_join(pair, ports);
+    pair_on(pair);
     pair->definition = pair_definition(pair, options, commands);
     return pair;
 }
@@ -590,13 +607,15 @@ pair_free(Pair *pair)
     const char *destroy[] = {"destroy", "shop", NULL};
     const char *rm[] = {"rm", "-rf", pair->dir, NULL};
 
-    g_autofree char *state = pair_field(pair, pair_home(pair), "state");
-    if (g_strcmp0(state, "stopped") != 0 && g_strcmp0(state, "superseded") != 0)
+    bool on = pair_home(pair)->daemon.pid != 0;
+    g_autofree char *state = on ? pair_field(pair, pair_home(pair), "state") : NULL;
+    if (on && g_strcmp0(state, "stopped") != 0 && g_strcmp0(state, "superseded") != 0)
         pair_must(pair, pair_home(pair), stop);
     for (int i = 0; i < 2; i++) {
         /* What a standby keeps is ended with it; whatever is left dies with the test. */
-        g_clear_pointer(&(JsonNode *){pair_command(pair, &pair->hosts[i], NULL, destroy)},
-                        json_node_unref);
+        if (pair->hosts[i].daemon.pid != 0)
+            g_clear_pointer(&(JsonNode *){pair_command(pair, &pair->hosts[i], NULL, destroy)},
+                            json_node_unref);
         proc_kill(&pair->hosts[i].daemon);
         g_free(pair->hosts[i].name);
         g_free(pair->hosts[i].conf);
@@ -604,7 +623,7 @@ pair_free(Pair *pair)
         g_free(pair->hosts[i].daemon.name);
     }
     for (int i = 0; i < PAIR_MEMBERS; i++)
-        guest_checker_free(pair->checkers[i]);
+        g_clear_pointer(&pair->checkers[i], guest_checker_free);
     g_spawn_sync(NULL, (char **)rm, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, NULL, NULL);
     g_free(pair->definition);
     g_free(pair->dir);

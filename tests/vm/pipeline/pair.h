@@ -29,6 +29,7 @@ typedef struct Pair {
     char *dir;
     char *definition; /* path of shop.district */
     Host hosts[2];
+    guint ports[2];
     int home; /* index of the host that is home; the other one is standby */
     GuestChecker *checkers[PAIR_MEMBERS];
 } Pair;
@@ -40,6 +41,10 @@ typedef struct Pair {
  */
 int pair_guard(void);
 
+/* Directories of two hosts, with nothing on them yet: something may be mounted at DIR/HOST/state
+ * (StateDir=), and districtd started on one or, by pair_on, on both, which know each other then. */
+Pair *pair_new_off(void);
+void pair_on(Pair *pair);
 /* Both districtd run and know each other; there is no district. The definition has this
  * FailoverAfter=. */
 Pair *pair_new_empty(const char *failover_after);
