@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define SEND_TIMEOUT_MS 1000
+#define WAITING_BYTES_MAX 400
 
 G_DEFINE_QUARK(district - member - error - quark, member_error)
 
@@ -52,6 +53,7 @@ member_free(Member *member)
     member_disconnect(member);
     member_hello_clear(member);
     g_free(member->name);
+    g_free(member->waiting);
     g_free(member->path);
     g_free(member);
 }
@@ -464,6 +466,17 @@ member_collect_restore_check(Member *member, GError **error)
                                MEMBER_RESTORE_TIMEOUT_MS, error);
 }
 
+/* Said by the engine for people to read: one line, not too long. */
+static void
+member_note_waiting(Member *member, const char *text)
+{
+    g_free(member->waiting);
+    member->waiting =
+        *text ? g_utf8_make_valid(text, (gssize)strnlen(text, WAITING_BYTES_MAX)) : NULL;
+    if (member->waiting)
+        g_strdelimit(member->waiting, "\r\n", ' ');
+}
+
 gboolean
 member_describe(Member *member, District__MemberState *state, uint64_t *pauses, GError **error)
 {
@@ -482,6 +495,7 @@ member_describe(Member *member, District__MemberState *state, uint64_t *pauses, 
     *state = reply->describe->state;
     if (pauses)
         *pauses = reply->describe->pauses;
+    member_note_waiting(member, reply->describe->waiting);
     gboolean good = TRUE;
     if (*state == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN)
         good = member_note_cuts(member, reply->describe->disks, reply->describe->n_disks, error);

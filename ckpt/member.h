@@ -54,6 +54,7 @@ typedef struct Member {
     unsigned n_disks;
     MemberDisk disks[DISKS_MAX];
     District__MemberState run_state; /* as far as we know */
+    char *waiting;                   /* guest I/O that cannot go on, in one line; NULL: none */
     uint64_t last_id;
     int64_t sent_ns; /* when the outstanding request went out */
 } Member;
@@ -118,7 +119,7 @@ gboolean member_collect_restore_check(Member *member, GError **error);
 gboolean member_collect_power_button(Member *member, bool *heard, GError **error);
 gboolean member_collect_quit(Member *member, int timeout_ms, GError **error);
 
-/* Ask for the run state. */
+/* Ask for the run state, and what waits. */
 gboolean member_describe(Member *member, District__MemberState *state, uint64_t *pauses,
                          GError **error);
 

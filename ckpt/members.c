@@ -250,6 +250,17 @@ members_check_idle(Coordinator *c)
     }
 }
 
+/* It is told once, when it begins. */
+static void
+members_tell_waiting(Coordinator *c, const Member *m, bool waited)
+{
+    if (!m->waiting || waited)
+        return;
+    g_warning("member %s: %s", m->name, m->waiting);
+    coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_WAITS, m->name, m->waiting,
+                      0);
+}
+
 void
 members_describe_tick(Coordinator *c, int64_t now)
 {
@@ -260,11 +271,14 @@ members_describe_tick(Coordinator *c, int64_t now)
         Member *m = c->members[i];
         District__MemberState state = DISTRICT__MEMBER_STATE__MEMBER_STATE_UNKNOWN;
         GError *error = NULL;
+        bool waited = m->waiting != NULL;
         if (!member_is_on(m))
             continue;
         if (!member_describe(m, &state, NULL, &error))
             members_trouble(c, m, error);
         else if (state == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN)
             members_off(c, m);
+        else
+            members_tell_waiting(c, m, waited);
     }
 }

@@ -58,6 +58,8 @@ status_fill_members(const Coordinator *c, District__CkptMemberStatus *members,
         members[i].ram_size = m->ram_size;
         members[i].dirty_source = m->dirty_source;
         members[i].vcpus = m->vcpus;
+        if (m->waiting)
+            members[i].waiting = m->waiting;
         list[i] = &members[i];
     }
 }

@@ -406,6 +406,7 @@ ckpt_members(const District__CkptStatusReply *s)
         json_object_set_string_member(item, "dirty_source", s->members[i]->dirty_source);
         json_object_set_int_member(item, "ram_size", (gint64)s->members[i]->ram_size);
         json_object_set_int_member(item, "vcpus", s->members[i]->vcpus);
+        json_object_set_string_member(item, "waiting", s->members[i]->waiting);
         json_array_add_object_element(members, item);
     }
     return members;

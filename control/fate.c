@@ -442,6 +442,9 @@ district_ckpt_event(ProtobufCMessage *message, int *fds, guint n_fds, const GErr
         daemon_event(daemon, "store-failed", d->name, "no durable checkpoint: %s; trying again",
                      event->text);
         break;
+    case DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_WAITS:
+        daemon_event(daemon, "member-waits", d->name, "member %s: %s", event->member, event->text);
+        break;
     case DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_SUPERSEDED:
         district_supersede(d, d->record.peer != NULL ? d->record.peer : "?", event->incarnation);
         break;

@@ -152,6 +152,15 @@ add_percentiles(GPtrArray *rows, const char *key, JsonObject *object, const char
     g_ptr_array_add(rows, g_strdup_printf("%s\t%s median, %s p99, %s max", key, p50, p99, max));
 }
 
+/* Guests whose I/O cannot go on. */
+static void
+add_waiting(GPtrArray *rows, JsonArray *members)
+{
+    for (guint i = 0; i < length(members); i++)
+        add_line(rows, json_get_string(element(members, i), "name", "?"),
+                 json_get_string(element(members, i), "waiting", ""));
+}
+
 static void
 add_checkpointing(GPtrArray *rows, JsonObject *c)
 {
@@ -181,6 +190,7 @@ add_checkpointing(GPtrArray *rows, JsonObject *c)
                                             100.0 * (double)json_get_int(c, "load_done_pages", 0) /
                                                 (double)MAX(memory, 1));
     add_line(rows, "Memory", memory > 0 ? read : "");
+    add_waiting(rows, json_get_array(c, "members"));
 }
 
 static void
