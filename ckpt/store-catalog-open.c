@@ -39,17 +39,33 @@ found_file(CkptStore *store, uint64_t id, uint32_t generation, void *opaque, GEr
     return TRUE;
 }
 
+/* A store without a catalog is a new one, and then has nothing else. */
+static gboolean
+catalog_check_no_files(CkptStore *store, GError **error)
+{
+    bool files = false;
+
+    return store_foreach_file(store, found_file, &files, error) &&
+           (!files ||
+            catalog_damaged(store, error, "it is missing or empty, but there are checkpoints"));
+}
+
+/* For a reader. */
+static gboolean
+catalog_nothing(CkptStore *store, GError **error)
+{
+    return catalog_check_no_files(store, error) &&
+           store_fail(store, CKPT_STORE_ERROR_NOT_FOUND, error, "there is nothing in it");
+}
+
 /* A new catalog: all of it or nothing is there. */
 static gboolean
 catalog_create(CkptStore *store, GError **error)
 {
     Catalog catalog = {.district = store->district, .next_id = 1};
-    bool files = false;
 
-    if (!store_foreach_file(store, found_file, &files, error))
+    if (!catalog_check_no_files(store, error))
         return FALSE;
-    if (files)
-        return catalog_damaged(store, error, "it is empty, but there are checkpoints");
     if (catalog_exec(store, "PRAGMA synchronous = FULL; BEGIN IMMEDIATE;", error) &&
         catalog_exec(store, schema, error) && catalog_put_state(store, &catalog, error) &&
         catalog_exec(store, "COMMIT", error))
@@ -70,9 +86,8 @@ catalog_check_version(CkptStore *store, GError **error)
     version = catalog_value(store, "PRAGMA user_version");
     if (application == 0 && version == 0 &&
         catalog_value(store, "SELECT count(*) FROM sqlite_schema") == 0)
-        return store_is_writer(store)
-                   ? catalog_create(store, error)
-                   : store_fail(store, CKPT_STORE_ERROR_NOT_FOUND, error, "there is nothing in it");
+        return store_is_writer(store) ? catalog_create(store, error)
+                                      : catalog_nothing(store, error);
     if (application == CATALOG_APPLICATION && version == CATALOG_VERSION)
         return TRUE;
     return store_fail(store, CKPT_STORE_ERROR_FOREIGN, error,
@@ -96,14 +111,16 @@ catalog_check_district(CkptStore *store, GError **error)
                       catalog->district, store->district);
 }
 
-/* SQLite gives its other files the mode of this one. */
+/* SQLite gives its other files the mode of this one. A writer makes it. */
 static gboolean
-catalog_make_file(CkptStore *store, GError **error)
+catalog_check_file(CkptStore *store, GError **error)
 {
-    int fd = openat(store->dir_fd, CATALOG_FILE, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int flags = store_is_writer(store) ? O_RDWR | O_CREAT : O_RDONLY;
+    int fd = openat(store->dir_fd, CATALOG_FILE, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
 
     if (fd < 0)
-        return store_fail_errno(store, CATALOG_FILE, "open", errno, error);
+        return errno == ENOENT ? catalog_nothing(store, error)
+                               : store_fail_errno(store, CATALOG_FILE, "open", errno, error);
     close(fd);
     return TRUE;
 }
@@ -115,7 +132,7 @@ catalog_open(CkptStore *store, GError **error)
     bool writer = store_is_writer(store);
     int rc;
 
-    if (writer && !catalog_make_file(store, error))
+    if (!catalog_check_file(store, error))
         return FALSE;
     rc = sqlite3_open_v2(path, &store->db,
                          (writer ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY) |

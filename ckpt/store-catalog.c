@@ -20,24 +20,33 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/statvfs.h>
+
+/* What SQLite takes at once for the memory that its users share. */
+#define SHARED_BYTES 32768
 
 /* ---- SQLite ---- */
+
+/* SQLite says so only where it writes its files, not where it cannot make or enlarge them. */
+static bool
+catalog_is_full(const CkptStore *store, int rc)
+{
+    int err = store->db != NULL ? sqlite3_system_errno(store->db) : 0;
+    struct statvfs fs;
+
+    return rc == SQLITE_FULL || (rc == SQLITE_IOERR && (err == ENOSPC || err == EDQUOT)) ||
+           ((rc == SQLITE_IOERR || rc == SQLITE_CANTOPEN) && fstatvfs(store->dir_fd, &fs) == 0 &&
+            fs.f_bavail * fs.f_frsize < SHARED_BYTES);
+}
 
 gboolean
 catalog_fail(const CkptStore *store, int rc, GError **error)
 {
     const char *text = store->db != NULL ? sqlite3_errmsg(store->db) : sqlite3_errstr(rc);
-    int err = store->db != NULL ? sqlite3_system_errno(store->db) : 0;
 
-    /* Of the index of its log, SQLite says an I/O error. */
-    if ((rc & 0xff) == SQLITE_IOERR && (err == ENOSPC || err == EDQUOT))
-        return store_fail_errno(store, CATALOG_FILE, "writing it", err, error);
+    if (catalog_is_full(store, rc & 0xff))
+        return store_fail_errno(store, CATALOG_FILE, text, ENOSPC, error);
     switch (rc & 0xff) {
-    case SQLITE_FULL:
-        return store_fail(store, CKPT_STORE_ERROR_FULL, error,
-                          CATALOG_FILE ": %s; free some space and try again", text);
-    case SQLITE_CANTOPEN:
-        return store_fail(store, CKPT_STORE_ERROR_NOT_FOUND, error, CATALOG_FILE ": %s", text);
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
     case SQLITE_SCHEMA:

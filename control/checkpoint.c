@@ -8,7 +8,9 @@
 #include "common/clock.h"
 #include "ckpt.pb-c.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define CHECKPOINT_MS 600000
 
@@ -17,8 +19,10 @@ static CkptStore *
 open_store(const District *d, GError **error)
 {
     g_autofree char *dir = district_store_dir(d);
+    struct stat st;
 
-    if (!g_file_test(dir, G_FILE_TEST_IS_DIR))
+    /* One that cannot be reached may well be there. */
+    if (stat(dir, &st) != 0 && errno == ENOENT)
         return NULL;
     GError *why = NULL;
     CkptStore *store = ckpt_store_open(dir, d->name, CKPT_STORE_READ, &why);
@@ -87,6 +91,11 @@ checkpoint_find(District *d, const char *what, GError **error)
         return id;
     if (why != NULL && why->domain == CONTROL_ERROR) {
         g_propagate_error(error, why);
+        return 0;
+    }
+    if (why != NULL && !g_error_matches(why, CKPT_STORE_ERROR, CKPT_STORE_ERROR_NOT_FOUND)) {
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_FAILED, "%s: %s", d->name, why->message);
+        g_error_free(why);
         return 0;
     }
     g_clear_error(&why);
