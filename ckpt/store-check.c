@@ -22,6 +22,7 @@ typedef struct Check {
     CkptStoreReport report;
     void *opaque;
     gint64 faults;
+    GArray *files; /* of uint64_t: checkpoints with a first file, listed before catalog was read */
     Catalog *catalog;
     /* Of the root's file: */
     GArray *images; /* of StoreImage; NULL: not known */
@@ -226,8 +227,38 @@ check_stray(CkptStore *store, uint64_t id, uint32_t generation, void *opaque, GE
 }
 
 static gboolean
+note_file(CkptStore *store, uint64_t id, uint32_t generation, void *opaque, GError **error)
+{
+    if (generation == 0)
+        g_array_append_val((GArray *)opaque, id);
+    return TRUE;
+}
+
+/* A writer had these files before the catalog was read, so of those that are not in it at most one
+ * is being written, on top of what is in it. */
+static void
+check_unknown(Check *check)
+{
+    for (guint i = 0; i < check->files->len; i++) {
+        CatalogRow wanted = {.id = g_array_index(check->files, uint64_t, i)};
+        g_autoptr(StoreReader) reader = NULL;
+
+        if (catalog_find(check->catalog, wanted.id) == NULL)
+            reader = storefile_open(check->store, &wanted, false, NULL, NULL, NULL);
+        if (reader == NULL || !storefile_read(reader, NULL) ||
+            !store_has_forgotten(check->store, check->catalog, storefile_row(reader)))
+            continue;
+        fault(check, CATALOG_FILE,
+              "damaged: it has lost what was written to it, and does not know of checkpoints that "
+              "are there: bring back an intact copy of the store");
+        return;
+    }
+}
+
+static gboolean
 check_all(Check *check, GError **error)
 {
+    check_unknown(check);
     for (guint i = 0; i < check->catalog->rows->len; i++)
         check_file(check, &g_array_index(check->catalog->rows, CatalogRow, i));
     if (check->catalog->root != 0)
@@ -252,6 +283,9 @@ check_catalog(Check *check, GError **error)
     if (text != NULL)
         fault(check, "catalog.db", text);
     g_clear_pointer(&check->catalog, catalog_free);
+    g_array_set_size(check->files, 0);
+    if (!store_foreach_file(check->store, note_file, check->files, error))
+        return FALSE;
     check->catalog = catalog_read(check->store, &why);
     if (check->catalog != NULL)
         return TRUE;
@@ -309,7 +343,8 @@ ckpt_store_check(CkptStore *store, CkptStoreReport report, void *opaque, GError 
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
     g_autoptr(GArray) reports = g_array_new(FALSE, FALSE, sizeof(Held));
-    Check check = {.store = store, .report = hold, .opaque = reports};
+    g_autoptr(GArray) files = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    Check check = {.store = store, .report = hold, .opaque = reports, .files = files};
     bool again = true;
     gboolean good = TRUE;
     int hold_fd = ckpt_store_hold(store);

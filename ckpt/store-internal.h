@@ -332,6 +332,13 @@ typedef gboolean (*StoreFileFunc)(CkptStore *store, uint64_t id, uint32_t genera
                                   GError **error);
 gboolean store_foreach_file(CkptStore *store, StoreFileFunc func, void *opaque, GError **error);
 
+/* row is what a whole file says of itself, and the catalog does not have it: must the catalog have
+ * lost what was written to it, so that nothing can be told from it? */
+bool store_has_forgotten(const CkptStore *store, const Catalog *catalog, const CatalogRow *row);
+
+/* FALSE with error set: the catalog is empty, but must have had something. */
+gboolean store_check_emptied(CkptStore *store, const Catalog *catalog, GError **error);
+
 /* Would row fit behind its parent in the catalog? FALSE with error set. */
 gboolean store_check_place(const CkptStore *store, const Catalog *catalog, const CatalogRow *row,
                            GError **error);

@@ -142,7 +142,7 @@ ckpt_store_find(CkptStore *store, const char *what, uint64_t *id, GError **error
 {
     g_autoptr(Catalog) catalog = catalog_read(store, error);
 
-    if (catalog == NULL)
+    if (catalog == NULL || !store_check_emptied(store, catalog, error))
         return FALSE;
     if (strcmp(what, "latest") == 0)
         *id = catalog->head;

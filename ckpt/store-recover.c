@@ -104,6 +104,58 @@ typedef struct Recovery {
     uint64_t highest;
 } Recovery;
 
+/* Is error about the file's content, not about reading it? */
+static bool
+is_content(const GError *error)
+{
+    return error->domain == FORMAT_ERROR ||
+           g_error_matches(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_REFUSED) ||
+           g_error_matches(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_NOT_FOUND);
+}
+
+/*
+ * One flipped bit in SQLite's log takes all that follows with it, and leaves a catalog as it was
+ * once. Files that it cannot have forgotten otherwise are not removed then: an intact copy of it
+ * may be had.
+ */
+static gboolean
+fail_forgotten(const CkptStore *store, uint64_t id, GError **error)
+{
+    g_autofree char *what = g_strdup_printf(
+        "it has lost what was written to it, checkpoint %" G_GUINT64_FORMAT " among it", id);
+
+    return catalog_damaged(store, error, what);
+}
+
+static bool
+has_file(const CkptStore *store, const CatalogRow *row)
+{
+    g_autofree char *name = storefile_name(row->id, row->generation);
+
+    return faccessat(store->dir_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* A file under a number that the catalog does not have is left over from a fold, unless the catalog
+ * should know it: it is whole, and replaces one that has gone, or is newer than all. */
+static gboolean
+check_leftover(CkptStore *store, const Catalog *catalog, const CatalogRow *row, uint64_t id,
+               uint32_t generation, GError **error)
+{
+    CatalogRow wanted = {.id = id, .generation = generation};
+    g_autoptr(StoreReader) reader = NULL;
+    g_autoptr(GError) why = NULL;
+
+    if (row != NULL ? has_file(store, row) : id < catalog->next_id)
+        return TRUE;
+    reader = storefile_open(store, &wanted, false, NULL, NULL, &why);
+    if (reader != NULL && storefile_read(reader, &why))
+        return fail_forgotten(store, id, error);
+    if (is_content(why))
+        return TRUE;
+    g_propagate_error(error, g_steal_pointer(&why));
+    return FALSE;
+}
+
 static gboolean
 recover_sort(CkptStore *store, uint64_t id, uint32_t generation, void *opaque, GError **error)
 {
@@ -117,9 +169,43 @@ recover_sort(CkptStore *store, uint64_t id, uint32_t generation, void *opaque, G
         g_array_append_val(recovery->unknown, id);
         return TRUE;
     }
+    if (!check_leftover(store, recovery->catalog, row, id, generation, error))
+        return FALSE;
     g_message("store %s: removing what is left of rewriting checkpoint %" G_GUINT64_FORMAT,
               store->path, id);
     return remove_file(store, id, generation, error);
+}
+
+/* What it builds on was the head when it was written, and so cannot have gone before it. */
+bool
+store_has_forgotten(const CkptStore *store, const Catalog *catalog, const CatalogRow *row)
+{
+    const CatalogRow *parent = catalog_find(catalog, row->parent);
+
+    if (row->id < catalog->next_id)
+        return false;
+    return row->parent != 0 ? parent == NULL || !has_file(store, parent) : catalog->rows->len > 0;
+}
+
+/* Of the file's head only: what it builds on. */
+static gboolean
+check_first(CkptStore *store, uint64_t id, uint32_t generation, void *opaque, GError **error)
+{
+    CatalogRow wanted = {.id = id, .generation = generation};
+    g_autoptr(StoreReader) reader = storefile_open(store, &wanted, false, NULL, NULL, NULL);
+    gboolean more = reader != NULL;
+
+    while (more && !storefile_begun(reader)) {
+        if (!storefile_step(reader, &more, NULL))
+            return TRUE;
+    }
+    return !more || storefile_row(reader)->parent == 0 || fail_forgotten(store, id, error);
+}
+
+gboolean
+store_check_emptied(CkptStore *store, const Catalog *catalog, GError **error)
+{
+    return catalog->rows->len > 0 || store_foreach_file(store, check_first, NULL, error);
 }
 
 static gboolean
@@ -127,6 +213,8 @@ change_adopt(CkptStore *store, Catalog *catalog, void *opaque, GError **error)
 {
     const CatalogRow *row = opaque;
 
+    if (store_has_forgotten(store, catalog, row))
+        return fail_forgotten(store, row->id, error);
     if (!store_check_place(store, catalog, row, error) || !catalog_put(store, row, error))
         return FALSE;
     if (row->parent == catalog->head)
@@ -150,15 +238,6 @@ adopt(CkptStore *store, uint64_t id, GError **error)
     if (fdatasync(storefile_fd(reader)) != 0)
         return store_fail_errno(store, NULL, "fdatasync", errno, error);
     return catalog_change(store, true, change_adopt, (void *)storefile_row(reader), error);
-}
-
-/* Is error about the file's content, not about reading it? */
-static bool
-is_content(const GError *error)
-{
-    return error->domain == FORMAT_ERROR ||
-           g_error_matches(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_REFUSED) ||
-           g_error_matches(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_NOT_FOUND);
 }
 
 static gboolean

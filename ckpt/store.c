@@ -42,7 +42,9 @@
  *
  * A synced transaction syncs all earlier ones with it (they are in one log, SQLite's WAL). What a
  * killed writer had handed to the kernel may be seen by the next one without being durable, so
- * opening first makes durable what it sees, before it removes any file because of it.
+ * opening first makes durable what it sees, before it removes any file because of it. A catalog
+ * that must once have known a file, because that is whole and nothing else explains it, is damaged:
+ * then nothing is removed (store-recover.c).
  *
  * Readers take no lock: they see one state of the catalog, and if a file has gone by the time they
  * come to it, they look again (store-load.c, store-check.c).

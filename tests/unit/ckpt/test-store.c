@@ -214,6 +214,16 @@ test_nothing_there(void)
     g_assert_cmpint(unlink(catalog), ==, 0);
     g_assert_null(ckpt_store_open(rig.path, "shop", CKPT_STORE_CREATE, &error));
     assert_error(&error, CKPT_STORE_ERROR_DAMAGED, "catalog.db");
+    /* A reader does not take it for one either: that has made an empty one; there is none. */
+    for (int i = 0; i < 2; i++) {
+        g_assert_null(ckpt_store_open(rig.path, "shop", CKPT_STORE_READ, &error));
+        assert_error(&error, CKPT_STORE_ERROR_DAMAGED, "catalog.db");
+        unlink(catalog);
+    }
+    /* Nor one whose catalog cannot be opened. */
+    g_assert_cmpint(symlink("loop", catalog), ==, 0);
+    g_assert_null(ckpt_store_open(rig.path, "shop", CKPT_STORE_READ, &error));
+    assert_error(&error, CKPT_STORE_ERROR_IO, "catalog.db");
     rig_clear(&rig);
 }
 
@@ -574,15 +584,79 @@ test_not_adopted(void)
     rig_init(&rig);
     rig_commit(&rig, true, NULL);
     rig_commit(&rig, false, NULL);
-    /* Another's number; a parent that is not there; a parent of another epoch. */
+    /* Another's number. */
     other = rig_file(&rig, 4, 2, false, NULL, NULL);
     crash_with(&rig, other, other->len);
     g_assert_cmpuint(rig_count(&rig), ==, 2);
     g_byte_array_unref(other);
+    /* A parent that is not there, of one that could not be discarded, and another was committed. */
+    rig_commit(&rig, true, NULL);
+    g_assert_cmpuint(rig_commit(&rig, true, NULL), ==, 5);
     other = rig_file(&rig, 3, 7, true, NULL, NULL);
     crash_with(&rig, other, other->len);
-    g_assert_cmpuint(rig_count(&rig), ==, 2);
+    g_assert_cmpuint(rig_count(&rig), ==, 4);
     rig_assert_clean(&rig);
+    rig_clear(&rig);
+}
+
+/* Nothing can be opened with it, or is removed because of it, until the good one is back. */
+static void
+forgets(Rig *rig, const char *old, const char *new, guint checkpoints)
+{
+    g_autoptr(GPtrArray) before = NULL;
+    g_autoptr(GError) error = NULL;
+    uint64_t id;
+
+    save_catalog(rig, new);
+    bring_back_catalog(rig, old);
+    before = rig_files(rig);
+    for (int i = 0; i < 2; i++) {
+        g_assert_null(ckpt_store_open(rig->path, "shop", CKPT_STORE_WRITE, &error));
+        assert_error(&error, CKPT_STORE_ERROR_DAMAGED, "catalog.db");
+    }
+    rig_open(rig, CKPT_STORE_READ);
+    g_assert_cmpint(ckpt_store_check(rig->store, NULL, NULL, NULL), >, 0);
+    if (rig_count(rig) == 0) {
+        g_assert_false(ckpt_store_find(rig->store, "latest", &id, &error));
+        assert_error(&error, CKPT_STORE_ERROR_DAMAGED, "catalog.db");
+    }
+    g_clear_pointer(&rig->store, ckpt_store_close);
+    for (guint i = 0; i < before->len; i++) {
+        g_autofree char *path = g_build_filename(rig->path, before->pdata[i], NULL);
+        g_assert_true(strstr(path, "catalog") || g_file_test(path, G_FILE_TEST_EXISTS));
+    }
+    bring_back_catalog(rig, new);
+    rig_open(rig, CKPT_STORE_WRITE);
+    g_assert_cmpuint(rig_assert_all(rig), ==, checkpoints);
+}
+
+/* As when a bit has flipped in SQLite's log: what was before it is there. */
+static void
+test_forgotten(void)
+{
+    const CkptStorePolicy two = {.keep_last = 2},
+                          labelled = {.keep_last = 1, .keep_labelled = true};
+    g_autofree char *empty = NULL, *old = NULL, *new = NULL;
+    Rig rig;
+
+    rig_init(&rig);
+    empty = g_build_filename(rig.dir, "empty", NULL);
+    old = g_build_filename(rig.dir, "old", NULL);
+    new = g_build_filename(rig.dir, "new", NULL);
+    save_catalog(&rig, empty);
+    rig_commit(&rig, true, NULL);
+    rig_commit(&rig, false, NULL);
+    save_catalog(&rig, old);
+    rig_commit(&rig, false, "keep");
+    rig_commit(&rig, false, NULL);
+    rig_prune(&rig, &two);
+    forgets(&rig, old, new, 2);
+    forgets(&rig, empty, new, 2);
+    /* A file that was written anew in place of another. */
+    rig_commit(&rig, false, NULL);
+    save_catalog(&rig, old);
+    rig_prune(&rig, &labelled);
+    forgets(&rig, old, new, 2);
     rig_clear(&rig);
 }
 
@@ -660,6 +734,8 @@ main(int argc, char **argv)
     g_test_add_func("/store/checkpoints without entry are taken in again", test_lost_rows);
     g_test_add_func("/store/a file torn at any length is removed", test_torn);
     g_test_add_func("/store/a whole file that has no place here is removed", test_not_adopted);
+    g_test_add_func("/store/a catalog that has lost what was written to it costs no checkpoint",
+                    test_forgotten);
     g_test_add_func("/store/what work in progress has left is removed", test_leftovers);
     g_test_add_func("/store/a missing file is named", test_missing_file);
     return g_test_run();
