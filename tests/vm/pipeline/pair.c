@@ -474,8 +474,10 @@ pair_new_off(void)
 void
 pair_on(Pair *pair)
 {
-    pair_daemon_start(pair, &pair->hosts[0]);
-    pair_daemon_start(pair, &pair->hosts[1]);
+    for (int i = 0; i < 2; i++) {
+        if (pair->hosts[i].daemon.pid == 0)
+            pair_daemon_start(pair, &pair->hosts[i]);
+    }
     pair_join(pair, pair->ports);
 }
 

@@ -42,7 +42,7 @@ typedef struct Pair {
 int pair_guard(void);
 
 /* Directories of two hosts, with nothing on them yet: something may be mounted at DIR/HOST/state
- * (StateDir=), and districtd started on one or, by pair_on, on both, which know each other then. */
+ * (StateDir=), and districtd started on one. pair_on: on both, which know each other then. */
 Pair *pair_new_off(void);
 void pair_on(Pair *pair);
 /* Both districtd run and know each other; there is no district. The definition has this

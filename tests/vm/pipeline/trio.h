@@ -19,13 +19,14 @@
 #define TRIO_MEMBERS 3
 
 typedef struct Trio {
-    Pair *pair; /* its first host; the second one is on only if pair_on is called */
-    Lossy *lossy;
-    GuestChecker *checker;    /* of db */
-    GArray *mounts;           /* of ino_t: the mount namespaces that processes of the host are in */
+    Pair *pair;
+    Lossy *lossy;          /* of the first host, where the district is */
+    Lossy *standby_lossy;  /* of the second one; NULL: that is off (trio_protect) */
+    GuestChecker *checker; /* of db */
+    GArray *mounts;        /* of ino_t: the mount namespaces that processes of the host are in */
     gsize from[TRIO_MEMBERS]; /* where in its output the life of each guest began */
     gboolean booted;          /* this life is one from a boot */
-    guint disk_errors_allowed; /* what guests may report as failed requests so far */
+    gboolean disk_errors;      /* guests may report requests that failed */
 } Trio;
 
 /* How far a guest is: rounds of db, writes of left and right; 0: it has printed nothing. */
@@ -39,6 +40,9 @@ typedef struct TrioPlace {
 Trio *trio_new(const char *options, guint mib, char **why);
 /* Ends everything. */
 void trio_free(Trio *trio);
+
+/* Turn the second host on, with a file system of so many MiB, and have it keep the district. */
+void trio_protect(Trio *trio, guint mib);
 
 Host *trio_host(Trio *trio);
 /* The path of something below StateDir=; caller frees. */
