@@ -175,6 +175,8 @@ members_mark_off(Coordinator *c, Member *member)
     member_retire(member);
     if (!member_is_listed(member))
         persist_members_changed(c);
+    else
+        persist_soon(c);
     coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF, member->name, "", 0);
 }
 

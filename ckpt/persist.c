@@ -506,6 +506,15 @@ persist_members_changed(Coordinator *c)
     coordinator_unstage(c);
 }
 
+void
+persist_soon(Coordinator *c)
+{
+    Persist *p = c->persist;
+
+    if (p)
+        p->next_ns = MIN(p->next_ns, clock_monotonic_ns());
+}
+
 bool
 persist_final(Coordinator *c)
 {

@@ -89,6 +89,10 @@ void persist_full_closed(struct Coordinator *c, const char *why);
 /* A member is in epochs no more: what is gathered does not fit the next checkpoint. */
 void persist_members_changed(struct Coordinator *c);
 
+/* A guest with disks has powered itself off: its last writes are nowhere but here. Make them durable
+ * as soon as possible. */
+void persist_soon(struct Coordinator *c);
+
 /* The end is near: make a last checkpoint of the disks. FALSE: there is nothing to save. */
 bool persist_final(struct Coordinator *c);
 bool persist_final_over(const struct Coordinator *c);

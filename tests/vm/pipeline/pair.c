@@ -532,10 +532,11 @@ make_disk(const char *path, const char *format)
 }
 
 Pair *
-pair_new_disk_with(const char *options, const char *format)
+pair_new_disk_with(const char *options, const char *format, const char *app)
 {
-    Pair *pair =
-        pair_make(options, "op=devices report=1 delay=20000 pages=1 poweroff=0x604:0x3400");
+    g_autofree char *command =
+        g_strconcat("op=devices report=1 delay=20000 pages=1 poweroff=0x604:0x3400 ", app, NULL);
+    Pair *pair = pair_make(options, command);
     g_autofree char *disk = g_strdup_printf("%s/app.%s", pair->dir, format);
     g_autofree char *text = NULL;
 
@@ -550,7 +551,7 @@ pair_new_disk_with(const char *options, const char *format)
 Pair *
 pair_new_disk(void)
 {
-    return pair_new_disk_with("AutoFailover=no\n", "raw");
+    return pair_new_disk_with("AutoFailover=no\n", "raw", "");
 }
 
 guint

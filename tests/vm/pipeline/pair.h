@@ -58,8 +58,9 @@ Pair *pair_new_with(const char *options, const char *app);
 /* The same, and app has a disk instead of a chain: it reads each place before it writes to it, and
  * compares it with what its memory says. */
 Pair *pair_new_disk(void);
-/* The same with lines for [District], and an image of this format ("raw", "qcow2"): DIR/app.FORMAT. */
-Pair *pair_new_disk_with(const char *options, const char *format);
+/* The same with lines for [District], an image of this format ("raw", "qcow2"; DIR/app.FORMAT), and
+ * more options for app. */
+Pair *pair_new_disk_with(const char *options, const char *format, const char *app);
 /* All that app has printed of its disk on a host is right; the number of such lines. */
 guint pair_check_disk(Pair *pair, const Host *host);
 /* The same of something else that a guest with such a disk has printed. who: for messages. */

@@ -189,7 +189,7 @@ expect_state(Pair *pair, const Host *host, const char *state)
 static void
 beside_its_original(const char *format)
 {
-    Pair *pair = pair_new_disk_with(BUSY, format);
+    Pair *pair = pair_new_disk_with(BUSY, format, "");
     Host *home = pair_home(pair);
     gint64 before, after;
 
@@ -247,7 +247,7 @@ test_again(void)
 {
     const char *start[] = {"start", "peek", NULL};
     const char *restart[] = {"restart", "peek", NULL};
-    Pair *pair = pair_new_disk_with(BUSY NOTE, "qcow2");
+    Pair *pair = pair_new_disk_with(BUSY NOTE, "qcow2", "");
     Host *home = pair_home(pair);
     g_autofree char *definition =
         g_strdup_printf("%s/%s/state/districts/peek/peek.district", pair->dir, home->name);
@@ -340,7 +340,7 @@ test_original_lives(void)
     const char *stop[] = {"stop", "shop", "--timeout", "0s", NULL},
                *start[] = {"start", "shop", NULL};
     const char *rollback[] = {"rollback", "shop", "--to", "old", NULL};
-    Pair *pair = pair_new_disk_with(BUSY, "qcow2");
+    Pair *pair = pair_new_disk_with(BUSY, "qcow2", "");
     Host *home = pair_home(pair), *standby = pair_standby(pair);
 
     pair_wait_progress(pair);
@@ -377,7 +377,7 @@ test_original_lives(void)
 static void
 test_killed(void)
 {
-    Pair *pair = pair_new_disk_with(BUSY, "qcow2");
+    Pair *pair = pair_new_disk_with(BUSY, "qcow2", "");
     Host *home = pair_home(pair);
 
     pair_wait_progress(pair);

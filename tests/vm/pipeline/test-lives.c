@@ -225,6 +225,26 @@ test_disk_destroyed(void)
     pair_free(pair);
 }
 
+/* Its last writes are durable long before the next checkpoint is due: they are nowhere else by then. */
+static void
+test_disk_power_off(void)
+{
+    Pair *pair = pair_new_disk_with("AutoFailover=no\nDurableEvery=60min\n", "raw", "rounds=150");
+    Host *home = pair_home(pair);
+    gint64 deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+
+    while (pair_number(pair, home, "members.1.off") != 1) {
+        if (g_get_monotonic_time() > deadline)
+            rig_fail(pair->dir, "app does not power itself off");
+        g_usleep(20000);
+    }
+    gint64 before = pair_number(pair, home, "checkpointing.durable_id");
+    if (before < 2)
+        pair_wait_above(pair, home, "checkpointing.durable_id", before);
+    g_assert_cmpint(pair_number(pair, home, "checkpointing.durable_id"), >=, 2);
+    pair_free(pair);
+}
+
 static void
 test_disk_migrate(void)
 {
@@ -343,6 +363,8 @@ main(int argc, char **argv)
     g_test_add_func("/lives/a copy that is dropped takes its disks with it and nothing else",
                     test_disk_dropped);
     g_test_add_func("/lives/disks that came along are not destroyed unasked", test_disk_destroyed);
+    g_test_add_func("/lives/what a guest that powers itself off wrote last is durable at once",
+                    test_disk_power_off);
     g_test_add_func("/lives/a district with disks moves there and back", test_disk_migrate);
     g_test_add_func("/lives/after a boot of the host a district goes on from its checkpoint",
                     test_autostart);

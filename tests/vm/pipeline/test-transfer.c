@@ -266,7 +266,7 @@ wait_merged(Pair *pair, const Host *host)
 static void
 test_qcow2(void)
 {
-    Pair *pair = pair_new_disk_with("AutoFailover=no\n", "qcow2");
+    Pair *pair = pair_new_disk_with("AutoFailover=no\n", "qcow2", "");
     const Host *h1 = pair_home(pair), *h2 = pair_standby(pair);
     const char *save[] = {"checkpoint", "shop", NULL};
     const char *stop[] = {"stop", "shop", "--force", NULL};
