@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Operation: stop. First the power buttons of the members are pressed, and those whose guests
- * listen for it have some time to power themselves off. Then what is left is told to quit: the plug
- * is pulled. With force everything is killed at once.
+ * listen for it have some time to power themselves off. Then what is on the disks is saved, and what
+ * is left is told to quit: the plug is pulled. A district whose disks cannot be saved is not stopped,
+ * because what its guests were told is written would be gone. With force everything is killed at once.
  */
 #include "control/daemon.h"
 
@@ -13,6 +14,7 @@
 
 #define BUTTON_TIMEOUT_MS 5000
 #define OFF_POLL_MS 50
+#define SAVE_TIMEOUT_MS 30000
 
 static void
 step_check(Job *job)
@@ -112,6 +114,73 @@ step_await_off(Job *job)
     job->poll = g_timeout_add(OFF_POLL_MS, look_whether_off, job);
 }
 
+/* ---- The disks ---- */
+
+/* It runs on, as far as its guests are not off. */
+static void
+refuse_to_stop(Job *job, const char *why)
+{
+    District *d = job->district;
+
+    if (d->state == STATE_STOPPING)
+        district_set_state(d, STATE_RUNNING, NULL);
+    job_fail_new(job, CONTROL_ERROR_STATE,
+                 "%s: not stopped, because what is on its disks cannot be saved: %s; or stop "
+                 "--force and lose what was written since the last checkpoint",
+                 d->name, why);
+}
+
+/* Why the store cannot be written, as far as is known; \"\": it can. */
+static const char *
+store_error(const District *d)
+{
+    return definition_has_disks(d->definition)
+               ? json_get_string(d->ckpt_status, "durable_error", "")
+               : "";
+}
+
+/* Before any button is pressed. */
+static void
+step_check_store(Job *job)
+{
+    const char *why = store_error(job->district);
+
+    if (job->district->state == STATE_RUNNING && why[0] != '\0')
+        refuse_to_stop(job, why);
+    else
+        job_next(job);
+}
+
+/* data: the job. A district-ckpt that refuses has no disks to save any more. */
+static void
+on_disks_saved(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error, gpointer data)
+{
+    Job *job = data;
+    const char *why = store_error(job->district);
+
+    if (g_error_matches(error, CONTROL_ERROR, CONTROL_ERROR_UNREACHABLE) && !job->finished)
+        refuse_to_stop(job, why[0] != '\0' ? why : "the store does not answer");
+    else
+        job_next(job);
+    job_unref(job);
+}
+
+static void
+step_save_disks(Job *job)
+{
+    District *d = job->district;
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptPersistRequest persist = DISTRICT__CKPT_PERSIST_REQUEST__INIT;
+
+    if (d->state != STATE_STOPPING || d->ckpt == NULL || !definition_has_disks(d->definition)) {
+        job_next(job);
+        return;
+    }
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_PERSIST;
+    request.persist = &persist;
+    rpc_call(d->ckpt, &request.base, NULL, 0, SAVE_TIMEOUT_MS, on_disks_saved, job_ref(job));
+}
+
 /* ---- The plug ---- */
 
 static void
@@ -141,8 +210,9 @@ step_stopped(Job *job)
 }
 
 static const JobStep stop_steps[] = {step_check, step_end, step_stopped, NULL};
-static const JobStep shut_down_steps[] = {step_check, step_press,   step_await_off,
-                                          step_end,   step_stopped, NULL};
+static const JobStep shut_down_steps[] = {
+    step_check,      step_check_store, step_press,   step_await_off,
+    step_save_disks, step_end,         step_stopped, NULL};
 
 void
 operation_stop(District *d, gboolean force, JobDone done, gpointer data)

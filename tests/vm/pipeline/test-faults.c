@@ -64,7 +64,7 @@ assert_stands_still(Trio *trio, int guest)
     g_assert_cmpuint(now[guest].last, ==, before[guest].last);
 }
 
-/* Wait until a field of show has this in it. */
+/* Wait until a field of show has this in it; "": until it is empty. */
 static void
 wait_said(Trio *trio, const char *path, const char *text)
 {
@@ -72,7 +72,7 @@ wait_said(Trio *trio, const char *path, const char *text)
 
     for (;;) {
         g_autofree char *said = pair_field(trio->pair, trio_host(trio), path);
-        if (said && strstr(said, text))
+        if (said && (*text ? strstr(said, text) != NULL : *said == '\0'))
             return;
         if (g_get_monotonic_time() > limit)
             rig_fail(trio->pair->dir, "%s is \"%s\", without \"%s\"", path, said ? said : "", text);
@@ -194,6 +194,28 @@ test_full_restart(void)
     lossy_make_room(trio->lossy);
     trio_wait_progress(trio);
     come_back(trio, id);
+    trio_free(trio);
+}
+
+/* Guests whose writes could not be saved are not ended as if they had been. */
+static void
+test_full_stop(void)
+{
+    Trio *trio = trio_or_skip(OFTEN);
+    const char *stop[] = {"stop", "shop", "--timeout", "1s", NULL};
+
+    if (!trio)
+        return;
+    lossy_fill(trio->lossy, 0);
+    wait_said(trio, "checkpointing.durable_error", "free some space");
+    GPid left = engine(trio, LEFT);
+    assert_refused(trio, stop, "cannot be saved");
+    g_assert_cmpint(engine(trio, LEFT), ==, left);
+    wait_guest(trio, DB);
+    lossy_make_room(trio->lossy);
+    trio_wait_progress(trio);
+    wait_said(trio, "checkpointing.durable_error", "");
+    pair_must(trio->pair, trio_host(trio), stop);
     trio_free(trio);
 }
 
@@ -445,6 +467,8 @@ main(int argc, char **argv)
                     test_full);
     g_test_add_func("/faults/power lost with a full disk loses no checkpoint", test_full_power);
     g_test_add_func("/faults/a restart for which there is no room ends nothing", test_full_restart);
+    g_test_add_func("/faults/a district whose disks cannot be saved is stopped by force only",
+                    test_full_stop);
     g_test_add_func("/faults/a standby's full disk costs the home its protection only",
                     test_standby_full);
     g_test_add_func("/faults/a disk that fails is named, and costs no checkpoint", test_broken);

@@ -20,13 +20,13 @@
 
 typedef struct Trio {
     Pair *pair;
-    Lossy *lossy;          /* of the first host, where the district is */
-    Lossy *standby_lossy;  /* of the second one; NULL: that is off (trio_protect) */
-    GuestChecker *checker; /* of db */
-    GArray *mounts;        /* of ino_t: the mount namespaces that processes of the host are in */
+    Lossy *lossy;             /* of the first host, where the district is */
+    Lossy *standby_lossy;     /* of the second one; NULL: that is off (trio_protect) */
+    GuestChecker *checker;    /* of db */
+    GArray *mounts;           /* of ino_t: the mount namespaces that processes of the host are in */
     gsize from[TRIO_MEMBERS]; /* where in its output the life of each guest began */
     gboolean booted;          /* this life is one from a boot */
-    gboolean disk_errors;      /* guests may report requests that failed */
+    gboolean disk_errors;     /* guests may report requests that failed */
 } Trio;
 
 /* How far a guest is: rounds of db, writes of left and right; 0: it has printed nothing. */
