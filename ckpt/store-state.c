@@ -43,7 +43,7 @@ District__CutState *
 ckpt_store_state(CkptStore *store, uint64_t id, GError **error)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
-    int hold_fd = store_hold_reading(store);
+    int hold_fd = ckpt_store_hold(store);
     District__CutState *cut = NULL;
 
     for (int i = 0; i < ATTEMPTS && cut == NULL; i++) {

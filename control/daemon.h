@@ -171,8 +171,6 @@ char *district_lineage_store(const District *district, unsigned lineage);
 gboolean district_is_clone(const District *district);
 /* Names of its clones, sorted; of const char, the caller's. */
 GPtrArray *district_clones(const District *district);
-/* Are the paths of its sockets short enough (unix(7))? */
-gboolean district_check_sockets(const District *district, GError **error);
 /* All about it, for people and programs. */
 JsonObject *district_describe(District *district);
 JsonObject *district_summary(District *district);

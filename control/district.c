@@ -104,22 +104,6 @@ district_clones(const District *d)
     return names;
 }
 
-gboolean
-district_check_sockets(const District *d, GError **error)
-{
-    for (guint i = 0; i < d->definition->members->len; i++) {
-        const DefinitionMember *m = d->definition->members->pdata[i];
-        g_autofree char *path = district_member_path(d, m->name, ".member.sock");
-        if (strlen(path) < sizeof(((struct sockaddr_un *)NULL)->sun_path))
-            continue;
-        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
-                    "%s: too long for a socket: shorten the name of the district or of member %s",
-                    path, m->name);
-        return FALSE;
-    }
-    return TRUE;
-}
-
 const char *
 district_state_name(DistrictState state)
 {
