@@ -204,7 +204,7 @@ static const Wrong wrongs[] = {
      HEAD "DurableEvery=never\n" BODY "Disk=/d\n",
      {"Disk=/d", "DurableEvery=never"}},
     {"durable too often", HEAD "DurableEvery=1ms\n" BODY, {"DurableEvery=", "out of range"}},
-    {"rate too low", HEAD "LoadRate=1\n" BODY, {"LoadRate=", "4K to 1T"}},
+    {"rate too low", HEAD "LoadRate=1K\n" BODY, {"LoadRate=", "4K to 1T"}},
     {"keep nothing", HEAD "Keep=0\n" BODY, {"Keep=", "1 to 100000"}},
     {"keep yearly", HEAD "Keep=yearly:2\n" BODY, {"Keep=", "yearly", "daily:N"}},
     {"no kernel", HEAD "[Member db]\nMemory=1M\n", {"[Member db]", "Kernel=", "missing"}},
