@@ -233,11 +233,14 @@ members_trouble(Coordinator *c, Member *member, GError *error)
     } else if (g_error_matches(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED) && member_is_on(member)) {
         g_warning("%s", error->message);
     } else {
+        /* A guest that waits for a page that cannot be read is not lost by itself. */
+        const char *damage = lazy_failure(c);
+        const char *why = damage != NULL ? damage : error->message;
         member_disconnect(member);
         member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_UNKNOWN;
-        coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_LOST, member->name,
-                          error->message, 0);
-        members_fail_district(c, error->message);
+        coordinator_event(c, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_LOST, member->name, why,
+                          0);
+        members_fail_district(c, why);
     }
     g_error_free(error);
 }
