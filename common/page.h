@@ -17,6 +17,9 @@
 #define DISKS_MAX 8
 /* Sizes of disks are multiples of this, bytes. */
 #define SECTOR_BYTES 512
+/* Sizes of journals, bytes; multiples of PAGE_BYTES. */
+#define JOURNAL_BYTES_MIN ((uint64_t)1 << 20)
+#define JOURNAL_BYTES_MAX ((uint64_t)1 << 30)
 /* Most members of a district. */
 #define MEMBERS_MAX 256
 /* Longest district, member or host name, bytes without the terminating NUL. */

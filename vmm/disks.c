@@ -9,6 +9,7 @@
 
 /* The overlay of a disk, with its number; set by the program for itself over a reset. */
 #define INHERIT_ENV "DISTRICT_VMM_INHERIT_DISK"
+#define INHERIT_JOURNAL_ENV "DISTRICT_VMM_INHERIT_JOURNAL"
 #define CLOSE_LIMIT_US (2 * G_USEC_PER_SEC)
 #define CLOSE_POLL_MS 5
 
@@ -56,7 +57,9 @@ disks_open(Disks *disks, const Options *o, GError **error)
         disks->home[i] = home;
         disks->n++;
     }
-    return TRUE;
+    if (o->journal != NULL)
+        disks->journal = journal_open(o->journal, error);
+    return o->journal == NULL || disks->journal != NULL;
 }
 
 static gboolean
@@ -71,12 +74,18 @@ disks_close(Disks *disks)
     gint64 limit = g_get_monotonic_time() + CLOSE_LIMIT_US;
     guint wake = g_timeout_add(CLOSE_POLL_MS, disks_wake, NULL);
 
+    if (disks->journal != NULL)
+        journal_abandon(disks->journal);
+
     while (!virtio_blk_idle() && g_get_monotonic_time() < limit)
         g_main_context_iteration(NULL, TRUE);
     g_source_remove(wake);
     for (guint i = 0; i < disks->n && virtio_blk_idle(); i++)
         disk_free(disks->disk[i]);
     disks->n = 0;
+    if (disks->journal != NULL && virtio_blk_idle())
+        journal_close(disks->journal);
+    disks->journal = NULL;
     if (disks->own_dir != NULL)
         g_rmdir(disks->own_dir);
     g_clear_pointer(&disks->own_dir, g_free);
@@ -89,10 +98,25 @@ disks_waiting(const Disks *disks)
 
     for (guint i = 0; i < disks->n && waiting == NULL; i++)
         waiting = disk_waiting(disks->disk[i]);
+    if (waiting == NULL && disks->journal != NULL)
+        waiting = journal_waiting(disks->journal);
     return waiting;
 }
 
 /* ---- Guest reset ---- */
+
+static gboolean
+disks_hand_journal_on(Disks *disks, GError **error)
+{
+    Journal *journal = g_steal_pointer(&disks->journal);
+    g_autofree char *text = NULL;
+
+    if (journal == NULL)
+        return TRUE;
+    text = journal_hand_on(journal, error);
+    journal_close(journal);
+    return text != NULL && g_setenv(INHERIT_JOURNAL_ENV, text, TRUE);
+}
 
 gboolean
 disks_hand_on(Disks *disks, GError **error)
@@ -115,7 +139,7 @@ disks_hand_on(Disks *disks, GError **error)
     }
     if (disks->own_dir != NULL)
         g_rmdir(disks->own_dir);
-    return TRUE;
+    return disks_hand_journal_on(disks, error);
 }
 
 gboolean
@@ -130,5 +154,8 @@ disks_inherit(Disks *disks, GError **error)
             !disk_inherit(disks->disk[i], text, error))
             return FALSE;
     }
-    return TRUE;
+    g_autofree char *link = g_strdup(g_getenv(INHERIT_JOURNAL_ENV));
+
+    g_unsetenv(INHERIT_JOURNAL_ENV);
+    return link == NULL || disks->journal == NULL || journal_inherit(disks->journal, link, error);
 }

@@ -4,12 +4,14 @@
 #define DISTRICT_VMM_DISKS_H
 
 #include "disk/disk.h"
+#include "vmm/journal.h"
 #include "vmm/options.h"
 
 typedef struct Disks {
     guint n;
     Disk *disk[DISKS_MAX];
     BlockBackend *home[DISKS_MAX]; /* theirs */
+    Journal *journal;              /* NULL: none */
     char *own_dir; /* for sockets of qemu-nbd, if there is no better place; or NULL */
 } Disks;
 
@@ -26,9 +28,9 @@ void disks_close(Disks *disks);
 const char *disks_waiting(const Disks *disks);
 
 /*
- * Over a guest reset, which is an execve(2): hand the overlays on in the environment and close the
- * homes; no request is under way, and none can be made any more. disks_inherit, after disks_open,
- * takes the overlays over in the next life.
+ * Over a guest reset, which is an execve(2): hand the overlays and the journal's link on in the
+ * environment and close the homes; no request is under way, and none can be made any more.
+ * disks_inherit, after disks_open, takes them over in the next life.
  */
 gboolean disks_hand_on(Disks *disks, GError **error);
 gboolean disks_inherit(Disks *disks, GError **error);

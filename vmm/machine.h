@@ -88,6 +88,9 @@ void machine_request_exit(Machine *m, MachineExit what);
 
 /* While devices are restored: nanoseconds of real time since the state was saved. */
 uint64_t machine_restore_elapsed_ns(Machine *m);
+/* While devices are restored: a guest may have gone on from this state before, and have left what
+ * this one does not know of where it is not undone. */
+bool machine_restore_goes_back(Machine *m);
 
 /* True while vCPUs may run (between start and stop). */
 bool machine_running(Machine *m);

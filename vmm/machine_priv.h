@@ -70,6 +70,7 @@ struct Machine {
     MachineState state;
     uint8_t vmgenid[VMGENID_BYTES];
     int64_t saved_realtime_ns; /* of the state it was restored from; 0 if it was not */
+    bool journal_current;      /* no guest has gone on from that state before */
 
     /* Under the machine lock. */
     ExitWanted exit_wanted;

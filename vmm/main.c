@@ -297,7 +297,8 @@ vmm_pci_devices_init(Vmm *vmm, GError **error)
         if (!virtio_blk_init(m, pci, vmm->disks.disk[i], o->disks[i].id, (unsigned)o->cpus, error))
             return FALSE;
     }
-    return TRUE;
+    return vmm->disks.journal == NULL ||
+           virtio_blk_init_journal(m, pci, journal_disk(vmm->disks.journal), error);
 }
 
 static gboolean

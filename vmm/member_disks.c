@@ -2,9 +2,33 @@
 /* Disks in the member protocol. Lists are of the disks with an overlay, in order. */
 #include "vmm/member_disks.h"
 
+static gboolean
+hello_journal(const Disks *disks, MemberDiskReply *room, District__MemberHelloReply *hello,
+              int *fds, guint *n_fds, GError **error)
+{
+    room->link_fd = -1;
+    if (disks->journal == NULL)
+        return TRUE;
+    district__member_journal__init(&room->journal);
+    room->journal.size = journal_bytes(disks->journal);
+    room->journal.path = (char *)journal_path(disks->journal);
+    hello->journal = &room->journal;
+    room->link_fd = journal_link(disks->journal, error);
+    room->journal.mode = journal_mode(disks->journal);
+    fds[(*n_fds)++] = room->link_fd;
+    return room->link_fd >= 0;
+}
+
 void
+member_disks_bye(const Disks *disks)
+{
+    if (disks->journal != NULL)
+        journal_unlink(disks->journal);
+}
+
+gboolean
 member_disks_hello(const Disks *disks, MemberDiskReply *room, District__MemberHelloReply *hello,
-                   int *fds, guint *n_fds)
+                   int *fds, guint *n_fds, GError **error)
 {
     for (guint i = 0; i < disks->n; i++) {
         const Disk *disk = disks->disk[i];
@@ -24,6 +48,7 @@ member_disks_hello(const Disks *disks, MemberDiskReply *room, District__MemberHe
     }
     hello->disks = room->disk_list;
     hello->n_disks = disks->n;
+    return hello_journal(disks, room, hello, fds, n_fds, error);
 }
 
 size_t

@@ -15,11 +15,17 @@ typedef struct MemberDiskReply {
     District__MemberDisk *disk_list[DISKS_MAX];
     District__MemberDiskCut cuts[DISKS_MAX];
     District__MemberDiskCut *cut_list[DISKS_MAX];
+    District__MemberJournal journal;
+    int link_fd; /* of the journal; -1: none */
 } MemberDiskReply;
 
-/* Tell of all disks; append descriptors to fds. */
-void member_disks_hello(const Disks *disks, MemberDiskReply *room,
-                        District__MemberHelloReply *hello, int *fds, guint *n_fds);
+/* Tell of all disks; append descriptors to fds. The journal gets a new link: room->link_fd, which is
+ * among fds, is to be closed when it has been sent. */
+gboolean member_disks_hello(const Disks *disks, MemberDiskReply *room,
+                            District__MemberHelloReply *hello, int *fds, guint *n_fds,
+                            GError **error);
+/* The client has gone. */
+void member_disks_bye(const Disks *disks);
 /* Cut each disk with an overlay; the cuts are room's cut_list. Returns how many. */
 size_t member_disks_cut(const Disks *disks, MemberDiskReply *room);
 gboolean member_disks_note(const Disks *disks, const District__MemberDisksRequest *request,

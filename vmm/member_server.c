@@ -76,7 +76,7 @@ typedef struct Reply {
     MemberDiskReply disks;
     District__RamRegion regions[MACHINE_RAM_SLOTS];
     District__RamRegion *region_list[MACHINE_RAM_SLOTS];
-    int fds[4 + MEMBER_DISK_FDS_MAX];
+    int fds[5 + MEMBER_DISK_FDS_MAX];
     guint n_fds;
 } Reply;
 
@@ -139,7 +139,9 @@ op_hello(MemberServer *s, const District__MemberHelloRequest *request, Reply *re
     reply->fds[reply->n_fds++] = s->state_fd;
     if (s->m->ram_fd >= 0)
         reply->fds[reply->n_fds++] = s->m->ram_fd;
-    member_disks_hello(s->disks, &reply->disks, &reply->hello, reply->fds, &reply->n_fds);
+    if (!member_disks_hello(s->disks, &reply->disks, &reply->hello, reply->fds, &reply->n_fds,
+                            error))
+        return FALSE;
     reply->hello.can_lazy = lazy_ram_possible();
     reply->hello.lazy = s->m->lazy_fd >= 0;
     reply->hello.ram_address = reply->hello.lazy ? (uint64_t)(uintptr_t)s->m->ram : 0;
@@ -286,6 +288,7 @@ op_restore(MemberServer *s, const District__MemberRestoreRequest *request, int *
     int *ram_fd = request->lazy ? NULL : fds++;
     StateRestore restore = {.ram_fd = ram_fd != NULL ? *ram_fd : -1,
                             .ram_known = request->ram_known,
+                            .journal_current = request->journal_current,
                             .vmgenid = request->vmgenid.len > 0 ? request->vmgenid.data : NULL};
     s->restore_tried = request->lazy;
     gboolean restored = state_restore(s->m, state, request->state_len, &restore, error);
@@ -445,6 +448,7 @@ client_drop(MemberServer *s)
     g_clear_handle_id(&s->client_source, g_source_remove);
     close(s->client_fd);
     s->client_fd = -1;
+    member_disks_bye(s->disks);
     if (s->paused_by_client && s->m->state == MACHINE_PAUSED) {
         if (machine_resume(s->m, &error))
             g_message("district-ckpt went away during a pause: the guest runs on");
@@ -484,7 +488,8 @@ client_answer(MemberServer *s, const District__MemberRequest *request, int *fds,
               GError **error)
 {
     g_autoptr(GError) failed = NULL;
-    Reply reply = {0};
+    Reply reply = {.disks.link_fd = -1};
+    gboolean sent;
 
     district__member_reply__init(&reply.msg);
     reply.msg.id = request->id;
@@ -493,8 +498,12 @@ client_answer(MemberServer *s, const District__MemberRequest *request, int *fds,
             return TRUE;
         reply.msg.error = failed->message;
         reply.msg.op_case = DISTRICT__MEMBER_REPLY__OP__NOT_SET;
+        reply.n_fds = 0;
     }
-    return pbmsg_send(s->client_fd, &reply.msg.base, reply.fds, reply.n_fds, SEND_LIMIT_MS, error);
+    sent = pbmsg_send(s->client_fd, &reply.msg.base, reply.fds, reply.n_fds, SEND_LIMIT_MS, error);
+    if (reply.disks.link_fd >= 0)
+        close(reply.disks.link_fd);
+    return sent;
 }
 
 static gboolean

@@ -197,6 +197,7 @@ options_clear(Options *o)
         option_disk_clear(&o->disks[i]);
     g_free(o->disks);
     g_free(o->overlay_dir);
+    g_free(o->journal);
     g_free(o->name);
     g_free(o->kernel);
     g_free(o->initrd);
@@ -228,6 +229,8 @@ options_parse(int argc, char **argv, Options *o, GError **error)
          "Disk: PATH[,format=F][,readonly=on][,shared=on][,id=SERIAL]; may be repeated", "DISK"},
         {"overlay-dir", 0, 0, G_OPTION_ARG_FILENAME, &o->overlay_dir,
          "Keep what the guest writes to its disks in overlays here", "DIR"},
+        {"journal", 0, 0, G_OPTION_ARG_FILENAME, &o->journal,
+         "Raw image of a disk whose writes are durable at once and are not undone", "PATH"},
         {"serial", 0, 0, G_OPTION_ARG_STRING, &o->serial,
          "Serial port: none, file:PATH, pty or pty:LINK (none)", "SPEC"},
         {"serial-log", 0, 0, G_OPTION_ARG_FILENAME, &o->serial_log,

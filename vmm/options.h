@@ -33,6 +33,7 @@ typedef struct Options {
     OptionDisk *disks;
     guint n_disks;
     char *overlay_dir;
+    char *journal;
     char *serial;
     char *serial_log;
     char *console;

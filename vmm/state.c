@@ -241,6 +241,12 @@ state_devices_load(Machine *m, const District__VmState *state, GError **error)
     return TRUE;
 }
 
+bool
+machine_restore_goes_back(Machine *m)
+{
+    return !m->journal_current;
+}
+
 /* Whoever gave us this RAM knows its content: what the log holds of it is no news. */
 static gboolean
 state_forget_dirty(Machine *m, GError **error)
@@ -262,6 +268,7 @@ state_load(Machine *m, const District__VmState *state, const StateRestore *from,
         return FALSE;
     memcpy(m->vmgenid, state->vmgenid.data, VMGENID_BYTES);
     m->saved_realtime_ns = state->clock->realtime_ns;
+    m->journal_current = from->journal_current;
     vcpus_job_start(m->vcpus, vcpu_state_restore, &restore);
     if (!vcpus_job_finish(m->vcpus, error))
         return FALSE;

@@ -20,6 +20,7 @@ gboolean state_save(Machine *m, uint8_t *out, size_t capacity, size_t *len, GErr
 typedef struct StateRestore {
     int ram_fd;             /* -1: the machine has it (lazy_ram.h) */
     bool ram_known;         /* its pages are dirty only once they are written from here on */
+    bool journal_current;   /* no guest has gone on from this state before */
     const uint8_t *vmgenid; /* 16 bytes: the new VM generation id; NULL keeps the one saved */
 } StateRestore;
 

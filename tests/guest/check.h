@@ -63,4 +63,9 @@ gboolean guest_image_header(const GuestImage *image, GuestHeader *header, GError
 gboolean guest_disk_check(const GuestHeader *header, const void *content, gsize bytes,
                           GError **error);
 
+/* op=journal: whether a journal with this content has all records up to told (as far as it has room
+ * for them), whole. *last: the number in its head. */
+gboolean guest_journal_check(const void *content, gsize bytes, guint64 told, guint64 *last,
+                             GError **error);
+
 #endif

@@ -103,5 +103,7 @@ __attribute__((noreturn)) void ticks_run(uint64_t report);
 
 /* op=devices, in devices.c. */
 void devices_run(void);
+/* All of op=journal. */
+void journal_run(void);
 
 #endif

@@ -23,6 +23,7 @@ typedef enum GuestOp {
     GUEST_OP_TOUCH,
     GUEST_OP_DEVICES,
     GUEST_OP_TICK,
+    GUEST_OP_JOURNAL,
     GUEST_OP_HALT,
 } GuestOp;
 typedef enum GuestOrder { GUEST_ORDER_SEQ, GUEST_ORDER_RANDOM, GUEST_ORDER_HOT } GuestOrder;

@@ -49,7 +49,9 @@ round_end(const GuestParams *params, unsigned cpu, uint64_t round, uint64_t chai
 static void
 all_finished(const GuestParams *params)
 {
-    for (unsigned cpu = 1; params->op != GUEST_OP_DEVICES && cpu < params->cpus; cpu++)
+    for (unsigned cpu = 1;
+         params->op != GUEST_OP_DEVICES && params->op != GUEST_OP_JOURNAL && cpu < params->cpus;
+         cpu++)
         while (__atomic_load_n(&header->cpu[cpu].done, __ATOMIC_ACQUIRE) == 0)
             __asm__ volatile("pause");
     out_begin();
@@ -195,6 +197,11 @@ guest_main(const StartInfo *info)
     parse_command_line(info);
     if (params->op == GUEST_OP_DEVICES) {
         devices_run();
+        all_finished(params);
+        cpu_halt();
+    }
+    if (params->op == GUEST_OP_JOURNAL) {
+        journal_run();
         all_finished(params);
         cpu_halt();
     }

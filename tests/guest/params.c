@@ -10,8 +10,13 @@ typedef struct Choice {
 } Choice;
 
 static const Choice op_choices[] = {
-    {"dirty", GUEST_OP_DIRTY}, {"touch", GUEST_OP_TOUCH}, {"devices", GUEST_OP_DEVICES},
-    {"tick", GUEST_OP_TICK},   {"halt", GUEST_OP_HALT},   {NULL, 0},
+    {"dirty", GUEST_OP_DIRTY},
+    {"touch", GUEST_OP_TOUCH},
+    {"devices", GUEST_OP_DEVICES},
+    {"tick", GUEST_OP_TICK},
+    {"halt", GUEST_OP_HALT},
+    {"journal", GUEST_OP_JOURNAL},
+    {NULL, 0},
 };
 static const Choice order_choices[] = {
     {"seq", GUEST_ORDER_SEQ},

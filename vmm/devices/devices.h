@@ -51,6 +51,8 @@ gboolean virtio_net_init(Machine *m, PciHost *pci, const uint8_t mac[6], const c
  */
 gboolean virtio_blk_init(Machine *m, PciHost *pci, Disk *disk, const char *id, unsigned n_queues,
                          GError **error);
+/* The same for the member's journal (virtio_blk.c), whose serial number is "journal". */
+gboolean virtio_blk_init_journal(Machine *m, PciHost *pci, Disk *disk, GError **error);
 /* No request of any virtio-blk is with its disk (main thread). */
 bool virtio_blk_idle(void);
 /* virtio-console (§5.3), one port, on "file:PATH", "pty[:LINK]" or "none". */

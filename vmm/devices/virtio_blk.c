@@ -15,6 +15,14 @@
  * Memory for requests is bounded by CHARGE_LIMIT. When it is used up, queues are not served until
  * requests have ended.
  *
+ * A journal is a disk that a restore does not take back to what it was at the cut. There, a request
+ * that was under way at the cut must not be begun anew: it may have ended since, and others, of
+ * which somebody has been told, may have been written over it. Nor may a guest that goes on from the
+ * cut write what it has decided before it knew of them. So a journal that is restored is stale:
+ * writes, those under way at the cut too, end with an I/O error until the guest has read the first
+ * sector. Only where no guest has gone on from the state (a hand-over) is nothing stale, and requests
+ * are begun anew as on any disk. It knows neither discard nor write-zeroes.
+ *
  * Every request is with the main thread, except that a reset may come from a vCPU's.
  */
 #include "vmm/devices/virtio_blk.h"
@@ -103,6 +111,7 @@ blk_dump(Device *device, GByteArray *out)
     virtio_dump(&blk->virtio, &virtio);
     state.virtio = &virtio.state;
     state.sectors = disk_bytes(blk->disk) / SECTOR_BYTES;
+    state.stale = blk->stale;
     for (unsigned i = 0; i < blk->ops.n_queues; i++) {
         district__virtio_blk_queue_state__init(&dump.queues[i]);
         dump.queues[i].heads = dump.heads[i];
@@ -127,6 +136,8 @@ check_state(const VirtioBlk *blk, const District__VirtioBlkState *state, GError 
                             " sectors, this one %" G_GUINT64_FORMAT
                             "; start the member with the disk it was saved with",
                             (guint64)state->sectors, (guint64)sectors);
+    if (state->stale && !blk->journal)
+        return state_refuse(error, blk->ops.kind, "only a journal can be stale");
     if (state->n_queues != blk->ops.n_queues)
         return state_refuse(error, blk->ops.kind, "%zu queues, not %u", state->n_queues,
                             blk->ops.n_queues);
@@ -156,6 +167,7 @@ blk_restore(Device *device, const uint8_t *data, size_t len, GError **error)
     if (!state || !check_state(blk, state, error))
         return FALSE;
     blk_reset(&blk->virtio);
+    blk->stale = state->stale || (blk->journal && machine_restore_goes_back(blk->virtio.machine));
     virtio_restore(&blk->virtio, state->virtio);
     for (unsigned i = 0; i < state->n_queues; i++) {
         for (size_t k = 0; k < state->queues[i]->n_heads; k++)
@@ -202,7 +214,7 @@ init_config(VirtioBlk *blk)
     set_config(blk, CONFIG_PHYSICAL_EXPONENT, PAGE_SHIFT_4K - 9, 1);
     set_config(blk, CONFIG_MIN_IO, BLOCK_SECTORS, 2);
     set_config(blk, CONFIG_NUM_QUEUES, blk->ops.n_queues, 2);
-    if (disk_read_only(blk->disk))
+    if (disk_read_only(blk->disk) || blk->journal)
         return;
     set_config(blk, CONFIG_DISCARD_SECTORS, BLK_RANGE_SECTORS_MAX, 4);
     set_config(blk, CONFIG_DISCARD_SEGMENTS, 1, 4);
@@ -212,9 +224,17 @@ init_config(VirtioBlk *blk)
     set_config(blk, CONFIG_ZEROES_MAY_UNMAP, 1, 1);
 }
 
-gboolean
-virtio_blk_init(Machine *m, PciHost *pci, Disk *disk, const char *id, unsigned n_queues,
-                GError **error)
+static uint64_t
+more_features(const VirtioBlk *blk)
+{
+    if (disk_read_only(blk->disk))
+        return 1u << BLK_F_RO;
+    return blk->journal ? 0 : 1u << BLK_F_DISCARD | 1u << BLK_F_WRITE_ZEROES;
+}
+
+static gboolean
+blk_init(Machine *m, PciHost *pci, Disk *disk, const char *id, unsigned n_queues, bool journal,
+         GError **error)
 {
     static uint32_t instances;
     VirtioBlk *blk = g_new0(VirtioBlk, 1);
@@ -223,17 +243,30 @@ virtio_blk_init(Machine *m, PciHost *pci, Disk *disk, const char *id, unsigned n
     blk->device.opaque = blk;
     blk->device.instance = instances;
     blk->disk = disk;
+    blk->journal = journal;
     memcpy(blk->id, id, MIN(strlen(id), sizeof blk->id));
     g_queue_init(&blk->waiting);
     g_queue_init(&blk->held);
     blk->ops = blk_virtio_ops;
     blk->ops.n_queues = CLAMP(n_queues, 1, VIRTIO_QUEUES_MAX);
-    blk->ops.features |=
-        disk_read_only(disk) ? 1u << BLK_F_RO : 1u << BLK_F_DISCARD | 1u << BLK_F_WRITE_ZEROES;
+    blk->ops.features |= more_features(blk);
     init_config(blk);
     if (!virtio_init(&blk->virtio, pci, &blk->ops, blk, error))
         return FALSE; /* sources refer to it: it stays; the process ends */
     instances++;
     machine_add_device(m, &blk->device);
     return TRUE;
+}
+
+gboolean
+virtio_blk_init(Machine *m, PciHost *pci, Disk *disk, const char *id, unsigned n_queues,
+                GError **error)
+{
+    return blk_init(m, pci, disk, id, n_queues, false, error);
+}
+
+gboolean
+virtio_blk_init_journal(Machine *m, PciHost *pci, Disk *disk, GError **error)
+{
+    return blk_init(m, pci, disk, "journal", 1, true, error);
 }

@@ -73,6 +73,8 @@ struct VirtioBlk {
     VirtioOps ops;
     Disk *disk;
     char id[BLK_ID_BYTES]; /* padded with NUL */
+    bool journal;
+    bool stale; /* a journal: no writes before its first sector has been read */
     GQueue waiting;
     GQueue held;
     unsigned orphans;

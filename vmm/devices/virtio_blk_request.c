@@ -85,6 +85,10 @@ request_return(BlkRequest *r)
 static void
 request_end(BlkRequest *r, uint8_t status)
 {
+    /* The guest knows now what is in a journal. */
+    if (r->command.op == BLK_OP_READ && r->command.offset == 0 && r->command.len > 0 &&
+        status == BLK_STATUS_OK)
+        r->blk->stale = false;
     r->status = status;
     r->state = BLK_ENDED;
     if (r->blk->virtio.running)
@@ -99,7 +103,8 @@ request_must_flush(const BlkRequest *r)
 {
     BlkOp op = r->command.op;
 
-    return !r->flushed && (op == BLK_OP_WRITE || op == BLK_OP_ZERO || op == BLK_OP_DISCARD) &&
+    return !r->flushed && !r->blk->journal &&
+           (op == BLK_OP_WRITE || op == BLK_OP_ZERO || op == BLK_OP_DISCARD) &&
            !virtio_has_feature(&r->blk->virtio, BLK_F_FLUSH);
 }
 
@@ -179,6 +184,18 @@ request_load(BlkRequest *r)
     blk->charged += charge;
 }
 
+/* What a journal does not do, or not now. */
+static void
+request_check_journal(BlkRequest *r)
+{
+    BlkCommand *c = &r->command;
+
+    if (c->op == BLK_OP_ZERO || c->op == BLK_OP_DISCARD)
+        *c = (BlkCommand){.op = BLK_OP_REFUSE, .status = BLK_STATUS_UNSUPP};
+    else if (c->op == BLK_OP_WRITE && r->blk->stale)
+        *c = (BlkCommand){.op = BLK_OP_REFUSE, .status = BLK_STATUS_IOERR};
+}
+
 /* Begin the request whose chain is in blk->chain. False if that cannot be a request. */
 static bool
 request_begin(BlkRequest *r)
@@ -188,6 +205,8 @@ request_begin(BlkRequest *r)
     if (!blk_command_parse(&blk->chain, disk_bytes(blk->disk) / SECTOR_BYTES,
                            disk_read_only(blk->disk), &r->command))
         return false;
+    if (blk->journal)
+        request_check_journal(r);
     request_load(r);
     r->state = BLK_UNDER_WAY;
     g_queue_push_tail_link(&blk->held, &r->link);

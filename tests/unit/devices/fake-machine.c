@@ -35,6 +35,7 @@ struct Machine {
     bool irq[64];
     int exit_wanted;
     uint64_t elapsed_ns;
+    bool goes_back;
     bool running;
 };
 
@@ -187,6 +188,12 @@ void
 machine_request_exit(Machine *m, MachineExit what)
 {
     m->exit_wanted = (int)what;
+}
+
+bool
+machine_restore_goes_back(Machine *m)
+{
+    return m->goes_back;
 }
 
 uint64_t
@@ -434,6 +441,12 @@ void
 fake_set_elapsed(Machine *m, uint64_t ns)
 {
     m->elapsed_ns = ns;
+}
+
+void
+fake_set_goes_back(Machine *m, bool goes_back)
+{
+    m->goes_back = goes_back;
 }
 
 void

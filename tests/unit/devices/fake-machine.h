@@ -46,6 +46,8 @@ GByteArray *fake_dump(Machine *m, const char *kind);
 gboolean fake_restore(Machine *m, const char *kind, const GByteArray *state, GError **error);
 /* For restores from now on: how long ago the state was saved. */
 void fake_set_elapsed(Machine *m, uint64_t ns);
+/* The same: whether a guest may have gone on from it before. No, at first. */
+void fake_set_goes_back(Machine *m, bool goes_back);
 /* Stop from unless it is, copy RAM and all devices' state to the devices of to, start to. */
 void fake_move(Machine *from, Machine *to);
 /* Every truncation of a device's state, and many damaged ones, must be refused or taken whole. */

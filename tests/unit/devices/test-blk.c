@@ -545,6 +545,137 @@ requests_in_flight_begin_anew_after_a_restore(Fixture *f, gconstpointer data)
     g_assert_cmpuint(fake_unlogged_pages(first), ==, 0);
 }
 
+/* ---- A journal ---- */
+
+static Machine *
+make_journal(Disk *disk)
+{
+    Machine *m = fake_machine_new(RAM);
+    g_autoptr(GError) error = NULL;
+
+    virtio_blk_init_journal(m, pci_host_init(m, NULL), disk, &error);
+    g_assert_no_error(error);
+    return m;
+}
+
+static void
+set_up_journal(Fixture *f, gconstpointer data)
+{
+    f->disk = fake_disk_new(DISK, false);
+    f->m = make_journal(f->disk);
+    fake_start(f->m);
+    driver_init(&f->blk, f->m, 1);
+    driver_negotiate(&f->blk, VERSION_1 | MQ);
+    driver_use_msix(&f->blk, 1, 0x40);
+    driver_queue_init(&f->queues[0], &f->blk, 0, SIZE, RINGS);
+    driver_ok(&f->blk);
+}
+
+/* The same guest goes on over the same journal, in another process. */
+static void
+restore_journal(Fixture *f, bool goes_back)
+{
+    Machine *other = make_journal(f->disk);
+
+    fake_set_goes_back(other, goes_back);
+    fake_move(f->m, other);
+    f->m = f->blk.m = other;
+}
+
+static void
+journal_offers_no_ranges(Fixture *f, gconstpointer data)
+{
+    char id[21] = "";
+
+    g_assert_cmpuint(ask_range(f, WRITE_ZEROES, 8, 8, 0), ==, UNSUPP);
+    g_assert_cmpuint(ask_range(f, T_DISCARD, 8, 8, 0), ==, UNSUPP);
+    g_assert_cmpuint(ask(f, GET_ID, 0, DATA, 20), ==, OK);
+    fake_peek(f->m, DATA, id, 20);
+    g_assert_cmpstr(id, ==, "journal");
+    g_assert_cmpuint(fake_mmio_read(f->m, f->blk.config + 34, 2), ==, 1);
+    g_assert_cmpuint(ask(f, OUT, 0, DATA, 512), ==, OK);
+    g_assert_cmpuint(fake_disk_flushes(f->disk), ==, 0);
+    fake_mmio_write(f->m, f->blk.common, 0, 4);
+    g_assert_cmphex(fake_mmio_read(f->m, f->blk.common + 4, 4) & (1u << 13 | 1u << 14), ==, 0);
+}
+
+/* A write that was under way at the cut has ended since, and others have gone over it. */
+static void
+journal_goes_back(Fixture *f, gconstpointer data)
+{
+    Machine *first = f->m;
+    unsigned n;
+
+    fill(f, DATA, 0x11, 512);
+    fake_disk_hold(f->disk, true);
+    n = offer(f, OUT, 4, DATA, 512);
+    driver_kick(&f->queues[0]);
+    g_assert_cmpuint(fake_disk_pending(f->disk), ==, 1);
+    fake_stop(f->m);
+    fake_disk_end(f->disk, 1, 0);
+    memset(fake_disk_data(f->disk) + 4 * SECTOR_BYTES, 0x22, 512);
+    fake_disk_hold(f->disk, false);
+    restore_journal(f, true);
+    fake_pump();
+    g_assert_true(driver_used(&f->queues[0], NULL, NULL));
+    g_assert_cmpuint(status_of(f, n), ==, IOERR);
+    g_assert_true(disk_is(f, 4, 0x22, 512));
+    /* Nor is anything new written, until the guest has read what is there. */
+    g_assert_cmpuint(ask(f, OUT, 5, DATA, 512), ==, IOERR);
+    g_assert_cmpuint(ask(f, T_FLUSH, 0, 0, 0), ==, OK);
+    g_assert_cmpuint(ask(f, IN, 4, DATA, 512), ==, OK);
+    g_assert_true(ram_is(f, DATA, 0x22, 512));
+    g_assert_cmpuint(ask(f, OUT, 5, DATA, 512), ==, IOERR);
+    g_assert_cmpuint(ask(f, IN, 0, DATA, 512), ==, OK);
+    g_assert_cmpuint(ask(f, OUT, 5, DATA, 512), ==, OK);
+    fake_start(first);
+}
+
+static void
+journal_stays_stale_over_a_move(Fixture *f, gconstpointer data)
+{
+    restore_journal(f, true);
+    restore_journal(f, false);
+    g_assert_cmpuint(ask(f, OUT, 5, DATA, 512), ==, IOERR);
+    g_assert_cmpuint(ask(f, IN, 0, DATA, 1024), ==, OK);
+    restore_journal(f, false);
+    g_assert_cmpuint(ask(f, OUT, 5, DATA, 512), ==, OK);
+}
+
+static void
+journal_moves(Fixture *f, gconstpointer data)
+{
+    Machine *first = f->m;
+    unsigned n;
+
+    fill(f, DATA, 0x11, 512);
+    fake_disk_hold(f->disk, true);
+    n = offer(f, OUT, 4, DATA, 512);
+    driver_kick(&f->queues[0]);
+    fake_stop(f->m);
+    fake_disk_end(f->disk, 1, 0);
+    fake_disk_hold(f->disk, false);
+    restore_journal(f, false);
+    fake_pump();
+    g_assert_cmpuint(status_of(f, n), ==, OK);
+    g_assert_true(disk_is(f, 4, 0x11, 512));
+    fake_start(first);
+}
+
+static void
+only_a_journal_is_stale(Fixture *f, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    Machine *other = make_machine(fake_disk_new(DISK, false));
+    g_autoptr(GByteArray) state = NULL;
+
+    restore_journal(f, true);
+    fake_stop(f->m);
+    state = fake_dump(f->m, "virtio-blk");
+    g_assert_false(fake_restore(other, "virtio-blk", state, &error));
+    g_assert_nonnull(strstr(error->message, "journal"));
+}
+
 /* Saved again before it was ever started: nothing is lost. */
 static void
 restored_requests_survive_another_save(Fixture *f, gconstpointer data)
@@ -773,6 +904,14 @@ main(int argc, char **argv)
     ADD("a stop waits for no disk, and memory stays still", stop_waits_for_no_disk);
     ADD("requests in flight begin anew after a restore",
         requests_in_flight_begin_anew_after_a_restore);
+    ADD_WITH("a journal offers neither discard nor zeroes", set_up_journal,
+             journal_offers_no_ranges);
+    ADD_WITH("a journal of a guest that goes back takes no writes until it is read", set_up_journal,
+             journal_goes_back);
+    ADD_WITH("a journal that is stale stays so over a move", set_up_journal,
+             journal_stays_stale_over_a_move);
+    ADD_WITH("a journal that moves has its requests begun anew", set_up_journal, journal_moves);
+    ADD_WITH("only a journal can be stale", set_up_journal, only_a_journal_is_stale);
     ADD("restored requests survive another save", restored_requests_survive_another_save);
     ADD("a chain changed in flight breaks its queue alone", changed_chain_breaks_its_queue);
     ADD("restored requests keep to the bound", restored_requests_keep_to_the_bound);
