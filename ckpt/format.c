@@ -44,6 +44,8 @@ static const int64_t length_max[] = {
     [RECORD_ACK] = 1024,
     [RECORD_ERROR] = 64 * 1024,
     [RECORD_BYE] = 0,
+    [RECORD_JOURNAL] = JOURNAL_DATA_MAX + 1024,
+    [RECORD_JOURNAL_ACK] = 1024,
 };
 
 static const char *const type_names[] = {
@@ -57,8 +59,10 @@ static const char *const type_names[] = {
     [RECORD_ACK] = "ACK",
     [RECORD_ERROR] = "ERROR",
     [RECORD_BYE] = "BYE",
+    [RECORD_JOURNAL] = "JOURNAL",
+    [RECORD_JOURNAL_ACK] = "JOURNAL_ACK",
 };
-static_assert(G_N_ELEMENTS(type_names) == RECORD_BYE + 1, "a name per record type");
+static_assert(G_N_ELEMENTS(type_names) == RECORD_JOURNAL_ACK + 1, "a name per record type");
 static_assert(G_N_ELEMENTS(length_max) == G_N_ELEMENTS(type_names), "a limit per record type");
 
 const char *

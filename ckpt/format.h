@@ -7,8 +7,8 @@
  *     epoch u64 | checksum u64 (XXH3-64 of the header with this field 0, then the payload)
  *
  * A stream or file opens with HELLO (epoch 0); then epochs: EPOCH_BEGIN, PAGES*, STATE, EPOCH_END.
- * HEARTBEAT may stand between any two records and does not count in the epoch. The sequence starts
- * at 0 and grows by one per record in each direction.
+ * HEARTBEAT and, in a stream, JOURNAL may stand between any two records and do not count in the
+ * epoch. The sequence starts at 0 and grows by one per record in each direction.
  *
  * Everything read here is hostile until checked: lengths before allocation, indices before use.
  */
@@ -21,7 +21,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define STREAM_VERSION 2
+#define STREAM_VERSION 3
 /* CutState.version. */
 #define CUT_STATE_VERSION 2
 /* Largest packed CutState, bytes. */
@@ -33,17 +33,21 @@
 #define RECORD_LENGTH_MAX (64u * 1024 * 1024)
 /* Most pages in one PAGES record. */
 #define PAGES_PER_RECORD_MAX 256
+/* Most data in one JOURNAL record, bytes. */
+#define JOURNAL_DATA_MAX ((size_t)1024 * 1024)
 
 typedef enum {
-    RECORD_HELLO = 1,       /* StreamHello */
-    RECORD_EPOCH_BEGIN = 2, /* StreamEpochBegin */
-    RECORD_PAGES = 3,       /* encoded batch, see encode.h */
-    RECORD_STATE = 4,       /* CutState, zstd */
-    RECORD_EPOCH_END = 5,   /* StreamEpochEnd */
-    RECORD_HEARTBEAT = 6,   /* empty; both directions */
-    RECORD_ACK = 7,         /* StreamAck; standby to primary */
-    RECORD_ERROR = 8,       /* StreamError; either way, then the stream closes */
-    RECORD_BYE = 9,         /* empty: a wanted end of protection */
+    RECORD_HELLO = 1,        /* StreamHello */
+    RECORD_EPOCH_BEGIN = 2,  /* StreamEpochBegin */
+    RECORD_PAGES = 3,        /* encoded batch, see encode.h */
+    RECORD_STATE = 4,        /* CutState, zstd */
+    RECORD_EPOCH_END = 5,    /* StreamEpochEnd */
+    RECORD_HEARTBEAT = 6,    /* empty; both directions */
+    RECORD_ACK = 7,          /* StreamAck; standby to primary */
+    RECORD_ERROR = 8,        /* StreamError; either way, then the stream closes */
+    RECORD_BYE = 9,          /* empty: a wanted end of protection */
+    RECORD_JOURNAL = 10,     /* StreamJournal; between any two records of a stream */
+    RECORD_JOURNAL_ACK = 11, /* StreamJournalAck; standby to primary */
 } RecordType;
 
 typedef struct RecordHeader {

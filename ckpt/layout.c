@@ -281,3 +281,50 @@ layout_image_name(const District__StreamEpochBegin *begin, uint32_t image)
     }
     return g_strdup_printf("image %u, which does not exist", image);
 }
+
+/* ---- Journals ---- */
+
+static bool
+journal_begin_good(const District__StreamJournal *r)
+{
+    return r->size >= JOURNAL_BYTES_MIN && r->size <= JOURNAL_BYTES_MAX &&
+           r->size % PAGE_BYTES == 0 && r->offset == 0 && r->data.len == 0;
+}
+
+static bool
+journal_data_good(const District__StreamJournal *r)
+{
+    return r->data.len > 0 && r->data.len <= JOURNAL_DATA_MAX && r->data.len % SECTOR_BYTES == 0 &&
+           r->offset % SECTOR_BYTES == 0 && r->offset <= JOURNAL_BYTES_MAX - r->data.len &&
+           r->size == 0;
+}
+
+static bool
+journal_publish_good(const District__StreamJournal *r)
+{
+    return r->member[0] == '\0' && r->size == 0 && r->offset == 0 && r->data.len == 0;
+}
+
+gboolean
+layout_check_journal(const District__StreamJournal *record, GError **error)
+{
+    bool good = false;
+
+    switch (record->kind) {
+    case DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_BEGIN:
+        good = layout_name_good(record->member) && journal_begin_good(record);
+        break;
+    case DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_DATA:
+        good = layout_name_good(record->member) && journal_data_good(record);
+        break;
+    case DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_PUBLISH:
+        good = journal_publish_good(record);
+        break;
+    default:
+        break;
+    }
+    if (!good)
+        g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
+                    "damaged JOURNAL record: its kind, member, size or range is not possible");
+    return good;
+}

@@ -39,6 +39,9 @@ gboolean layout_check_cut(const District__CutState *cut, GError **error);
 gboolean layout_check_match(const District__StreamEpochBegin *begin, const District__CutState *cut,
                             GError **error);
 
+/* A JOURNAL record on its own: it has the fields of its kind, in range, and no others. */
+gboolean layout_check_journal(const District__StreamJournal *record, GError **error);
+
 /* A district, member or host name: 1 to NAME_BYTES_MAX of A-Z a-z 0-9 . _ -, not starting with . or
  * -. */
 bool layout_name_good(const char *name);

@@ -26,16 +26,15 @@ typedef enum {
 } ReceiveState;
 
 #define BIT(type) (1u << (type))
+/* Once HELLO has been seen. */
+#define ANY_TIME (BIT(RECORD_HEARTBEAT) | BIT(RECORD_JOURNAL) | BIT(RECORD_BYE) | BIT(RECORD_ERROR))
 
 /* Record types allowed in each state. ERROR may come at any time. */
 static const uint32_t allowed[RECEIVE_N_STATES] = {
     [RECEIVE_HELLO] = BIT(RECORD_HELLO) | BIT(RECORD_ERROR),
-    [RECEIVE_BETWEEN] =
-        BIT(RECORD_EPOCH_BEGIN) | BIT(RECORD_HEARTBEAT) | BIT(RECORD_BYE) | BIT(RECORD_ERROR),
-    [RECEIVE_PAGES] = BIT(RECORD_PAGES) | BIT(RECORD_STATE) | BIT(RECORD_HEARTBEAT) |
-                      BIT(RECORD_BYE) | BIT(RECORD_ERROR),
-    [RECEIVE_END] =
-        BIT(RECORD_EPOCH_END) | BIT(RECORD_HEARTBEAT) | BIT(RECORD_BYE) | BIT(RECORD_ERROR),
+    [RECEIVE_BETWEEN] = BIT(RECORD_EPOCH_BEGIN) | ANY_TIME,
+    [RECEIVE_PAGES] = BIT(RECORD_PAGES) | BIT(RECORD_STATE) | ANY_TIME,
+    [RECEIVE_END] = BIT(RECORD_EPOCH_END) | ANY_TIME,
     [RECEIVE_OVER] = 0,
     [RECEIVE_FAILED] = 0,
 };
@@ -52,6 +51,7 @@ struct Receiver {
     ReceiveState state;
     uint64_t sequence; /* of the next record */
     uint64_t last_epoch;
+    uint64_t last_journal; /* its seq */
     char *district;
     uint64_t incarnation;
     District__StreamEpochBegin *begin; /* of the open epoch */
@@ -312,6 +312,31 @@ take_end(Receiver *receiver, const RecordHeader *header, const uint8_t *payload,
 }
 
 static gboolean
+take_journal(Receiver *receiver, const RecordHeader *header, const uint8_t *payload, GError **error)
+{
+    ProtobufCMessage *message = layout_unpack(&district__stream_journal__descriptor, payload,
+                                              header->length, "JOURNAL record", error);
+    District__StreamJournal *record = (District__StreamJournal *)message;
+    gboolean good;
+
+    if (message == NULL)
+        return FALSE;
+    if (receiver->ops->journal == NULL)
+        good = damaged(error, "JOURNAL record: a journal is in no file");
+    else if (record->seq != receiver->last_journal + 1 || header->epoch != 0)
+        good = damaged(error,
+                       "JOURNAL record number %" G_GUINT64_FORMAT
+                       " cannot follow number %" G_GUINT64_FORMAT,
+                       record->seq, receiver->last_journal);
+    else
+        good = layout_check_journal(record, error) &&
+               receiver->ops->journal(receiver->opaque, record, error);
+    receiver->last_journal++;
+    protobuf_c_message_free_unpacked(message, NULL);
+    return good;
+}
+
+static gboolean
 take_error(const RecordHeader *header, const uint8_t *payload, GError **error)
 {
     ProtobufCMessage *message = layout_unpack(&district__stream_error__descriptor, payload,
@@ -375,7 +400,10 @@ take_record(Receiver *receiver, const uint8_t raw_header[RECORD_HEADER_BYTES],
         return TRUE;
     case RECORD_HEARTBEAT:
         return TRUE;
-    case RECORD_ACK: /* never allowed in this direction: check_place has refused it */
+    case RECORD_JOURNAL:
+        return take_journal(receiver, &header, payload, error);
+    case RECORD_ACK: /* never allowed in this direction: check_place has refused them */
+    case RECORD_JOURNAL_ACK:
         break;
     }
     return damaged(error, "unexpected record type %u", header.type);

@@ -26,6 +26,9 @@ typedef struct ReceiverOps {
                       const District__CutState *state, GError **error);
     /* The epoch is complete and verified: commit. */
     gboolean (*end)(void *opaque, uint64_t epoch, GError **error);
+    /* A JOURNAL record in its order, checked on its own (layout_check_journal); it is of no epoch.
+     * NULL where there are none: in files. */
+    gboolean (*journal)(void *opaque, const District__StreamJournal *record, GError **error);
 } ReceiverOps;
 
 typedef struct Receiver Receiver;

@@ -3,6 +3,7 @@
 #include "standby/intake.h"
 
 #include "standby/error.h"
+#include "standby/journals.h"
 
 #include <string.h>
 
@@ -12,22 +13,31 @@ struct Intake {
     gpointer opaque;
     uint64_t incarnation;
     Shadow *fresh; /* of the open full epoch, not committed yet */
+    Journals *journals;
 };
 
 Intake *
-intake_new(Keeper *keeper, IntakeCommitted committed, gpointer opaque)
+intake_new(Keeper *keeper, IntakeCommitted committed, IntakeJournaled journaled, gpointer opaque)
 {
     Intake *intake = g_new0(Intake, 1);
 
     intake->keeper = keeper;
     intake->committed = committed;
     intake->opaque = opaque;
+    intake->journals = journals_new(keeper_disk_dir(keeper), journaled, opaque);
     return intake;
+}
+
+void
+intake_stop(Intake *intake)
+{
+    g_clear_pointer(&intake->journals, journals_free);
 }
 
 void
 intake_free(Intake *intake)
 {
+    intake_stop(intake);
     shadow_free(intake->fresh);
     g_free(intake);
 }
@@ -132,10 +142,27 @@ intake_end(void *opaque, uint64_t epoch, GError **error)
     return TRUE;
 }
 
+static gboolean
+intake_journal(void *opaque, const District__StreamJournal *record, GError **error)
+{
+    Intake *intake = opaque;
+
+    /* Superseded since it began? */
+    return keeper_admit(intake->keeper, intake->incarnation, error) &&
+           journals_push(intake->journals, record, error);
+}
+
+gboolean
+intake_good(Intake *intake, GError **error)
+{
+    return journals_good(intake->journals, error);
+}
+
 const ReceiverOps intake_ops = {
     .hello = intake_hello,
     .begin = intake_begin,
     .pages = intake_pages,
     .state = intake_state,
     .end = intake_end,
+    .journal = intake_journal,
 };

@@ -11,12 +11,21 @@ typedef struct Intake Intake;
 /* Called on the receive thread when an epoch has committed; the place to acknowledge it. */
 typedef void (*IntakeCommitted)(uint64_t epoch, gpointer opaque);
 
-Intake *intake_new(Keeper *keeper, IntakeCommitted committed, gpointer opaque);
+/* Called on the journals' thread when JOURNAL records up to seq are durable; must not block. */
+typedef void (*IntakeJournaled)(uint64_t seq, gpointer opaque);
+
+Intake *intake_new(Keeper *keeper, IntakeCommitted committed, IntakeJournaled journaled,
+                   gpointer opaque);
+/* Nothing more is to come, or to be called. */
+void intake_stop(Intake *intake);
 /* What is not committed is dropped. */
 void intake_free(Intake *intake);
 
 /* The ops for receiver_new; the Intake is their opaque. */
 extern const ReceiverOps intake_ops;
+
+/* FALSE with error set: a journal could not be written. */
+gboolean intake_good(Intake *intake, GError **error);
 
 /* The stream's incarnation, once HELLO has come. */
 uint64_t intake_incarnation(const Intake *intake);

@@ -17,6 +17,7 @@
 #include "common/fdmsg.h"
 #include "standby/control.h"
 #include "standby/error.h"
+#include "standby/journals.h"
 #include "standby/stream.h"
 
 #include <unistd.h>
@@ -365,6 +366,13 @@ hand_over(Standby *standby, uint64_t id, Shadow *shadow, int64_t decided_ns, GEr
     int fds[FDMSG_FDS_MAX];
     gboolean sent;
 
+    /* The member's engine has its journal open already. */
+    if (!journals_wait_ended(SETTLE_TIMEOUT_MS)) {
+        g_set_error(error, STANDBY_ERROR, STANDBY_REFUSED,
+                    "a journal is still being written in %s: its file system hangs; try again",
+                    keeper_disk_dir(standby->keeper));
+        return FALSE;
+    }
     if (!shadow_settle(shadow, SETTLE_TIMEOUT_MS, error))
         return FALSE;
     fds[0] = shadow_state_memfd(shadow, &activate.state_len, error);

@@ -127,7 +127,8 @@ digest_record(Stream *stream, const uint8_t raw[RECORD_HEADER_BYTES], const uint
     gboolean good;
 
     atomic_store(&stream->busy, true);
-    good = receiver_record(stream->receiver, raw, payload, error);
+    good = receiver_record(stream->receiver, raw, payload, error) &&
+           intake_good(stream->intake, error);
     note_heard(stream, 0);
     atomic_store(&stream->busy, false);
     return good;
@@ -176,6 +177,17 @@ acknowledge(uint64_t epoch, gpointer opaque)
 
     ack.committed_epoch = epoch;
     outbox_push(stream->outbox, RECORD_ACK, epoch, &ack.base);
+}
+
+/* On the journals' thread. */
+static void
+on_journaled(uint64_t seq, gpointer opaque)
+{
+    Stream *stream = opaque;
+    District__StreamJournalAck ack = DISTRICT__STREAM_JOURNAL_ACK__INIT;
+
+    ack.seq = seq;
+    outbox_push(stream->outbox, RECORD_JOURNAL_ACK, 0, &ack.base);
 }
 
 static void
@@ -253,7 +265,7 @@ serve(Stream *stream, GError **error)
 
     if (!shake_hands(stream, error))
         return FALSE;
-    stream->intake = intake_new(stream->config.keeper, on_committed, stream);
+    stream->intake = intake_new(stream->config.keeper, on_committed, on_journaled, stream);
     stream->receiver = receiver_new(&intake_ops, stream->intake);
     if (!take_record(stream, payload, HELLO_TIMEOUT_MS, error))
         return FALSE;
@@ -299,6 +311,8 @@ stream_run(gpointer data)
     gboolean goodbye = serve(stream, &error);
 
     keeper_forget(stream->config.keeper, stream);
+    if (stream->intake != NULL)
+        intake_stop(stream->intake);
     if (goodbye) {
         stream->goodbye = true;
         stream->outcome = g_strdup("the primary ended protection");

@@ -27,6 +27,8 @@ struct FakeStandby {
     GThread *thread;
     gint stop, drop, hang, hold_acks, delay_acks, refuse; /* atomic, set by the test */
     gint good, wrong, full, goodbye, n_members, unacked;  /* atomic, set by the thread */
+    gint hold_journal;                                    /* atomic, set by the test */
+    gint journal, published, journal_byte;                /* atomic, set by the thread */
     uint64_t committed;                                   /* atomic */
     GMutex lock;
     char *error; /* under lock */
@@ -38,6 +40,7 @@ struct FakeStandby {
     bool is_full, is_right;
     uint64_t sequence;
     uint64_t to_ack;
+    uint64_t journal_to_ack;
     int64_t said_ns;
 };
 
@@ -119,7 +122,23 @@ on_end(void *opaque, uint64_t epoch, GError **error)
     return TRUE;
 }
 
-static const ReceiverOps receiver_ops = {on_hello, on_begin, on_pages, on_state, on_end};
+static gboolean
+on_journal(void *opaque, const District__StreamJournal *record, GError **error)
+{
+    FakeStandby *s = opaque;
+
+    if (record->data.len > 0)
+        g_atomic_int_set(&s->journal_byte, record->data.data[0]);
+    if (record->kind == DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_PUBLISH ||
+        g_atomic_int_get(&s->published) > 0)
+        g_atomic_int_inc(&s->published);
+    g_atomic_int_inc(&s->journal);
+    s->journal_to_ack = record->seq;
+    return TRUE;
+}
+
+static const ReceiverOps receiver_ops = {on_hello, on_begin, on_pages,
+                                         on_state, on_end,   on_journal};
 
 static gboolean
 say(FakeStandby *s, RecordType type, const ProtobufCMessage *message, GError **error)
@@ -176,6 +195,18 @@ say_ack(FakeStandby *s, GError **error)
 }
 
 static gboolean
+say_journal_ack(FakeStandby *s, GError **error)
+{
+    District__StreamJournalAck ack = DISTRICT__STREAM_JOURNAL_ACK__INIT;
+
+    if (s->journal_to_ack == 0 || g_atomic_int_get(&s->hold_journal))
+        return TRUE;
+    ack.seq = s->journal_to_ack;
+    s->journal_to_ack = 0;
+    return say(s, RECORD_JOURNAL_ACK, &ack.base, error);
+}
+
+static gboolean
 hear_one(FakeStandby *s, GError **error)
 {
     uint8_t raw[RECORD_HEADER_BYTES];
@@ -207,7 +238,7 @@ hear_one(FakeStandby *s, GError **error)
     if (clock_monotonic_ns() - s->said_ns > 100 * NS_PER_MS &&
         !say(s, RECORD_HEARTBEAT, NULL, error))
         return FALSE;
-    return say_ack(s, error);
+    return say_journal_ack(s, error) && say_ack(s, error);
 }
 
 static void
@@ -224,6 +255,9 @@ serve(FakeStandby *s, int fd)
     s->receiver = receiver_new(&receiver_ops, s);
     s->sequence = 0;
     s->to_ack = 0;
+    s->journal_to_ack = 0;
+    g_atomic_int_set(&s->journal, 0);
+    g_atomic_int_set(&s->published, 0);
     g_atomic_int_set(&s->unacked, 0);
     while (s->channel && hear_one(s, &error))
         ;
@@ -313,6 +347,30 @@ uint64_t
 fake_standby_committed(FakeStandby *s)
 {
     return __atomic_load_n(&s->committed, __ATOMIC_SEQ_CST);
+}
+
+void
+fake_standby_hold_journal(FakeStandby *s, bool hold)
+{
+    g_atomic_int_set(&s->hold_journal, hold);
+}
+
+unsigned
+fake_standby_journal(FakeStandby *s)
+{
+    return (unsigned)g_atomic_int_get(&s->journal);
+}
+
+unsigned
+fake_standby_published(FakeStandby *s)
+{
+    return (unsigned)g_atomic_int_get(&s->published);
+}
+
+int
+fake_standby_journal_byte(FakeStandby *s)
+{
+    return g_atomic_int_get(&s->journal_byte);
 }
 
 unsigned

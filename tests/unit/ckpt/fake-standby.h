@@ -36,6 +36,13 @@ void fake_standby_drop(FakeStandby *standby);
 /* From now on: do not acknowledge (but beat on); acknowledge only after so long. */
 void fake_standby_hold_acks(FakeStandby *standby, bool hold);
 void fake_standby_delay_acks(FakeStandby *standby, unsigned ms);
+/* The same for JOURNAL records. */
+void fake_standby_hold_journal(FakeStandby *standby, bool hold);
+/* JOURNAL records of this connection, and those since PUBLISH. */
+unsigned fake_standby_journal(FakeStandby *standby);
+unsigned fake_standby_published(FakeStandby *standby);
+/* The first byte of the last one with data. */
+int fake_standby_journal_byte(FakeStandby *standby);
 /* Read nothing any more, say nothing. */
 void fake_standby_hang(FakeStandby *standby, bool hang);
 /* Answer the next record with an ERROR of that code. 0: no more. */

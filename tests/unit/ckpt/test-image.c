@@ -205,6 +205,24 @@ test_version(void)
 }
 
 static void
+test_journal_in_file(void)
+{
+    District__StreamJournal record = DISTRICT__STREAM_JOURNAL__INIT;
+    g_autoptr(GError) error = NULL;
+    Writer writer;
+
+    writer_init(&writer, 1, RAM_PAGES);
+    writer_hello(&writer);
+    record.seq = 1;
+    record.kind = DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_PUBLISH;
+    writer_message(&writer, RECORD_JOURNAL, 0, &record.base);
+    writer_epoch(&writer, 1, 0, 0, 1, 0x11);
+    g_assert_null(load(writer.out->data, writer.out->len, &error));
+    g_assert_nonnull(strstr(error->message, "a journal is in no file"));
+    writer_clear(&writer);
+}
+
+static void
 test_trailing_garbage(void)
 {
     static const uint8_t garbage[100] = "garbage";
@@ -331,6 +349,7 @@ main(int argc, char **argv)
     g_test_add_func("/image/another kind of file is foreign", test_foreign);
     g_test_add_func("/image/another version is refused by its number", test_version);
     g_test_add_func("/image/a file that goes on with garbage is damaged", test_trailing_garbage);
+    g_test_add_func("/image/a journal is in no file", test_journal_in_file);
     g_test_add_func("/image/an increment without its base is refused", test_increment_without_base);
     g_test_add_func("/image/an increment of other members is refused", test_increment_of_others);
     g_test_add_func("/image/a directory is refused", test_directory);

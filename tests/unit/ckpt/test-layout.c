@@ -161,6 +161,57 @@ test_match(Fixture *f, gconstpointer data)
     g_assert_nonnull(strstr(other->message, "disks"));
 }
 
+/* ---- JOURNAL records ---- */
+
+static uint8_t journal_data[JOURNAL_DATA_MAX + SECTOR_BYTES];
+
+#define JOURNAL(k, name, bytes, at, n)                                                             \
+    {                                                                                              \
+        .base = PROTOBUF_C_MESSAGE_INIT(&district__stream_journal__descriptor),                    \
+        .kind = DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_##k, .member = (char *)(name),       \
+        .size = (bytes), .offset = (at), .data = {                                                 \
+            .len = (n),                                                                            \
+            .data = journal_data                                                                   \
+        }                                                                                          \
+    }
+
+static void
+test_journal_records(Fixture *f, gconstpointer data)
+{
+    const District__StreamJournal good[] = {
+        JOURNAL(BEGIN, "db", JOURNAL_BYTES_MIN, 0, 0),
+        JOURNAL(BEGIN, "db", JOURNAL_BYTES_MAX, 0, 0),
+        JOURNAL(DATA, "db", 0, 0, SECTOR_BYTES),
+        JOURNAL(DATA, "db", 0, JOURNAL_BYTES_MAX - JOURNAL_DATA_MAX, JOURNAL_DATA_MAX),
+        JOURNAL(PUBLISH, "", 0, 0, 0),
+    };
+    const District__StreamJournal bad[] = {
+        JOURNAL(UNKNOWN, "db", 0, 0, 0),
+        JOURNAL(BEGIN, "../db", JOURNAL_BYTES_MIN, 0, 0),
+        JOURNAL(BEGIN, "db", JOURNAL_BYTES_MIN - PAGE_BYTES, 0, 0),
+        JOURNAL(BEGIN, "db", JOURNAL_BYTES_MAX + PAGE_BYTES, 0, 0),
+        JOURNAL(BEGIN, "db", JOURNAL_BYTES_MIN + SECTOR_BYTES, 0, 0),
+        JOURNAL(BEGIN, "db", JOURNAL_BYTES_MIN, 0, SECTOR_BYTES),
+        JOURNAL(DATA, "", 0, 0, SECTOR_BYTES),
+        JOURNAL(DATA, "db", 0, 0, 0),
+        JOURNAL(DATA, "db", 0, 0, 511),
+        JOURNAL(DATA, "db", 0, 1, SECTOR_BYTES),
+        JOURNAL(DATA, "db", 0, 0, JOURNAL_DATA_MAX + SECTOR_BYTES),
+        JOURNAL(DATA, "db", 0, JOURNAL_BYTES_MAX, SECTOR_BYTES),
+        JOURNAL(DATA, "db", 0, UINT64_MAX - 511, SECTOR_BYTES),
+        JOURNAL(PUBLISH, "db", 0, 0, 0),
+        JOURNAL(PUBLISH, "", 0, 0, SECTOR_BYTES),
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(good); i++)
+        g_assert_true(layout_check_journal(&good[i], NULL));
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autoptr(GError) error = NULL;
+        g_assert_false(layout_check_journal(&bad[i], &error));
+        g_assert_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED);
+    }
+}
+
 #define ADD(path, function) g_test_add(path, Fixture, NULL, set_up, function, tear_down)
 
 int
@@ -171,6 +222,7 @@ main(int argc, char **argv)
     ADD("/layout/every image has a name", test_names);
     ADD("/layout/a disk is of whole sectors and not too big", test_sizes);
     ADD("/layout/a member has at most 8 disks", test_too_many);
+    ADD("/layout/a JOURNAL record has the fields of its kind, in range", test_journal_records);
     ADD("/layout/the cut's disks must be those of the epoch", test_match);
     return g_test_run();
 }

@@ -8,7 +8,7 @@
 
 /* What the receiver has passed on. */
 typedef struct Seen {
-    unsigned hellos, begins, pages, states, ends;
+    unsigned hellos, begins, pages, states, ends, journals;
     uint32_t last_image;
     uint64_t last_end;
 } Seen;
@@ -51,7 +51,15 @@ seen_end(void *opaque, uint64_t epoch, GError **error)
     return TRUE;
 }
 
-static const ReceiverOps ops = {seen_hello, seen_begin, seen_pages, seen_state, seen_end};
+static gboolean
+seen_journal(void *opaque, const District__StreamJournal *record, GError **error)
+{
+    ((Seen *)opaque)->journals++;
+    return TRUE;
+}
+
+static const ReceiverOps ops = {seen_hello, seen_begin, seen_pages,
+                                seen_state, seen_end,   seen_journal};
 
 /* Feed len bytes as a reader of a stream would; TRUE if all were taken. */
 static gboolean
@@ -451,6 +459,75 @@ test_version(void)
     writer_clear(&writer);
 }
 
+/* A JOURNAL record of one sector of member db. */
+static void
+write_journal(Writer *writer, uint64_t seq, uint64_t offset)
+{
+    District__StreamJournal record = DISTRICT__STREAM_JOURNAL__INIT;
+    uint8_t sector[SECTOR_BYTES] = {7};
+
+    record.seq = seq;
+    record.kind = DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_DATA;
+    record.member = (char *)"db";
+    record.offset = offset;
+    record.data.data = sector;
+    record.data.len = sizeof sector;
+    writer_message(writer, RECORD_JOURNAL, 0, &record.base);
+}
+
+static void
+test_journal_anywhere(void)
+{
+    g_autoptr(GError) error = NULL;
+    Writer writer;
+    Seen seen;
+
+    writer_init(&writer, 1, 8);
+    writer_hello(&writer);
+    write_journal(&writer, 1, 0);
+    writer_begin(&writer, 1, 0);
+    write_journal(&writer, 2, 512);
+    writer_page(&writer, 0, 3, 1);
+    write_journal(&writer, 3, 0);
+    writer_state(&writer);
+    write_journal(&writer, 4, 0);
+    writer_end(&writer);
+    write_journal(&writer, 5, 0);
+    g_assert_true(feed(writer.out->data, writer.out->len, &seen, &error));
+    g_assert_no_error(error);
+    g_assert_cmpuint(seen.journals, ==, 5);
+    g_assert_cmpuint(seen.ends, ==, 1);
+    writer_clear(&writer);
+}
+
+static void
+test_journal_order(void)
+{
+    static const uint64_t seqs[][2] = {{2, 3}, {1, 3}, {1, 1}, {0, 1}};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(seqs); i++) {
+        Writer writer;
+
+        writer_init(&writer, 1, 8);
+        writer_hello(&writer);
+        write_journal(&writer, seqs[i][0], 0);
+        write_journal(&writer, seqs[i][1], 0);
+        assert_refused(&writer, 0);
+        writer_clear(&writer);
+    }
+}
+
+static void
+test_journal_before_hello(void)
+{
+    Writer writer;
+
+    writer_init(&writer, 1, 8);
+    write_journal(&writer, 1, 0);
+    assert_refused(&writer, 0);
+    writer_clear(&writer);
+}
+
 /* Two members; the first has disks of one and of three and a half blocks, the second one of two. */
 static void
 test_image_order(void)
@@ -584,6 +661,10 @@ main(int argc, char **argv)
     g_test_add_func("/receiver/missing and added records are noticed", test_records_moved);
     g_test_add_func("/receiver/epochs only grow and build on the last", test_epochs_only_grow);
     g_test_add_func("/receiver/another version is refused by name", test_version);
+    g_test_add_func("/receiver/a JOURNAL record may be between any two", test_journal_anywhere);
+    g_test_add_func("/receiver/JOURNAL records out of order are refused", test_journal_order);
+    g_test_add_func("/receiver/a JOURNAL record before HELLO is refused",
+                    test_journal_before_hello);
     g_test_add_func("/receiver/images are all RAM, then the disks of each member",
                     test_image_order);
     g_test_add_func("/receiver/the last block of a disk may be partly used", test_last_block);

@@ -134,7 +134,8 @@ take_end(void *opaque, uint64_t epoch, GError **error)
     return TRUE;
 }
 
-static const ReceiverOps receiver_ops = {take_hello, take_begin, take_pages, take_state, take_end};
+static const ReceiverOps receiver_ops = {take_hello, take_begin, take_pages,
+                                         take_state, take_end,   NULL};
 
 static void
 receive_all(Fixture *f)

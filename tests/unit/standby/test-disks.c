@@ -62,7 +62,7 @@ connect_again(Fixture *f)
 {
     g_clear_pointer(&f->receiver, receiver_free);
     g_clear_pointer(&f->intake, intake_free);
-    f->intake = intake_new(f->keeper, on_committed, f);
+    f->intake = intake_new(f->keeper, on_committed, NULL, f);
     f->receiver = receiver_new(&intake_ops, f->intake);
     f->writer.sequence = 0;
     writer_drain(&f->writer);

@@ -84,7 +84,7 @@ static void
 fixture_set_up(Fixture *f, gconstpointer data)
 {
     f->keeper = keeper_new("shop", NULL, on_hold, f);
-    f->intake = intake_new(f->keeper, on_committed, f);
+    f->intake = intake_new(f->keeper, on_committed, NULL, f);
     f->receiver = receiver_new(&intake_ops, f->intake);
     writer_init(&f->writer, 2, RAM_PAGES);
     writer_hello(&f->writer);
