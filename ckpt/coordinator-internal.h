@@ -9,6 +9,7 @@
 #include "ckpt/encode-pool.h"
 #include "ckpt/epoch.h"
 #include "ckpt/image.h"
+#include "ckpt/journals.h"
 #include "ckpt/loader.h"
 #include "ckpt/member.h"
 #include "ckpt/netctl.h"
@@ -137,6 +138,7 @@ struct Coordinator {
     int64_t committed_cut_ns; /* when it was cut */
     GQueue in_flight;         /* of Epoch, oldest first */
 
+    Journals journals;
     Protection protect;
     HandOver hand_over;
     int64_t harvest_ns; /* between harvests, as wished: harvest_interval_ns has the bounds */

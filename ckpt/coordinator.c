@@ -205,6 +205,9 @@ coordinator_stream_message(Coordinator *c, const InboxMessage *message)
     case INBOX_SINK_ACK:
         protect_ack(c, message->number);
         break;
+    case INBOX_SINK_JOURNAL:
+        journals_ack(c, message->number);
+        break;
     case INBOX_SINK_CLOSED:
         protect_closed(c, message->error);
         break;
@@ -370,6 +373,7 @@ coordinator_tick(Coordinator *c)
     members_describe_tick(c, now);
     cut_reach_net(c, now);
     protect_tick(c, now);
+    journals_tick(c, now);
     coordinator_throttle(c, now);
     if (coordinator_runs(c))
         persist_tick(c, now);
@@ -389,16 +393,21 @@ coordinator_tick(Coordinator *c)
 static void
 coordinator_sleep(Coordinator *c)
 {
-    g_autofree struct pollfd *polls = g_new0(struct pollfd, c->n_members + 1);
+    uint32_t n = 2 * c->n_members + 1;
+    g_autofree struct pollfd *polls = g_new0(struct pollfd, n);
     int64_t now = clock_monotonic_ns();
     int64_t wait = MAX(coordinator_deadline(c, now) - now, 0);
     struct timespec ts = {.tv_sec = wait / NS_PER_S, .tv_nsec = wait % NS_PER_S};
-    bool members = false;
+    bool members = false, full = journals_full(c);
 
-    for (uint32_t i = 0; i < c->n_members; i++)
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        const MemberJournal *journal = &c->members[i]->journal;
         polls[i] = (struct pollfd){.fd = c->members[i]->fd, .events = POLLIN | POLLRDHUP};
-    polls[c->n_members] = (struct pollfd){.fd = inbox_fd(c->inbox), .events = POLLIN};
-    if (ppoll(polls, c->n_members + 1, &ts, NULL) <= 0)
+        polls[c->n_members + i] =
+            (struct pollfd){.fd = journal->path && !full ? journal->link : -1, .events = POLLIN};
+    }
+    polls[n - 1] = (struct pollfd){.fd = inbox_fd(c->inbox), .events = POLLIN};
+    if (ppoll(polls, n, &ts, NULL) <= 0)
         return;
     for (uint32_t i = 0; i < c->n_members; i++)
         members = members || polls[i].revents != 0;
@@ -431,6 +440,7 @@ coordinator_run(gpointer data)
     while (!c->quit) {
         coordinator_sleep(c);
         coordinator_take_inbox(c);
+        journals_take(c);
         if (!c->quit)
             coordinator_tick(c);
     }
@@ -453,6 +463,9 @@ coordinator_connect(Coordinator *c, const CoordinatorConfig *config, int connect
         if (strcmp(config->member_paths[i], MEMBER_PATH_OFF) == 0) {
             c->members[i]->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
             c->n_pages_of[i] = 1;
+            if (config->journal_paths[i] &&
+                !member_journal_open(&c->members[i]->journal, config->journal_paths[i], 0, error))
+                return FALSE;
             continue;
         }
         if (!member_connect(c->members[i], connect_ms, error))
@@ -482,6 +495,7 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     c->stats = g_new0(CoordinatorStats, 1);
     c->protect.net_told = NET_TOLD_UNKNOWN;
     g_queue_init(&c->in_flight);
+    g_queue_init(&c->journals.told);
     numbers_open(c, config->numbers_path);
     /* On failure the process ends: nothing is freed here. */
     if (!coordinator_connect(c, config, connect_ms, error))
@@ -518,6 +532,7 @@ coordinator_join(Coordinator *c)
         member_free(c->members[i]);
     netctl_free(c->net);
     disks_free(c);
+    g_queue_clear_full(&c->journals.told, g_free);
     g_free(c->members);
     g_free(c->n_pages_of);
     g_free(c->protect.peer_name);

@@ -34,6 +34,7 @@ typedef struct CoordinatorConfig {
     const char *numbers_path; /* where taken epoch numbers are noted */
     char **member_names;      /* NULL-terminated; in parallel with: */
     char **member_paths;
+    char **journal_paths; /* of members that are off, NULL elsewhere; n_members long */
 } CoordinatorConfig;
 
 typedef struct Coordinator Coordinator;

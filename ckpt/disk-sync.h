@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The first copy of disks: a thread that reads what their homes hold, extent by extent, while the
+ * The first copy of disks, and that of journals: a thread that reads what their homes hold, extent by extent, while the
  * guests run, at a bounded rate. Homes hold nothing that is not committed, and what is written to
  * them meanwhile comes as entries of the overlays too; so it does not matter when a block is read.
+ * What is written to a journal meanwhile is sent as well; there the blocks that are found here are
+ * read again when they are sent.
  */
 #ifndef DISTRICT_CKPT_DISK_SYNC_H
 #define DISTRICT_CKPT_DISK_SYNC_H
@@ -13,7 +15,7 @@
 typedef struct DiskSync DiskSync;
 
 typedef struct DiskSyncHome {
-    uint32_t image;   /* on the wire */
+    uint32_t image;   /* on the wire; of a journal: the member */
     const char *home; /* as MemberDisk.home; copied */
     uint64_t bytes;
 } DiskSyncHome;

@@ -15,6 +15,7 @@ typedef enum {
     INBOX_CONTROL,        /* request: a client's request, ownership passes */
     INBOX_SINK_UP,        /* sink is open; number: the epoch its peer holds, 0 for none */
     INBOX_SINK_ACK,       /* number: the epoch that the standby has committed */
+    INBOX_SINK_JOURNAL,   /* number: JOURNAL records up to this one are durable at the standby */
     INBOX_SINK_CLOSED,    /* error: why; the sink takes nothing any more */
     INBOX_SINK_FINISHED,  /* everything queued is out and safe; number: bytes written */
     INBOX_DURABLE_DONE,   /* number: the checkpoint in the store that was committed */

@@ -242,16 +242,27 @@ life_match(Coordinator *c, const District__CutState *cut, uint32_t *index_of, GE
     return FALSE;
 }
 
+/* What a life goes on from. */
+typedef struct LifeImage {
+    const Image *image;
+    StoreRam *ram;        /* where its RAM is; NULL: in the image */
+    uint64_t incarnation; /* of the life */
+    uint64_t store_id;    /* the checkpoint in our store that it was loaded from, 0: elsewhere */
+    bool reset_crossing;
+    bool journal_current; /* a hand-over: no guest has gone on from it before */
+} LifeImage;
+
 static gboolean
-life_restore_send(Member *m, const Image *image, uint32_t k, bool lazy, bool ram_known,
-                  GError **error)
+life_restore_send(Member *m, const LifeImage *from, uint32_t k, bool lazy, GError **error)
 {
+    const Image *image = from->image;
     const District__CutMember *saved = image->cut->members[k];
     MemberImage restore = {.ram_fd = image->ram_fds[k],
                            .lazy = lazy,
                            .state = saved->state.data,
                            .state_len = saved->state.len,
-                           .ram_known = ram_known};
+                           .ram_known = from->store_id != 0,
+                           .journal_current = from->journal_current};
 
     life_image_disks(image, k, &restore);
     if (getrandom(restore.vmgenid, MEMBER_VMGENID_BYTES, 0) != MEMBER_VMGENID_BYTES) {
@@ -263,7 +274,7 @@ life_restore_send(Member *m, const Image *image, uint32_t k, bool lazy, bool ram
 
 /* RESTORE on all members, in parallel. The first error is reported, all replies are collected. */
 static gboolean
-life_restore_members(Coordinator *c, const Image *image, const uint32_t *index_of, bool ram_known,
+life_restore_members(Coordinator *c, const LifeImage *from, const uint32_t *index_of,
                      GError **error)
 {
     bool *asked = g_newa0(bool, c->n_members);
@@ -271,8 +282,8 @@ life_restore_members(Coordinator *c, const Image *image, const uint32_t *index_o
 
     for (uint32_t i = 0; i < c->n_members && !first; i++) {
         if (index_of[i] != IMAGE_WITHOUT)
-            asked[i] = life_restore_send(c->members[i], image, index_of[i], lazy_under_way(c),
-                                         ram_known, &first);
+            asked[i] =
+                life_restore_send(c->members[i], from, index_of[i], lazy_under_way(c), &first);
     }
     for (uint32_t i = 0; i < c->n_members; i++) {
         if (!asked[i])
@@ -292,14 +303,14 @@ life_restore_members(Coordinator *c, const Image *image, const uint32_t *index_o
  * only copy of the district, so what takes time comes before, and what is left is to resume.
  */
 static gboolean
-life_load(Coordinator *c, const Image *image, const uint32_t *index_of, bool reset_crossing,
-          uint64_t incarnation, bool ram_known, GError **error)
+life_load(Coordinator *c, const LifeImage *from, const uint32_t *index_of, GError **error)
 {
+    const Image *image = from->image;
     g_autofree bool *off = g_new0(bool, c->n_members);
 
-    if (!life_restore_members(c, image, index_of, ram_known, error) ||
-        !netctl_restore(c->net, image->cut->net.data, image->cut->net.len, reset_crossing,
-                        incarnation, error))
+    if (!life_restore_members(c, from, index_of, error) ||
+        !netctl_restore(c->net, image->cut->net.data, image->cut->net.len, from->reset_crossing,
+                        from->incarnation, error))
         return FALSE;
     for (uint32_t i = 0; i < c->n_members; i++)
         off[i] = index_of[i] == IMAGE_WITHOUT;
@@ -322,16 +333,14 @@ life_begin_store(Coordinator *c, const Image *image, uint64_t store_id, GError *
            persist_begin(c, head, epoch, PERSIST_BOOTED, error);
 }
 
-/* store_id: the checkpoint in our store that the image was loaded from, 0: elsewhere. ram (taken):
- * where its RAM is, NULL: in the image. */
 static gboolean
-life_restore(Coordinator *c, const Image *image, StoreRam *ram, bool reset_crossing,
-             uint64_t incarnation, uint64_t store_id, GError **error)
+life_restore(Coordinator *c, LifeImage *from, GError **error)
 {
-    g_autoptr(StoreRam) owned = ram;
+    const Image *image = from->image;
+    g_autoptr(StoreRam) ram = g_steal_pointer(&from->ram);
     g_autofree uint32_t *index_of = g_new0(uint32_t, c->n_members);
 
-    if (incarnation <= image->cut->incarnation) {
+    if (from->incarnation <= image->cut->incarnation) {
         g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
                     "the image is of incarnation %" G_GUINT64_FORMAT
                     ": it goes on under a newer one only",
@@ -340,16 +349,16 @@ life_restore(Coordinator *c, const Image *image, StoreRam *ram, bool reset_cross
     }
     if (!life_match(c, image->cut, index_of, error))
         return FALSE;
-    if ((ram && !lazy_begin(c, g_steal_pointer(&owned), image, index_of, error)) ||
-        !life_load(c, image, index_of, reset_crossing, incarnation, store_id != 0, error)) {
+    if ((ram && !lazy_begin(c, g_steal_pointer(&ram), image, index_of, error)) ||
+        !life_load(c, from, index_of, error)) {
         /* Some may have loaded it, others not: nothing may run from here. */
         members_fail_district(c, "the image could not be loaded into all members");
         return FALSE;
     }
-    c->incarnation = incarnation;
+    c->incarnation = from->incarnation;
     numbers_skip_to(c, MAX(image->cut->epoch, image->cut->cut));
     disks_begin(c);
-    return life_begin_store(c, image, store_id, error);
+    return life_begin_store(c, image, from->store_id, error);
 }
 
 static bool
@@ -413,23 +422,21 @@ life_check(Coordinator *c, ControlRequest *request)
         district__cut_state__free_unpacked(cut, NULL);
 }
 
-/* Takes image and ram. */
+/* Takes from->ram. */
 static void
-life_start_from(Coordinator *c, ControlRequest *request, Image *image, StoreRam *ram,
-                bool reset_crossing, uint64_t incarnation, uint64_t store_id, int64_t since_ns)
+life_start_from(Coordinator *c, ControlRequest *request, LifeImage *from, int64_t since_ns)
 {
-    G_GNUC_UNUSED g_autoptr(Image) owned = image;
     g_autoptr(GError) error = NULL;
-    uint64_t epoch = image->cut->epoch;
+    uint64_t epoch = from->image->cut->epoch;
 
-    if (!life_restore(c, image, ram, reset_crossing, incarnation, store_id, &error)) {
+    if (!life_restore(c, from, &error)) {
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
     life_run(c, request);
     g_message("running from epoch %" G_GUINT64_FORMAT " as incarnation %" G_GUINT64_FORMAT
               " after %.3f ms",
-              epoch, incarnation, (double)(clock_monotonic_ns() - since_ns) / NS_PER_MS);
+              epoch, from->incarnation, (double)(clock_monotonic_ns() - since_ns) / NS_PER_MS);
 }
 
 void
@@ -450,13 +457,17 @@ life_start_image(Coordinator *c, ControlRequest *request)
     }
     guint n = request->n_fds;
     request->n_fds = 1; /* the rest is the image's now */
-    Image *image =
+    g_autoptr(Image) image =
         image_from_fds(request->fds[0], want->state_len, request->fds + 1, n - 1, &error);
     if (!image) {
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
-    life_start_from(c, request, image, NULL, want->reset_crossing, want->incarnation, 0, since_ns);
+    LifeImage from = {.image = image,
+                      .incarnation = want->incarnation,
+                      .reset_crossing = want->reset_crossing,
+                      .journal_current = want->journal_current};
+    life_start_from(c, request, &from, since_ns);
 }
 
 void
@@ -473,12 +484,13 @@ life_start_file(Coordinator *c, ControlRequest *request)
                               c->district);
         return;
     }
-    Image *image = image_load_file(request->fds[0], want->path, &error);
+    g_autoptr(Image) image = image_load_file(request->fds[0], want->path, &error);
     if (!image) {
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
-    life_start_from(c, request, image, NULL, true, want->incarnation, 0, since_ns);
+    LifeImage from = {.image = image, .incarnation = want->incarnation, .reset_crossing = true};
+    life_start_from(c, request, &from, since_ns);
 }
 
 /* What was on from the checkpoint is left behind before anything runs. *ram: where its RAM is, if
@@ -529,13 +541,18 @@ life_start_store(Coordinator *c, ControlRequest *request)
         control_request_error(request, "district %s: it has no store", c->district);
         return;
     }
-    Image *image = c->clone_of ? life_load_clone(c, want->from, &error)
+    g_autoptr(Image) image = c->clone_of ? life_load_clone(c, want->from, &error)
                                : life_load_store(c, want->from, &id, &ram, &error);
     if (!image) {
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
-    life_start_from(c, request, image, ram, true, want->incarnation, id, since_ns);
+    LifeImage from = {.image = image,
+                      .ram = ram,
+                      .incarnation = want->incarnation,
+                      .store_id = id,
+                      .reset_crossing = true};
+    life_start_from(c, request, &from, since_ns);
 }
 
 static gboolean

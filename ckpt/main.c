@@ -3,6 +3,7 @@
 #include "ckpt/coordinator.h"
 
 #include "ckpt/layout.h"
+#include "ckpt/member.h"
 #include "ckpt/store-job.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -21,6 +22,7 @@ static char *opt_name, *opt_host, *opt_control, *opt_net, *opt_pki, *opt_definit
 static char *opt_clone_of, *opt_overlay_dir;
 static StoreJob job = {.file_fd = -1, .progress_fd = -1};
 static char **opt_members;
+static char **opt_journals;
 static char *opt_store;
 static char *opt_keep;
 static gint64 opt_incarnation = 1;
@@ -37,6 +39,8 @@ static const GOptionEntry options[] = {
      "Control socket of district-net, or 'none' for a district without network", "PATH"},
     {"member", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &opt_members,
      "A member and the socket of its engine, or \"off\"; once per member", "NAME=PATH"},
+    {"journal", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &opt_journals,
+     "Journal of a member that is off; others are told of by their engines", "NAME=PATH"},
     {"pki", 0, 0, G_OPTION_ARG_FILENAME, &opt_pki, "Directory of this host's certificates", "DIR"},
     {"definition", 0, 0, G_OPTION_ARG_FILENAME, &opt_definition, "The .district file", "FILE"},
     {"incarnation", 0, 0, G_OPTION_ARG_INT64, &opt_incarnation,
@@ -125,6 +129,35 @@ parse_members(CoordinatorConfig *config, GError **error)
     return TRUE;
 }
 
+/* Where the path of the journal goes that option, NAME=PATH, is about; NULL: no member that is off. */
+static char **
+journal_slot(CoordinatorConfig *config, const char *option)
+{
+    g_auto(GStrv) words = g_strsplit(option, "=", 2);
+
+    for (guint i = 0; config->member_names[i]; i++) {
+        if (g_strcmp0(config->member_names[i], words[0]) == 0 && words[1] &&
+            g_strcmp0(config->member_paths[i], MEMBER_PATH_OFF) == 0)
+            return &config->journal_paths[i];
+    }
+    return NULL;
+}
+
+static gboolean
+parse_journals(CoordinatorConfig *config, GError **error)
+{
+    config->journal_paths = g_new0(char *, g_strv_length(config->member_names) + 1);
+    for (char **option = opt_journals; option && *option; option++) {
+        char **slot = journal_slot(config, *option);
+
+        if (!slot)
+            return usage_error(error, "--journal wants NAME=PATH of a member that is off");
+        g_free(*slot);
+        *slot = g_strdup(strchr(*option, '=') + 1);
+    }
+    return TRUE;
+}
+
 /* Where durable checkpoints go, how often, and which are kept. */
 static gboolean
 parse_persist(CoordinatorConfig *config, GError **error)
@@ -178,17 +211,22 @@ parse_config(int argc, char **argv, CoordinatorConfig *config, GError **error)
     config->numbers_path = g_strconcat(opt_control, ".numbers", NULL);
     config->definition = definition ? definition : g_strdup("");
     config->incarnation = (uint64_t)opt_incarnation;
-    return parse_persist(config, error) && parse_members(config, error);
+    return parse_persist(config, error) && parse_members(config, error) &&
+           parse_journals(config, error);
 }
 
 static void
 config_clear(CoordinatorConfig *config)
 {
+    for (guint i = 0; config->member_names[i]; i++)
+        g_free(config->journal_paths[i]);
+    g_free(config->journal_paths);
     g_strfreev(config->member_names);
     g_strfreev(config->member_paths);
     g_free((char *)config->definition);
     g_free((char *)config->numbers_path);
     g_strfreev(opt_members);
+    g_strfreev(opt_journals);
     g_free(opt_name);
     g_free(opt_host);
     g_free(opt_control);

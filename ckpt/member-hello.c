@@ -44,6 +44,7 @@ member_hello_clear(Member *member)
     for (unsigned i = 0; i < member->n_disks; i++)
         member_disk_clear(&member->disks[i]);
     member->n_disks = 0;
+    member_journal_clear(&member->journal);
 }
 
 unsigned
@@ -160,7 +161,8 @@ hello_check(Member *member, const District__MemberHelloReply *hello, guint n_fds
         return hello_fail(member, error, "its state capacity is out of range");
     if (hello->n_disks > DISKS_MAX)
         return hello_fail(member, error, "it has too many disks");
-    if (n_fds != hello_maps(hello) + 2 * hello_overlays(hello) + (hello->lazy ? 1 : 0))
+    if (n_fds != hello_maps(hello) + 2 * hello_overlays(hello) + (hello->journal != NULL) +
+                     (hello->lazy ? 1 : 0))
         return hello_fail(member, error, "it passed the wrong number of descriptors");
     return hello_check_regions(member, hello, error);
 }
@@ -202,6 +204,18 @@ hello_disks(Member *member, const District__MemberHelloReply *hello, const int *
     return TRUE;
 }
 
+/* fds: that of the link, if there is a journal. */
+static gboolean
+hello_journal(Member *member, const District__MemberHelloReply *hello, const int *fds,
+              GError **error)
+{
+    if (hello->journal == NULL ||
+        member_journal_init(&member->journal, hello->journal, fds[0], error))
+        return TRUE;
+    g_prefix_error(error, "member %s: ", member->name);
+    return FALSE;
+}
+
 /* Map bitmap, state and, if there, RAM. fds stay the caller's. */
 static gboolean
 hello_map(Member *member, const int *fds, bool has_ram, GError **error)
@@ -227,7 +241,7 @@ member_hello(Member *member, GError **error)
 {
     District__MemberHelloRequest hello = DISTRICT__MEMBER_HELLO_REQUEST__INIT;
     District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
-    int fds[4 + 2 * DISKS_MAX];
+    int fds[5 + 2 * DISKS_MAX];
     guint n_fds = G_N_ELEMENTS(fds);
 
     hello.version = MEMBER_PROTOCOL_VERSION;
@@ -242,9 +256,11 @@ member_hello(Member *member, GError **error)
     gboolean ok = hello_check(member, reply->hello, n_fds, error);
     if (ok) {
         hello_copy(member, reply->hello);
+        guint overlays = hello_overlays(reply->hello);
         guint mapped = hello_maps(reply->hello);
         ok = hello_map(member, fds, mapped == 3, error) &&
-             hello_disks(member, reply->hello, fds + mapped, error);
+             hello_disks(member, reply->hello, fds + mapped, error) &&
+             hello_journal(member, reply->hello, fds + mapped + 2 * overlays, error);
     }
     if (ok && reply->hello->lazy) {
         member->lazy_fd = fds[--n_fds];

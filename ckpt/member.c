@@ -349,6 +349,7 @@ member_send_restore(Member *member, const MemberImage *image, GError **error)
     }
     restore.state_len = image->state_len;
     restore.ram_known = image->ram_known;
+    restore.journal_current = image->journal_current;
     restore.disks_only = image->ram_fd < 0;
     restore.lazy = image->lazy;
     restore.vmgenid.len = MEMBER_VMGENID_BYTES;

@@ -10,6 +10,7 @@
 #define DISTRICT_CKPT_MEMBER_H
 
 #include "ckpt/member-disk.h"
+#include "ckpt/member-journal.h"
 #include "common/page.h"
 #include "member.pb-c.h"
 
@@ -53,6 +54,7 @@ typedef struct Member {
     uint64_t lazy_address;   /* of RAM in the engine, as the faults have it */
     unsigned n_disks;
     MemberDisk disks[DISKS_MAX];
+    MemberJournal journal;
     District__MemberState run_state; /* as far as we know */
     char *waiting;                   /* guest I/O that cannot go on, in one line; NULL: none */
     uint64_t last_id;
@@ -81,9 +83,10 @@ typedef struct MemberRestoreDisk {
     uint64_t entries;
 } MemberRestoreDisk;
 typedef struct MemberImage {
-    int ram_fd;     /* -1: only the disks; the member is freshly booted and paused */
-    bool lazy;      /* the RAM has been passed by member_send_lazy */
-    bool ram_known; /* dirty pages are those written from here on only */
+    int ram_fd;           /* -1: only the disks; the member is freshly booted and paused */
+    bool lazy;            /* the RAM has been passed by member_send_lazy */
+    bool ram_known;       /* dirty pages are those written from here on only */
+    bool journal_current; /* no guest has gone on from this state before */
     const uint8_t *state;
     uint64_t state_len;
     uint8_t vmgenid[MEMBER_VMGENID_BYTES];

@@ -67,6 +67,8 @@ protect_tell_net(Coordinator *c, bool hold)
         return false;
     }
     c->protect.net_told = hold ? NET_TOLD_HOLD : NET_TOLD_FREE;
+    if (!hold)
+        journals_release(c);
     return true;
 }
 
@@ -164,6 +166,7 @@ protect_drop_stream(Coordinator *c, bool bye)
         return;
     SinkStats stats = sink_stats(c->stream->sink);
     status_add_sink(c, &stats);
+    journals_stream_down(c);
     if (bye && c->stream->phase != TARGET_OPENING)
         sink_finish(c->stream->sink);
     target_free(c->stream, bye && c->stream->phase != TARGET_OPENING);
@@ -246,6 +249,11 @@ protect_check_acks(Coordinator *c, int64_t now)
     const Epoch *oldest = g_queue_peek_head(&c->in_flight);
     int64_t limit = MAX(c->protect.detach_after_ns, ACK_MIN_NS);
 
+    if (c->stream && journals_stalled_ns(c, now) >= limit)
+        sink_fail(c->stream->sink,
+                  g_error_new(STREAM_OUT_ERROR, STREAM_ERROR_LOST,
+                              "it has not made a journal durable in %.0f s: is its disk slow?",
+                              (double)limit / NS_PER_S));
     if (!oldest || !c->stream || now - oldest->cut_ns < limit ||
         now - sink_stats(c->stream->sink).emitted_ns < limit)
         return;
@@ -282,6 +290,7 @@ protect_up(Coordinator *c, uint64_t held)
         return;
     target_begin(c, c->stream);
     c->stream->disk_sync = disks_sync_homes(c);
+    journals_stream_up(c);
 }
 
 static void

@@ -54,6 +54,7 @@ struct Sink {
     GMutex lock; /* guards what follows, and items' ready */
     GCond cond;  /* the sink's thread waits on it */
     GQueue items;
+    GQueue urgent;        /* of SinkItem, ready: before all of items */
     GQueue disks_waiting; /* of them, batches that no worker has been given yet */
     unsigned disks_ahead; /* batches given to workers and not yet emitted */
     unsigned next_worker;

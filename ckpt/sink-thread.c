@@ -33,6 +33,8 @@ sink_thread_next(Sink *sink, int64_t until_us)
 
     for (;;) {
         SinkItem *head = g_queue_peek_head(&sink->items);
+        if (!g_queue_is_empty(&sink->urgent))
+            return g_queue_pop_head(&sink->urgent);
         if (head && head->ready) {
             if (waited_from)
                 sink->encode_wait_ns += clock_monotonic_ns() - waited_from;
@@ -206,7 +208,9 @@ sink_thread_step(Sink *sink)
     SinkItem *item = sink_thread_next(sink, until_us);
 
     if (sink_thread_usable(sink)) {
-        if (item && sink_thread_emit(sink, item, &error))
+        bool emitted = item && sink_thread_emit(sink, item, &error);
+        /* Journals say nothing of how long an epoch has been out. */
+        if (emitted && item->type != RECORD_JOURNAL)
             sink_thread_note_emitted(sink);
         else if (!item && sink->transport->is_stream)
             sink_thread_write_empty(sink, RECORD_HEARTBEAT, &error);
@@ -250,7 +254,7 @@ sink_thread_over(Sink *sink)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
 
-    return sink->released && g_queue_is_empty(&sink->items);
+    return sink->released && g_queue_is_empty(&sink->items) && g_queue_is_empty(&sink->urgent);
 }
 
 gpointer

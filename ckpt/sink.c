@@ -16,6 +16,7 @@ sink_new(const SinkConfig *config)
     g_mutex_init(&sink->lock);
     g_cond_init(&sink->cond);
     g_queue_init(&sink->items);
+    g_queue_init(&sink->urgent);
     g_queue_init(&sink->disks_waiting);
     sink->id = config->id;
     sink->transport = config->transport;
@@ -204,6 +205,19 @@ sink_state_end(Sink *sink, uint64_t number, GByteArray *packed_state)
     end->ready = true;
     sink_queue_batch(sink, state, 0);
     sink_queue(sink, end);
+}
+
+void
+sink_journal(Sink *sink, const District__StreamJournal *record)
+{
+    SinkItem *item = sink_item_new(sink, RECORD_JOURNAL, 0);
+
+    item->record = sink_record_pack(&record->base);
+    item->ready = true;
+    g_mutex_lock(&sink->lock);
+    g_queue_push_tail(&sink->urgent, item);
+    g_cond_signal(&sink->cond);
+    g_mutex_unlock(&sink->lock);
 }
 
 void

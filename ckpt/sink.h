@@ -96,6 +96,8 @@ void sink_sync_disk(Sink *sink, uint64_t number, uint32_t wire_image, const uint
                     uint32_t count, const uint8_t *data);
 /* The packed CutState (taken over; compressed by a worker), then EPOCH_END. */
 void sink_state_end(Sink *sink, uint64_t number, GByteArray *packed_state);
+/* A JOURNAL record (copied): it goes out next, whatever else is queued. Streams only. */
+void sink_journal(Sink *sink, const District__StreamJournal *record);
 /* Finish after what is queued: INBOX_SINK_FINISHED follows. */
 void sink_finish(Sink *sink);
 

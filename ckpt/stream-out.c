@@ -233,6 +233,23 @@ stream_out_ack(StreamOut *out, const RecordHeader *header, const uint8_t *payloa
 }
 
 static gboolean
+stream_out_journal_ack(StreamOut *out, const RecordHeader *header, const uint8_t *payload,
+                       GError **error)
+{
+    ProtobufCMessage *message = layout_unpack(&district__stream_journal_ack__descriptor, payload,
+                                              header->length, "JOURNAL_ACK record", error);
+
+    if (!message)
+        return FALSE;
+    InboxMessage post = {.kind = INBOX_SINK_JOURNAL,
+                         .sink_id = sink_id(out->sink),
+                         .number = ((District__StreamJournalAck *)message)->seq};
+    protobuf_c_message_free_unpacked(message, NULL);
+    inbox_post(out->inbox, &post);
+    return TRUE;
+}
+
+static gboolean
 stream_out_hear_one(StreamOut *out, GError **error)
 {
     RecordHeader header;
@@ -245,6 +262,8 @@ stream_out_hear_one(StreamOut *out, GError **error)
         return TRUE;
     case RECORD_ACK:
         return stream_out_ack(out, &header, payload, error);
+    case RECORD_JOURNAL_ACK:
+        return stream_out_journal_ack(out, &header, payload, error);
     case RECORD_ERROR:
         stream_out_error_record(&header, payload, error);
         return FALSE;

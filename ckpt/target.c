@@ -140,8 +140,9 @@ target_pass_end(Coordinator *c, Target *target)
     if (!harvest_all(c, &harvested) || target->phase != TARGET_SYNCING)
         return;
     uint64_t left = target_pending(target);
-    /* While disks are still copied, RAM is only kept up with. */
-    if (target->disk_sync)
+    /* While disks or journals are still copied, RAM is only kept up with. */
+    bool early = target->disk_sync || (target == c->stream && !journals_ready(c));
+    if (early)
         target->passes = 0;
     target->passes++;
     /* A pass that leaves three quarters of what it began with is not getting anywhere. */
@@ -150,7 +151,7 @@ target_pass_end(Coordinator *c, Target *target)
     target->left_before = left;
     target->at_member = 0;
     target->at_word = 0;
-    if (!target->disk_sync && (left <= SYNC_RESIDUE_PAGES || hopeless))
+    if (!early && (left <= SYNC_RESIDUE_PAGES || hopeless))
         target_complete(c, target);
 }
 

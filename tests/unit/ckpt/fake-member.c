@@ -36,8 +36,9 @@ struct FakeMember {
     uint64_t *bitmap;
     uint8_t *state;
     GThread *server, *writer;
-    gint stop;         /* atomic */
-    gint refuse_pause; /* atomic */
+    gint stop;                  /* atomic */
+    gint refuse_pause;          /* atomic */
+    gint link_fd, journal_mode; /* atomic */
 
     GMutex lock; /* guards what follows, and is held for each write to RAM */
     uint8_t *ram;
@@ -122,7 +123,9 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
     District__MemberHelloReply hello = DISTRICT__MEMBER_HELLO_REPLY__INIT;
     District__RamRegion region = DISTRICT__RAM_REGION__INIT;
     District__RamRegion *regions[] = {&region};
-    int fds[] = {m->bitmap_fd, m->state_fd, m->ram_fd};
+    District__MemberJournal journal = DISTRICT__MEMBER_JOURNAL__INIT;
+    int fds[4] = {m->bitmap_fd, m->state_fd, m->ram_fd}, ends[2] = {-1, -1};
+    guint n_fds = m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE ? 2 : 3;
 
     region.size = m->config.ram_size;
     hello.version = 2;
@@ -137,8 +140,20 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
     hello.state_capacity = STATE_CAPACITY;
     reply->op_case = DISTRICT__MEMBER_REPLY__OP_HELLO;
     reply->hello = &hello;
-    bool awaiting = m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE;
-    pbmsg_send(m->client_fd, &reply->base, fds, awaiting ? 2 : 3, 1000, NULL);
+    if (m->config.journal) {
+        g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), ==, 0);
+        if (g_atomic_int_get(&m->link_fd) >= 0)
+            close(g_atomic_int_get(&m->link_fd));
+        journal.path = (char *)m->config.journal;
+        journal.size = m->config.journal_bytes;
+        journal.mode = (District__JournalMode)g_atomic_int_get(&m->journal_mode);
+        hello.journal = &journal;
+        fds[n_fds++] = ends[1];
+    }
+    pbmsg_send(m->client_fd, &reply->base, fds, n_fds, 1000, NULL);
+    g_atomic_int_set(&m->link_fd, ends[0]);
+    if (ends[1] >= 0)
+        close(ends[1]);
 }
 
 static void
@@ -350,6 +365,7 @@ fake_member_new(const FakeMemberConfig *config)
     g_mutex_init(&m->lock);
     m->client_fd = -1;
     m->ram_fd = -1;
+    m->link_fd = -1;
     m->bitmap_fd = new_memfd(bitmap_bytes, &m->bitmap);
     m->state_fd = new_memfd(STATE_CAPACITY, &m->state);
     m->log = g_malloc0(bitmap_bytes);
@@ -391,6 +407,8 @@ fake_member_free(FakeMember *m)
     close(m->state_fd);
     if (m->ram_fd >= 0)
         close(m->ram_fd);
+    if (m->link_fd >= 0)
+        close(m->link_fd);
     unlink(m->path);
     g_free(m->log);
     g_free(m->name);
@@ -407,6 +425,18 @@ fake_member_power_off(FakeMember *m)
     m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
     pagebits_set_range(m->log, 0, page_count(m->config.ram_size));
     engine_harvest(m);
+}
+
+int
+fake_member_link(FakeMember *m)
+{
+    return g_atomic_int_get(&m->link_fd);
+}
+
+void
+fake_member_journal_mode(FakeMember *m, int mode)
+{
+    g_atomic_int_set(&m->journal_mode, mode);
 }
 
 void

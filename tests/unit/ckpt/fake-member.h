@@ -20,6 +20,8 @@ typedef struct FakeMemberConfig {
     unsigned pause_delay_ms; /* answer PAUSE only after that long */
     bool powers_off;         /* when its power button is pressed; else it does not listen */
     unsigned span_pages;     /* write only the first so many pages; 0: all */
+    const char *journal;     /* image of its journal, whose link the test serves; NULL: none */
+    unsigned journal_bytes;
 } FakeMemberConfig;
 
 typedef struct FakeMember FakeMember;
@@ -31,6 +33,11 @@ void fake_member_die(FakeMember *member);
 /* The guest powers itself off: requests but DESCRIBE and HELLO are refused. What it has written
  * last is in the shared bitmap, where nobody has asked for it. */
 void fake_member_power_off(FakeMember *member);
+/* The engine's end of the journal's link; -1: HELLO has not been said. It stays the member's. */
+int fake_member_link(FakeMember *member);
+/* What it says of its journal's mode at the next HELLO. */
+void fake_member_journal_mode(FakeMember *member, int mode);
+
 /* Refuse the next PAUSE; whether that has happened. */
 void fake_member_refuse_pause(FakeMember *member);
 bool fake_member_refused(FakeMember *member);

@@ -31,7 +31,8 @@ struct FakeStandby {
     gint journal, published, journal_byte;                /* atomic, set by the thread */
     uint64_t committed;                                   /* atomic */
     GMutex lock;
-    char *error; /* under lock */
+    char *error;            /* under lock */
+    GByteArray *journal_is; /* under lock; NULL: no BEGIN yet */
 
     /* Of the connection; thread only. */
     TlsChannel *channel;
@@ -129,6 +130,14 @@ on_journal(void *opaque, const District__StreamJournal *record, GError **error)
 
     if (record->data.len > 0)
         g_atomic_int_set(&s->journal_byte, record->data.data[0]);
+    g_mutex_lock(&s->lock);
+    if (record->kind == DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_BEGIN) {
+        g_clear_pointer(&s->journal_is, g_byte_array_unref);
+        s->journal_is = g_byte_array_new_take(g_malloc0(record->size), record->size);
+    } else if (record->data.len > 0) {
+        memcpy(s->journal_is->data + record->offset, record->data.data, record->data.len);
+    }
+    g_mutex_unlock(&s->lock);
     if (record->kind == DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_PUBLISH ||
         g_atomic_int_get(&s->published) > 0)
         g_atomic_int_inc(&s->published);
@@ -315,6 +324,7 @@ fake_standby_free(FakeStandby *s)
     g_array_unref(s->shadows);
     tls_identity_unref(s->identity);
     g_free(s->error);
+    g_clear_pointer(&s->journal_is, g_byte_array_unref);
     g_mutex_clear(&s->lock);
     g_free(s);
 }
@@ -371,6 +381,14 @@ int
 fake_standby_journal_byte(FakeStandby *s)
 {
     return g_atomic_int_get(&s->journal_byte);
+}
+
+int
+fake_standby_journal_at(FakeStandby *s, uint64_t offset)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&s->lock);
+
+    return s->journal_is ? s->journal_is->data[offset] : -1;
 }
 
 unsigned

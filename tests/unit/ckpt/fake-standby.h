@@ -43,6 +43,8 @@ unsigned fake_standby_journal(FakeStandby *standby);
 unsigned fake_standby_published(FakeStandby *standby);
 /* The first byte of the last one with data. */
 int fake_standby_journal_byte(FakeStandby *standby);
+/* A byte of the journal that these records make; -1: there is none yet. */
+int fake_standby_journal_at(FakeStandby *standby, uint64_t offset);
 /* Read nothing any more, say nothing. */
 void fake_standby_hang(FakeStandby *standby, bool hang);
 /* Answer the next record with an ERROR of that code. 0: no more. */
