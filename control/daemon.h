@@ -11,6 +11,7 @@
  *                 remove.c
  *   storequery.c  jobs on a store by a process of its own: storecheck.c export.c import.c
  *   district.c    a district's state      process.c fate.c adopt.c  its processes
+ *   journal.c     files of journals
  */
 #ifndef DISTRICT_CONTROL_DAEMON_H
 #define DISTRICT_CONTROL_DAEMON_H
@@ -158,6 +159,8 @@ gboolean district_check_sockets(const District *district, GError **error);
 /* Is there another district on the same bridge whose members have the same addresses, and that is
  * active? FALSE with error set. */
 gboolean district_check_bridge(const District *district, GError **error);
+/* Path of the journal of member on this host; it has one. Caller frees. */
+char *district_journal_path(const District *district, const DefinitionMember *member);
 /* Make its directories, durably, if it came from another host. */
 gboolean district_make_lineage(const District *district, GError **error);
 /* Remove all of a lineage that is not the one in use. */
@@ -176,6 +179,13 @@ JsonObject *district_describe(District *district);
 JsonObject *district_summary(District *district);
 /* Ask the processes for their status now and then; results go to *_status. */
 void district_poll_status(District *district);
+
+/* ---- journal.c ---- */
+/* Are all journals there? A district that has never run here gets them, empty. */
+gboolean journals_prepare(const District *district, GError **error);
+/* A number that changes when one of the files is replaced by another; 0: there are none, or error is
+ * set. */
+uint64_t journals_identity(const District *district, GError **error);
 
 /* ---- processes (process.c, fate.c, adopt.c) ---- */
 /* Start what is not there of district-net, one district-vmm per member, and district-ckpt. */
@@ -252,6 +262,7 @@ struct Job {
     gboolean output_commit;
     gboolean planned;     /* take-over: the home has handed over */
     uint64_t disks_epoch; /* take-over: the full epoch that the disks' files came with */
+    uint64_t journals;    /* take-over: journals_identity when the engines were started */
     gboolean resets;      /* take-over: crossing connections are to be reset */
     int fd;               /* owned, -1 */
     guint poll;

@@ -148,6 +148,19 @@ parse_memory(const char *value, void *field, GError **error)
 }
 
 static gboolean
+parse_journal(const char *value, void *field, GError **error)
+{
+    uint64_t bytes = 0;
+
+    if (!units_parse_size(value, &bytes, error))
+        return FALSE;
+    if (bytes < JOURNAL_BYTES_MIN || bytes > JOURNAL_BYTES_MAX || bytes % PAGE_BYTES != 0)
+        return bad_value(error, "%s is out of range: give 1M to 1G in steps of 4K", value);
+    *(uint64_t *)field = bytes;
+    return TRUE;
+}
+
+static gboolean
 parse_cpus(const char *value, void *field, GError **error)
 {
     guint64 number = 0;
@@ -358,6 +371,7 @@ static const Key member_keys[] = {
     {"Console", parse_console, offsetof(DefinitionMember, console)},
     {"Debugcon", parse_path, offsetof(DefinitionMember, debugcon)},
     {"Disk", parse_disks, offsetof(DefinitionMember, disks)},
+    {"Journal", parse_journal, offsetof(DefinitionMember, journal)},
     {NULL, NULL, 0},
 };
 
@@ -630,6 +644,17 @@ definition_has_disks(const Definition *definition)
     for (guint i = 0; i < definition->members->len; i++) {
         const DefinitionMember *member = definition->members->pdata[i];
         if (member->disks->len > 0)
+            return TRUE;
+    }
+    return FALSE;
+}
+
+gboolean
+definition_has_journals(const Definition *definition)
+{
+    for (guint i = 0; i < definition->members->len; i++) {
+        const DefinitionMember *member = definition->members->pdata[i];
+        if (member->journal != 0)
             return TRUE;
     }
     return FALSE;

@@ -38,6 +38,7 @@ typedef struct DefinitionMember {
     char *debugcon;     /* file for port 0xE9, or NULL */
     gboolean rng;
     GPtrArray *disks; /* of DefinitionDisk, at most DISKS_MAX */
+    uint64_t journal; /* size of the journal disk, bytes; 0: none */
 } DefinitionMember;
 
 typedef struct Definition {
@@ -90,6 +91,7 @@ char *definition_renamed(const Definition *definition, const char *name, gboolea
                          GError **error);
 
 gboolean definition_has_disks(const Definition *definition);
+gboolean definition_has_journals(const Definition *definition);
 
 /* Index of the member called name, or -1. */
 int definition_find_member(const Definition *definition, const char *name);

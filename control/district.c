@@ -329,6 +329,18 @@ district_disk_home(const District *d, const DefinitionMember *m, guint i, gboole
     return g_build_filename(dir, file, NULL);
 }
 
+/* Beside the copies of disks where they came from another host (standby/journals.h). */
+char *
+district_journal_path(const District *d, const DefinitionMember *m)
+{
+    g_autofree char *dir = district_disk_dir(d);
+    g_autofree char *file = g_strdup_printf("journal-%s.img", m->name);
+
+    if (dir == NULL)
+        dir = store_district_dir(d->daemon->config->state_dir, d->name);
+    return g_build_filename(dir, file, NULL);
+}
+
 gboolean
 district_make_lineage(const District *d, GError **error)
 {
@@ -606,6 +618,11 @@ member_describe(District *d, const DefinitionMember *member)
     json_object_set_string_member(item, "console", console);
     json_object_set_string_member(item, "console_log", log);
     json_object_set_array_member(item, "disks", disks_describe(d, member));
+    if (member->journal != 0) {
+        g_autofree char *journal = district_journal_path(d, member);
+        json_object_set_string_member(item, "journal", journal);
+        json_object_set_int_member(item, "journal_size", (gint64)member->journal);
+    }
     json_object_set_boolean_member(item, "off",
                                    g_hash_table_contains(d->members_off, member->name));
     if (child != NULL)

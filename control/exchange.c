@@ -363,7 +363,8 @@ become_standby(District *d, Peer *peer, JsonObject *arguments, uint64_t incarnat
     unsigned lineage = d->record.lineage;
     unsigned copy = d->record.role == ROLE_STANDBY ? d->record.copy : 0;
 
-    if (copy == 0 && definition_has_disks(d->definition))
+    if (copy == 0 &&
+        (definition_has_disks(d->definition) || definition_has_journals(d->definition)))
         copy = district_new_lineage(d);
     record_clear(&d->record);
     d->record.lineage = lineage;

@@ -482,7 +482,7 @@ standby_has_commit(District *d)
     d->has_commit = TRUE;
     daemon_event(d->daemon, "standby-ready", d->name, "can take over");
     /* Have everything but the RAM ready for a take-over; if that fails it is tried again then. Not
-     * with disks: the next full copy replaces their files, which engines would have open. */
+     * with disks or journals: the next copy replaces their files, which engines would have open. */
     if (d->state != STATE_STANDBY || d->job != NULL || d->ending || d->record.copy != 0)
         return;
     if (processes_start(d, TRUE, &error))

@@ -143,6 +143,8 @@ add_disks(const District *d, const DefinitionMember *m, GPtrArray *argv)
     }
     if (m->disks->len > 0)
         add(argv, "--overlay-dir", district_overlay_dir(d));
+    if (m->journal != 0)
+        add(argv, "--journal", district_journal_path(d, m));
 }
 
 static gboolean
@@ -279,6 +281,10 @@ spawn_ckpt(District *d, GError **error)
         g_autofree char *socket =
             off ? g_strdup("off") : district_member_path(d, m->name, ".member.sock");
         add(argv, "--member", g_strdup_printf("%s=%s", m->name, socket));
+        if (off && m->journal != 0) {
+            g_autofree char *journal = district_journal_path(d, m);
+            add(argv, "--journal", g_strdup_printf("%s=%s", m->name, journal));
+        }
     }
     add(argv, "--pki", g_strdup(config->pki_dir));
     add(argv, "--definition",

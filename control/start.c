@@ -100,7 +100,7 @@ check_startable(Job *job, const char *why)
                      "%s: %s: run it there, or start --force to give that life up", d->name,
                      d->reason != NULL ? d->reason : "its home is another host");
     else if (!definition_check_files(d->definition, files_less(job), &error) ||
-             !district_check_bridge(d, &error))
+             !district_check_bridge(d, &error) || !journals_prepare(d, &error))
         job_fail(job, error);
     else
         job_next(job);

@@ -4,10 +4,12 @@
  *     NAME.district     the definition
  *     state.json        the Record below
  *     incarnation       the highest number given out here, in decimal
+ *     journal-MEMBER.img  the journal of a member
  *     store/            durable checkpoints (ckpt/store.h), which district-ckpt writes
  *     overlays/         instead of it in a clone: nameless files of its disks
  *     lineage-N/        the same, and the homes of its disks, of a life that came from another host
- *                       or a file: store/, and disks/, which are district-standby's until it runs here
+ *                       or a file: store/, and disks/, with its journals too, which is
+ *                       district-standby's until it runs here
  * Every change is atomic and durable when the function returns: written to a temporary file,
  * synced, renamed, and the directory synced. A district is made as .new-NAME, or .import-* if it
  * takes long, and removed as .destroyed-NAME; nothing else is ever removed unasked, whatever cannot be
@@ -32,7 +34,7 @@ typedef struct Record {
     gboolean home_stopped;     /* standby: the home ended its members on purpose */
     unsigned lineage;          /* whose homes and store are this host's; 0: the definition's */
     uint64_t clone_id;         /* a clone: checkpoint that it runs, of that lineage of clone_of */
-    unsigned copy;             /* standby: lineage of the copy; 0: it has no disks */
+    unsigned copy;             /* standby: lineage of the copy; 0: it has no disks, no journals */
     uint64_t interval_us;      /* of the protection */
     uint64_t home_incarnation; /* standby: what the home runs; older streams are refused */
     uint64_t superseded_incarnation; /* the newer life elsewhere; 0: none */

@@ -124,6 +124,7 @@ on_disks(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
     District *d = job->district;
     const District__StandbyDisksReply *reply =
         ((const District__StandbyMessage *)message)->reply->disks;
+    g_autoptr(GError) error = NULL;
     guint n = 0;
 
     if (reply == NULL) {
@@ -141,7 +142,11 @@ on_disks(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
         return;
     }
     job->disks_epoch = reply->epoch;
-    job_next(job);
+    job->journals = journals_identity(d, &error);
+    if (error != NULL)
+        job_fail(job, error);
+    else
+        job_next(job);
 }
 
 /* Engines are started on files that a full copy may still replace: which copy are they of? */
@@ -334,6 +339,12 @@ on_activated(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
                      job->district->name);
         return;
     }
+    if (journals_identity(job->district, NULL) != job->journals) {
+        job_fail_new(job, CONTROL_ERROR_STATE,
+                     "%s: a new copy of the journals has come in just now: try again",
+                     job->district->name);
+        return;
+    }
     /* The engines have the disks' files open already. */
     n_fds = n_fds > n_disks ? n_fds - n_disks : 0;
     /* A member whose guest had powered itself off is not in it. */
@@ -347,6 +358,7 @@ on_activated(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
     start.incarnation = job->incarnation;
     job->resets = job->resets || must_reset_crossing(job);
     start.reset_crossing = job->resets;
+    start.journal_current = job->planned;
     json_object_set_int_member(job->result, "epoch", (gint64)reply->epoch);
     json_object_set_boolean_member(job->result, "connections_reset", start.reset_crossing);
     request.op_case = DISTRICT__CKPT_REQUEST__OP_START_IMAGE;

@@ -124,6 +124,19 @@ test_disks(void)
         g_assert_cmpint(disk->read_only, ==, i == 3);
     }
     g_assert_cmpstr(((DefinitionDisk *)m->disks->pdata[1])->path, ==, "/srv/b.img");
+    g_assert_false(definition_has_journals(d));
+}
+
+static void
+test_journal(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Definition) d = parse(HEAD BODY "Journal=64M\n", &error);
+
+    g_assert_no_error(error);
+    g_assert_cmpuint(((DefinitionMember *)d->members->pdata[0])->journal, ==, 64 << 20);
+    g_assert_true(definition_has_journals(d));
+    g_assert_false(definition_has_disks(d));
 }
 
 static void
@@ -198,6 +211,10 @@ static const Wrong wrongs[] = {
     {"empty disk", HEAD BODY "Disk=;\n", {"Disk=", "no disk"}},
     {"disk option", HEAD BODY "Disk=/d,fast\n", {"Disk=", "fast", "readonly"}},
     {"disk format", HEAD BODY "Disk=/d,format=../x\n", {"Disk=", "format"}},
+    {"small journal", HEAD BODY "Journal=512K\n", {"Journal=", "1M to 1G"}},
+    {"large journal", HEAD BODY "Journal=2G\n", {"Journal=", "1M to 1G"}},
+    {"odd journal", HEAD BODY "Journal=1025K\n", {"Journal=", "steps of 4K"}},
+    {"no journal", HEAD BODY "Journal=yes\n", {"Journal=", "yes"}},
     {"nine disks", HEAD BODY "Disk=/1;/2;/3;/4;/5;/6;/7;/8;/9\n", {"Disk=", "more than 8"}},
     {"disk twice", HEAD BODY "Disk=/d;/d,readonly\n", {"Disk=/d", "twice"}},
     {"disk without checkpoints",
@@ -285,6 +302,7 @@ main(int argc, char **argv)
     g_test_add_func("/definition/every key is understood", test_all_keys);
     g_test_add_func("/definition/disks, their formats and what is kept are understood", test_disks);
     g_test_add_func("/definition/a clone's is the same, but it is alone", test_clone);
+    g_test_add_func("/definition/a member may have a journal", test_journal);
     g_test_add_func("/definition/a derived mac is always the same", test_derived_mac);
     g_test_add_func("/definition/under another name the members are the same", test_renamed);
     for (gsize i = 0; i < G_N_ELEMENTS(wrongs); i++) {

@@ -259,8 +259,8 @@ pair_had_event(Pair *pair, const Host *host, const char *kind)
 
 /* ---- What the guests print ---- */
 
-static char *
-guest_output(const Host *host, int member)
+char *
+pair_output(const Host *host, int member)
 {
     g_autofree char *path = g_strdup_printf("%s/%s", host->out, member_names[member]);
     char *text = NULL;
@@ -271,12 +271,14 @@ guest_output(const Host *host, int member)
 static guint
 chain_lines(const Host *host, int member)
 {
-    g_autofree char *text = guest_output(host, member);
+    g_autofree char *text = pair_output(host, member);
     guint n = 0;
 
     for (const char *p = text; (p = strstr(p, "chain cpu=")); p++)
         n++;
     for (const char *p = text; (p = strstr(p, "disk writes=")); p++)
+        n++;
+    for (const char *p = text; (p = strstr(p, "\njournal ")); p++)
         n++;
     return n;
 }
@@ -303,7 +305,7 @@ pair_check_output(Pair *pair, const Host *host)
 {
     for (int i = 0; i < PAIR_MEMBERS; i++) {
         g_autoptr(GError) error = NULL;
-        g_autofree char *text = guest_output(host, i);
+        g_autofree char *text = pair_output(host, i);
         /* A guest that went on here may have begun its line elsewhere. */
         const char *whole = g_str_has_prefix(text, "ready") ? text : strchr(text, '\n');
         guint n = 0;
@@ -500,8 +502,8 @@ pair_make(const char *options, const char *app)
 }
 
 /* Create, start and protect the district. */
-static Pair *
-pair_run(Pair *pair)
+static void
+pair_protect(Pair *pair)
 {
     const char *create[] = {"create", pair->definition, NULL}, *start[] = {"start", "shop", NULL};
     const char *protect[] = {"protect", "shop", "--standby", "h2", "--wait", NULL};
@@ -509,6 +511,12 @@ pair_run(Pair *pair)
     pair_must(pair, pair_home(pair), create);
     pair_must(pair, pair_home(pair), start);
     pair_must(pair, pair_home(pair), protect);
+}
+
+static Pair *
+pair_run(Pair *pair)
+{
+    pair_protect(pair);
     pair_wait_progress(pair);
     return pair;
 }
@@ -517,6 +525,17 @@ Pair *
 pair_new_with(const char *options, const char *app)
 {
     return pair_run(pair_make(options, app));
+}
+
+/* One more line for app, whose section is the last. */
+static void
+pair_define_more(Pair *pair, const char *key, const char *value)
+{
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(pair->definition, &text, NULL, NULL));
+    g_autofree char *with = g_strdup_printf("%s%s=%s\n", text, key, value);
+    g_assert_true(g_file_set_contents(pair->definition, with, -1, NULL));
 }
 
 static void
@@ -538,13 +557,9 @@ pair_new_disk_with(const char *options, const char *format, const char *app)
         g_strconcat("op=devices report=1 delay=20000 pages=1 poweroff=0x604:0x3400 ", app, NULL);
     Pair *pair = pair_make(options, command);
     g_autofree char *disk = g_strdup_printf("%s/app.%s", pair->dir, format);
-    g_autofree char *text = NULL;
 
     make_disk(disk, format);
-    /* The last section is app's. */
-    g_assert_true(g_file_get_contents(pair->definition, &text, NULL, NULL));
-    g_autofree char *with = g_strdup_printf("%sDisk=%s\n", text, disk);
-    g_assert_true(g_file_set_contents(pair->definition, with, -1, NULL));
+    pair_define_more(pair, "Disk", disk);
     return pair_run(pair);
 }
 
@@ -554,10 +569,70 @@ pair_new_disk(void)
     return pair_new_disk_with("AutoFailover=no\n", "raw", "");
 }
 
+/* ---- The journal ---- */
+
+Pair *
+pair_new_journal(const char *options)
+{
+    Pair *pair = pair_make(options, "op=journal pages=1 delay=2000");
+
+    pair_define_more(pair, "Journal", "1M");
+    return pair_run(pair);
+}
+
+Pair *
+pair_new_journal_off(unsigned records)
+{
+    g_autofree char *app =
+        g_strdup_printf("op=journal pages=1 poweroff=0x604:0x3400 rounds=%u", records);
+    Pair *pair = pair_make("AutoFailover=no\n", app);
+
+    pair_define_more(pair, "Journal", "1M");
+    pair_protect(pair);
+    pair_wait(pair, pair_home(pair), "members.1.off", "1");
+    return pair;
+}
+
+guint64
+pair_journal_told(const Host *host)
+{
+    static const char told[] = "\njournal ";
+    g_autofree char *text = pair_output(host, PAIR_MEMBERS - 1);
+    guint64 last = 0;
+
+    /* The last line may not be whole. */
+    char *end = strrchr(text, '\n');
+    if (!end)
+        return 0;
+    *end = '\0';
+    for (const char *p = text; (p = strstr(p, told)); p++) {
+        if (g_ascii_isdigit(p[strlen(told)]))
+            last = MAX(last, g_ascii_strtoull(p + strlen(told), NULL, 10));
+    }
+    return last;
+}
+
+guint64
+pair_check_journal(Pair *pair, const Host *host, guint64 told)
+{
+    g_autofree char *path = pair_field(pair, host, "members.1.journal");
+    g_autoptr(GError) error = NULL;
+    g_autofree char *content = NULL;
+    gsize bytes = 0;
+    guint64 last = 0;
+
+    if (!g_file_get_contents(path, &content, &bytes, &error))
+        rig_fail(pair->dir, "app on %s: %s", host->name, error->message);
+    if (!guest_journal_check(content, bytes, told, &last, &error))
+        rig_fail(pair->dir, "app on %s, told up to %" G_GUINT64_FORMAT ": %s", host->name, told,
+                 error->message);
+    return last;
+}
+
 guint
 pair_check_disk(Pair *pair, const Host *host)
 {
-    g_autofree char *text = guest_output(host, PAIR_MEMBERS - 1);
+    g_autofree char *text = pair_output(host, PAIR_MEMBERS - 1);
     g_autofree char *who = g_strdup_printf("app on %s", host->name);
 
     return pair_check_disk_text(pair, who, text);
@@ -631,6 +706,30 @@ pair_free(Pair *pair)
     g_free(pair->definition);
     g_free(pair->dir);
     g_free(pair);
+}
+
+void
+pair_lose_power(Pair *pair)
+{
+    Host *home = pair_home(pair);
+    g_autofree char *state = pair_field(pair, home, "state");
+    g_autofree char *run = g_strdup_printf("%s/%s/run", pair->dir, home->name);
+    const char *rm[] = {"rm", "-rf", run, NULL};
+    GPid pids[PAIR_HOME_PROCESSES] = {0};
+
+    g_assert_true(g_file_test(run, G_FILE_TEST_IS_DIR));
+    for (guint i = 0; strcmp(state, "running") == 0 && i < PAIR_HOME_PROCESSES; i++) {
+        /* A member that is off has none. */
+        g_autofree char *pid = pair_field(pair, home, pair_home_paths[i]);
+        pids[i] = pid ? (GPid)g_ascii_strtoll(pid, NULL, 10) : 0;
+    }
+    proc_kill(&home->daemon);
+    for (guint i = 0; i < G_N_ELEMENTS(pids); i++) {
+        if (pids[i] != 0)
+            kill(pids[i], SIGKILL);
+    }
+    g_assert_true(g_spawn_sync(NULL, (char **)rm, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL,
+                               NULL, NULL));
 }
 
 /* ---- What is left behind ---- */

@@ -61,6 +61,17 @@ Pair *pair_new_disk(void);
 /* The same with lines for [District], an image of this format ("raw", "qcow2"; DIR/app.FORMAT), and
  * more options for app. */
 Pair *pair_new_disk_with(const char *options, const char *format, const char *app);
+/* The same with a journal in place of the disk (op=journal), and lines of its own in the definition's
+ * [District]. */
+Pair *pair_new_journal(const char *options);
+/* The same, but app powers itself off after so many records. */
+Pair *pair_new_journal_off(unsigned records);
+/* The last number that app has told on a host, 0: none. */
+guint64 pair_journal_told(const Host *host);
+/* Does app's journal on a host have all that app has told up to this number? Its last number. */
+guint64 pair_check_journal(Pair *pair, const Host *host, guint64 told);
+/* What a guest has printed on a host; caller frees. */
+char *pair_output(const Host *host, int member);
 /* All that app has printed of its disk on a host is right; the number of such lines. */
 guint pair_check_disk(Pair *pair, const Host *host);
 /* The same of something else that a guest with such a disk has printed. who: for messages. */
@@ -114,6 +125,9 @@ void pair_wait_protected(Pair *pair);
 gboolean pair_had_event(Pair *pair, const Host *host, const char *kind);
 /* What the last event of this kind on a host said; NULL if there was none. Caller frees. */
 char *pair_event_text(Pair *pair, const Host *host, const char *kind);
+
+/* The home loses its power: nothing of it is left but what is on disk. */
+void pair_lose_power(Pair *pair);
 
 /* Wait until both guests have printed more whole chain lines on the home host than by now. */
 void pair_wait_progress(Pair *pair);

@@ -106,28 +106,6 @@ test_store_check(void)
 
 /* ---- Disks ---- */
 
-/* The home loses its power: nothing of it is left but what is on disk. */
-static void
-lose_power(Pair *pair)
-{
-    Host *home = pair_home(pair);
-    g_autofree char *state = pair_field(pair, home, "state");
-    g_autofree char *run = g_strdup_printf("%s/%s/run", pair->dir, home->name);
-    const char *rm[] = {"rm", "-rf", run, NULL};
-    GPid pids[PAIR_HOME_PROCESSES] = {0};
-
-    g_assert_true(g_file_test(run, G_FILE_TEST_IS_DIR));
-    for (guint i = 0; strcmp(state, "running") == 0 && i < PAIR_HOME_PROCESSES; i++)
-        pids[i] = pair_process(pair, home, pair_home_paths[i]);
-    proc_kill(&home->daemon);
-    for (guint i = 0; i < G_N_ELEMENTS(pids); i++) {
-        if (pids[i] != 0)
-            kill(pids[i], SIGKILL);
-    }
-    g_assert_true(g_spawn_sync(NULL, (char **)rm, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL,
-                               NULL, NULL));
-}
-
 /* The standby, which is home now, has what app wrote before, and what it writes from here on. */
 static void
 check_moved_disk(Pair *pair)
@@ -151,7 +129,7 @@ test_disk_failover(void)
         rig_sleep_at_random(500);
         g_assert_cmpuint(pair_check_disk(pair, pair_home(pair)), >, 0);
         if (round != 0)
-            lose_power(pair);
+            pair_lose_power(pair);
         pair_must(pair, pair_standby(pair), failover);
         check_moved_disk(pair);
         if (round != 0)
@@ -297,7 +275,7 @@ test_autostart(void)
     Host *home = pair_home(pair);
     gint64 incarnation = pair_number(pair, home, "incarnation");
 
-    lose_power(pair);
+    pair_lose_power(pair);
     pair_daemon_start(pair, home);
     autostarted(pair, "from checkpoint 1");
     g_assert_cmpint(pair_number(pair, home, "incarnation"), ==, incarnation + 1);
@@ -320,7 +298,7 @@ test_autostart_stopped(void)
     const char *stop[] = {"stop", "shop", "--timeout", "0s", NULL};
 
     pair_must(pair, pair_home(pair), stop);
-    lose_power(pair);
+    pair_lose_power(pair);
     pair_daemon_start(pair, pair_home(pair));
     autostarted(pair, "booted");
     pair_free(pair);
@@ -333,7 +311,7 @@ test_autostart_waits(void)
     Host *home = pair_home(pair);
 
     proc_kill(&pair_standby(pair)->daemon);
-    lose_power(pair);
+    pair_lose_power(pair);
     pair_daemon_start(pair, home);
     pair_wait(pair, home, "reason",
               "autostart waits for the standby's host, which may have taken over");
