@@ -130,7 +130,7 @@ refuse_to_stop(Job *job, const char *why)
                  d->name, why);
 }
 
-/* Why the store cannot be written, as far as is known; \"\": it can. */
+/* Why the store cannot be written, as far as is known; "": it can. */
 static const char *
 store_error(const District *d)
 {
@@ -159,7 +159,7 @@ on_disks_saved(ProtobufCMessage *message, int *fds, guint n_fds, const GError *e
     const char *why = store_error(job->district);
 
     if (g_error_matches(error, CONTROL_ERROR, CONTROL_ERROR_UNREACHABLE) && !job->finished)
-        refuse_to_stop(job, why[0] != '\0' ? why : "the store does not answer");
+        refuse_to_stop(job, why[0] != '\0' ? why : "no checkpoint got done in time, try again");
     else
         job_next(job);
     job_unref(job);
