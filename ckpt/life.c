@@ -542,7 +542,7 @@ life_start_store(Coordinator *c, ControlRequest *request)
         return;
     }
     g_autoptr(Image) image = c->clone_of ? life_load_clone(c, want->from, &error)
-                               : life_load_store(c, want->from, &id, &ram, &error);
+                                         : life_load_store(c, want->from, &id, &ram, &error);
     if (!image) {
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;

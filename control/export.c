@@ -204,7 +204,9 @@ operation_export(District *d, const char *at, const char *file, const int fds[2]
 {
     Export *export = g_new0(Export, 1);
     g_autoptr(GError) error = NULL;
-    uint64_t id = find_checkpoint(d, at, &error);
+    uint64_t id = definition_check_no_journals(d->definition, d->name, &error)
+                      ? find_checkpoint(d, at, &error)
+                      : 0;
 
     *export = (Export){.daemon = d->daemon, .fds = {fds[0], fds[1]}, .done = done, .data = data};
     export->name = g_strdup(d->name);

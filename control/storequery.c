@@ -109,8 +109,8 @@ query_start(const Daemon *daemon, const char *subject, const char *const *option
     StoreQuery *query = g_new0(StoreQuery, 1);
     g_autoptr(GError) error = NULL;
 
-    *query = (StoreQuery){
-        .subject = g_strdup(subject), .limit_s = limit_s, .done = done, .data = data};
+    *query =
+        (StoreQuery){.subject = g_strdup(subject), .limit_s = limit_s, .done = done, .data = data};
     query->process = query_spawn(daemon, options, fds, &error);
     if (query->process == NULL) {
         query_end(query, NULL, error);

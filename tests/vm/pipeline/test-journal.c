@@ -277,6 +277,32 @@ test_standby_lost(void)
     pair_free(pair);
 }
 
+static void
+refused(Pair *pair, const char *const *args)
+{
+    g_autofree char *why = NULL;
+
+    g_assert_null(pair_command(pair, pair_home(pair), &why, args));
+    if (strstr(why, "member app has a journal") == NULL)
+        rig_fail(pair->dir, "district %s: %s", args[0], why);
+}
+
+static void
+test_refused(void)
+{
+    Pair *pair = pair_new_journal(NO_FAILOVER);
+    g_autofree char *file = g_build_filename(pair->dir, "shop.dcp", NULL);
+    const char *checkpoint[] = {"checkpoint", "shop", NULL};
+    const char *clone[] = {"clone", "shop", "--at", "latest", "--as", "peek", NULL};
+    const char *export[] = {"export", "shop", file, NULL};
+
+    pair_must(pair, pair_home(pair), checkpoint);
+    refused(pair, clone);
+    refused(pair, export);
+    g_assert_false(g_file_test(file, G_FILE_TEST_EXISTS));
+    pair_free(pair);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -288,6 +314,7 @@ main(int argc, char **argv)
     if (result >= 0)
         return result;
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/journal/a district with one is neither cloned nor exported", test_refused);
     g_test_add_func("/journal/a failover loses no record that was told", test_failover);
     g_test_add_func("/journal/a rollback undoes no record", test_rollback);
     g_test_add_func("/journal/a migration is not noticed", test_migrate);
