@@ -127,23 +127,54 @@ guest_cache()
 	printf '%s\n' "$dir"
 }
 
-# make_guest NAME PACKAGES: image of the guest of that script, made once per version of it; sets NAME_IMAGE.
+# make_image NAME SCRIPT PACKAGES [MKGUEST-OPTION...]: an image made once per version of all that; prints its path.
+make_image()
+{
+	local name=$1 script=$TREE/tests/lab/guests/$2.sh packages=$3 image key
+	shift 3
+	key=$({
+		cat "$TREE/scripts/mkguest" "$TREE"/scripts/lib/*.sh "$script"
+		printf '%s\n' "$packages" "$@"
+	} | sha256sum | head -c 12)
+	image=$(guest_cache)/$name-$key.cpio
+	[[ -e $image ]] || "$TREE/scripts/mkguest" "$image" --packages "$packages" --script "$script" "$@" >&2 || return
+	printf '%s\n' "$image"
+}
+
+# make_guest NAME PACKAGES [MKGUEST-OPTION...]: image of the guest of that script; sets NAME_IMAGE.
 make_guest()
 {
-	local name=$1 packages=$2 dir key
-	dir=$(guest_cache)
-	key=$(cat "$TREE/scripts/mkguest" "$TREE"/scripts/lib/*.sh "$TREE/tests/lab/guests/$name.sh" |
-		sha256sum | head -c 12)
-	eval "${name^^}_IMAGE=$dir/$name-$key.cpio"
-	[[ -e $dir/$name-$key.cpio ]] || "$TREE/scripts/mkguest" "$dir/$name-$key.cpio" \
-		--packages "$packages" --script "$TREE/tests/lab/guests/$name.sh" >&2 ||
-		die "mkguest failed for $name"
+	local image
+	image=$(make_image "$1" "$@") || die "mkguest failed for $1"
+	eval "${1^^}_IMAGE=\$image"
 }
 
 make_guests()
 {
 	make_guest db redis-server
 	make_guest app ""
+}
+
+# make_postgres_guests: PostgreSQL and its client; sets POSTGRES_IMAGE, PGBENCH_IMAGE and POSTGRES_DISK.
+make_postgres_guests()
+{
+	local lib=usr/lib/x86_64-linux-gnu pg='usr/lib/postgresql/*' unused server root key
+	# The compiler for queries, what manages clusters in Perl, other clients, and what came along.
+	unused="$lib/libLLVM* $lib/libz3* $lib/perl* $lib/libperl* $lib/libdb-5* $lib/libxslt* $lib/libmvec* $lib/libpcre2*
+		$lib/libedit* $lib/libicutu* $lib/ossl-modules $lib/engines-3 usr/lib/locale usr/bin/perl* usr/bin/openssl
+		usr/bin/localedef usr/share/perl* usr/share/postgresql-common $pg/lib/*/ $pg/lib/llvm*
+		$pg/bin/pg_dump* $pg/bin/pg_re* $pg/bin/pg_upgrade $pg/bin/pg_basebackup"
+	server="$lib/libicu* $lib/libxml2* $lib/libstdc++* $lib/libsystemd* $lib/libgcrypt* $lib/libreadline* $lib/libext2fs*
+		usr/share/postgresql $pg/lib $pg/bin/postgres $pg/bin/psql $pg/bin/initdb"
+	make_guest postgres e2fsprogs
+	make_guest pgbench postgresql-15 --trim "$unused $server" --compress lz4
+	# Its service does not matter: the disk is not booted from.
+	root=$(make_image postgres-root app postgresql-15 --trim "$unused" --compress lz4) ||
+		die "mkguest failed for the root of postgres"
+	key=$(cat "$TREE/tests/lab/make-postgres-disk" "$root" | sha256sum | head -c 12)
+	POSTGRES_DISK=$(guest_cache)/postgres-$key.qcow2
+	[[ -e $POSTGRES_DISK ]] || "$TREE/tests/lab/make-postgres-disk" "$root" "$POSTGRES_DISK" >&2 ||
+		die "no disk for the guest postgres"
 }
 
 # write_shop HOST [EXTRA-LINE...]: the definition of district shop, as /etc/district/shop.district.
