@@ -142,6 +142,7 @@ lose_home()
 
 note "seed $SEED, $ROUNDS losses of power, $FAILOVERS failovers"
 make_postgres_guests
+note "h1: $(on h1 "$BUILD/tests/lab/tools/lost-flags" || true) (docs/lab.md: what the emulator gets wrong)"
 start_daemon h1
 start_daemon h2
 join_hosts h1 h2

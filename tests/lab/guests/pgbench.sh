@@ -23,8 +23,8 @@ INSERT INTO pgbench_history (tid, bid, aid, delta, mtime, filler)
 END;
 SQL
 BIN=/usr/lib/postgresql/15/bin
-until $BIN/pg_isready -q -h "$DB"; do sleep 1; done
+until $BIN/pg_isready -q -U postgres -h "$DB"; do sleep 1; done
 echo "bench: connected"
 $BIN/pgbench -n -h "$DB" -U postgres -f /tmp/tpcb.sql -s 1 -D n=0 -c 1 -T 1000000 -P 5 \
-	-R "${RATE:-5}" postgres 2>&1 | sed 's/^/bench: /'
+	-M prepared -R "${RATE:-5}" postgres 2>&1 | sed 's/^/bench: /'
 echo "bench: lost"

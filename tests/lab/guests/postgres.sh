@@ -50,9 +50,9 @@ set_up()
 
 report()
 {
-	until chroot /disk $BIN/pg_isready -q -h /run; do sleep 1; done
+	until chroot /disk $BIN/pg_isready -q -U postgres -h /run; do sleep 1; done
 	chroot /disk $BIN/psql -qAt -U postgres -h /run <<-'SQL' 2>&1 | grep '^pg:'
-	SELECT format('pg: n=%s last=%s accounts=%s tellers=%s branches=%s history=%s postmaster=%s@%s client=%s',
+	PREPARE report AS SELECT format('pg: n=%s last=%s accounts=%s tellers=%s branches=%s history=%s postmaster=%s@%s client=%s',
 	    h.n, h.last, a.sum, t.sum, b.sum, h.sum,
 	    split_part(pg_read_file('postmaster.pid'), E'\n', 1), extract(epoch FROM pg_postmaster_start_time()),
 	    coalesce((SELECT string_agg(format('%s:%s@%s', pid, client_port, extract(epoch FROM backend_start)), '+')
@@ -61,7 +61,8 @@ report()
 	        FROM pgbench_history) AS h,
 	    (SELECT sum(abalance) FROM pgbench_accounts) AS a,
 	    (SELECT sum(tbalance) FROM pgbench_tellers) AS t,
-	    (SELECT sum(bbalance) FROM pgbench_branches) AS b
+	    (SELECT sum(bbalance) FROM pgbench_branches) AS b;
+	EXECUTE report
 	\watch 3
 	SQL
 	echo "pg: the session that reports has ended"
