@@ -126,7 +126,7 @@ lose_home()
 {
 	local round=$1 from=$HOME_HOST to=$OTHER_HOST before failover
 	dst "$from" protect bank --standby "$to" || die "protect failed"
-	within 300 is "$from" bank protection protected || die "bank was not protected within 300 s: $(dst "$from" show bank)"
+	within 600 is "$from" bank protection protected || die "bank was not protected within 600 s: $(dst "$from" show bank)"
 	before=$(transactions "$from")
 	within 120 above "$from" $((before + 5)) || die "no transactions on $from: $(newest "$from")"
 	random_moment
