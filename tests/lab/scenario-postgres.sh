@@ -18,9 +18,10 @@ GUESTS_LIMIT=${GUESTS_LIMIT:-240}
 SEED=${SEED:-$RANDOM}
 RANDOM=$SEED
 
-# Whatever of this a console has after a restart, somebody has noticed something.
+# Whatever of this a console has after a restart, somebody has noticed something. (That autovacuum finds a worker
+# late, as it may when time has gone on without it, is a WARNING.)
 NOTICED='starting PostgreSQL|database system (was|is)|redo|recover|guest [a-z]+ ready|bench: (connected|lost)|'
-NOTICED+='connection received|disconnection|WARNING|ERROR|FATAL|PANIC|e2fsck|EXT4-fs|I/O error|BUG|Oops|rcu|hung task'
+NOTICED+='connection received|disconnection|verification failed|ERROR|FATAL|PANIC|e2fsck|EXT4-fs|I/O error|BUG|Oops|rcu|hung task'
 
 console_of() { on "$1" cat "/var/log/district/bank/$2.console.log" 2>/dev/null | tr -d '\r'; }
 
