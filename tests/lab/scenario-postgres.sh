@@ -172,7 +172,7 @@ dst "$HOME_HOST" start bank || die "start failed"
 within 240 above "$HOME_HOST" 0 || true
 claim "a boot from what the disk has after that finds a clean file system" \
 	"$(console_of "$HOME_HOST" postgres | grep e2fsck)" eval 'console_of "$HOME_HOST" postgres | has "e2fsck clean"'
-# The client is a new one, whose numbers begin anew: only the sums can agree.
+# The client is a new one, whose numbers begin anew and are refused: only the sums can agree.
 claim "PostgreSQL recovers on it all that it had acknowledged, and its sums agree" \
 	"$before transactions before; $(reports "$HOME_HOST" | sed -n 1p | grep -oE 'n=.*history=[-0-9]+')" \
 	eval '[[ $(reports "$HOME_HOST" | sed -n 1p | value n) -ge $before && $(reports "$HOME_HOST" | sed -n 1p | grep -oE "(accounts|tellers|branches|history)=[-0-9]+" | cut -d = -f 2 | sort -u | wc -l) -eq 1 ]]'
