@@ -12,7 +12,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#define LIMIT_MS 20000
+#define LIMIT_MS 60000
 
 static char *
 rig_path(Rig *rig, const char *name)
