@@ -218,7 +218,7 @@ parse_config(int argc, char **argv, CoordinatorConfig *config, GError **error)
 static void
 config_clear(CoordinatorConfig *config)
 {
-    for (guint i = 0; config->member_names[i]; i++)
+    for (guint i = 0; config->member_names && config->member_names[i]; i++)
         g_free(config->journal_paths[i]);
     g_free(config->journal_paths);
     g_strfreev(config->member_names);

@@ -525,7 +525,6 @@ static void
 test_name_taken(void)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(GByteArray) file = NULL;
     int fd;
     Place place;
     Rig rig;
