@@ -4,12 +4,13 @@
 
 #include "common/pagebits.h"
 
-/* Ahead of a cut: from how often, while what is found is new to the epoch (bounds of a fifth of the
- * interval), to how seldom, while it is not. */
+/* Between harvests ahead of a cut, while what they find is new to the epoch: a fifth of the interval
+ * between cuts, within these bounds. */
+#define HARVESTS_PER_INTERVAL 5
 #define HARVEST_MIN_NS (2 * NS_PER_MS)
 #define HARVEST_MAX_NS (20 * NS_PER_MS)
+/* At most, while it is not. */
 #define HARVEST_LONGEST_NS (100 * NS_PER_MS)
-#define HARVESTS_PER_INTERVAL 5
 
 static int64_t
 harvest_shortest_ns(const Coordinator *c)
