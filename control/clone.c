@@ -30,7 +30,6 @@
 
 #define PIN_MS 60000
 #define RETRY_NS (5 * NS_PER_S)
-#define LOOK_NS (600 * NS_PER_S)
 /* A qemu-nbd whose engine was killed is still closing its image. */
 #define HOMES_WAIT_MS 3000
 #define HOMES_POLL_MS 20
@@ -460,7 +459,7 @@ release_next(Release *release)
     if (!find_stray(d, &stray, &error))
         g_warning("%s: pins of clones: %s", d->name, error->message);
     if (stray.id == 0) {
-        release_end(release, LOOK_NS);
+        release_end(release, PINS_LOOK_S * NS_PER_S);
         return;
     }
     Job *job = job_new(d, "release", release_steps, on_released, release);

@@ -82,6 +82,8 @@ typedef enum {
 } DistrictState;
 
 /* Processes that died lately, to tell an accident from a loop. */
+/* How often it is looked for pins without a clone. */
+#define PINS_LOOK_S 600
 #define STORM_DEATHS 5
 #define STORM_SECONDS 10
 typedef struct Storm {

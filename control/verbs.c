@@ -72,6 +72,7 @@ create_district(Daemon *daemon, District *d, GError **error)
     d->record.uuid = g_uuid_string_random();
     d->record.interval_us = d->definition->interval_us;
     d->record.output_commit = d->definition->output_commit;
+    d->pins_ns = clock_monotonic_ns() + PINS_LOOK_S * NS_PER_S; /* there are none */
     return store_create(daemon->config->state_dir, d->name, d->definition->text, &d->record, 0,
                         error);
 }
