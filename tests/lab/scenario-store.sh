@@ -92,7 +92,6 @@ power-on h1
 start_daemon h1
 claim "after a loss of power the clone is there, stopped" "$(dst h1 list | grep peek)" is h1 peek state stopped
 dst h1 restart books || die "restart failed"
-on h1 sh -c ': >/var/log/district/peek/ledger.console.log'
 dst h1 start peek || die "the clone does not start again"
 within 60 clone_sound $((at_one + 5)) || true
 began=$(clone_numbers | head -n 1)
