@@ -70,6 +70,6 @@ start_daemon h1
 within 30 is h1 shop state superseded || true
 claim "a district can be removed, and is gone" "$(dst h1 destroy shop 2>&1 || true)" \
 	refused 'shop: no such district here' dst h1 show shop
-claim "a verb of a later version says so" "$(dst h1 export shop 2>&1 || true)" \
-	refused 'not available in this version' dst h1 export shop
+claim "a verb of a later version says so" "$(dst h1 evacuate h1 2>&1 || true)" \
+	refused 'not available in this version' dst h1 evacuate h1
 claims_end commands
