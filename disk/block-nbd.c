@@ -34,6 +34,7 @@ typedef struct NbdRequest {
     uint64_t step; /* of it, in the command under way */
     uint8_t *buf;
     uint32_t flags;
+    bool ended; /* that one */
     int error;
     BlockDone done;
     void *opaque;
@@ -59,6 +60,7 @@ typedef struct NbdSource {
 static void
 request_ended(NbdRequest *request, int error)
 {
+    request->ended = true;
     request->error = error;
     request->link.data = request;
     g_queue_push_tail_link(&request->backend->ended, &request->link);
@@ -80,6 +82,7 @@ request_issue(NbdRequest *r)
     bool data = r->kind == NBD_READ || r->kind == NBD_WRITE;
     int64_t cookie = -1;
 
+    r->ended = false;
     r->step = MIN(r->len, data ? DATA_STEP : RANGE_STEP);
     switch (r->kind) {
     case NBD_READ:
@@ -98,7 +101,8 @@ request_issue(NbdRequest *r)
         cookie = nbd_aio_trim(nbd, r->step, r->offset, done, 0);
         break;
     }
-    if (cookie < 0)
+    /* libnbd 1.14 takes the cookie from memory that it has freed if the command has ended in the call. */
+    if (cookie < 0 && !r->ended)
         request_ended(r, EIO);
 }
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <glib/gstdio.h>
 #include <signal.h>
 #include <string.h>
@@ -310,6 +311,63 @@ idle_server_may_die_too(Fixture *f, gconstpointer format)
         g_assert_cmpint(i, <, 9);
 }
 
+static void
+count(void *opaque, int error)
+{
+    ++*(int *)opaque;
+}
+
+static void
+count_until(const int *ended, int n)
+{
+    for (gint64 limit = g_get_monotonic_time() + 20 * G_USEC_PER_SEC; *ended < n;) {
+        g_assert_cmpint(g_get_monotonic_time(), <, limit);
+        g_main_context_iteration(NULL, FALSE);
+    }
+    for (int i = 0; i < 20; i++)
+        g_main_context_iteration(NULL, FALSE);
+    g_assert_cmpint(*ended, ==, n);
+}
+
+static void
+die_under_requests(Fixture *f, int n)
+{
+    pid_t pid = image_server(f->b);
+    siginfo_t info;
+    int ended = 0;
+
+    kill(pid, SIGSTOP);
+    for (int i = 0; i < n; i++)
+        f->b->ops->read(f->b, 0, f->buf, 512, count, &ended);
+    for (int i = 0; i < 20; i++)
+        g_main_context_iteration(NULL, FALSE);
+    kill(pid, SIGKILL);
+    g_assert_cmpint(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), ==, 0);
+    f->b->ops->flush(f->b, count, &ended);
+    count_until(&ended, n + 1);
+}
+
+/*
+ * Its death is found out by the very call that makes a request. libnbd 1.14 says then whether the
+ * command was taken from memory that it has freed, which is made to look like a refusal (not in the
+ * first round, where that memory is not touched).
+ */
+static void
+request_to_dead_server_ends_once(Fixture *f, gconstpointer format)
+{
+    enum { REQUESTS = 40, ROUNDS = 10, FREED_IS_NEGATIVE = 200 };
+
+    /* It warns, and rightly. */
+    g_log_set_always_fatal((GLogLevelFlags)G_LOG_FATAL_MASK | G_LOG_LEVEL_CRITICAL);
+    mallopt(M_PERTURB, FREED_IS_NEGATIVE);
+    for (int round = 0; round < ROUNDS; round++) {
+        die_under_requests(f, REQUESTS + round);
+        image_close(f->b);
+        f->b = image_open(&f->image, BLOCK_WRITE);
+    }
+    mallopt(M_PERTURB, 0);
+}
+
 /* What a killed process leaves. */
 static void
 remove_sockets(Fixture *f, pid_t pid)
@@ -374,6 +432,7 @@ main(int argc, char **argv)
     NBD("a format that is an option list is refused", odd_formats_are_refused);
     NBD("a killed qemu-nbd gives errors to all requests", killed_server_gives_errors);
     NBD("an idle qemu-nbd that dies is noticed", idle_server_may_die_too);
+    NBD("a request to a qemu-nbd that has just died ends once", request_to_dead_server_ends_once);
     NBD("qemu-nbd ends with its owner", server_ends_with_us);
     return g_test_run();
 }
