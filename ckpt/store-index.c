@@ -29,8 +29,8 @@
 #define HEAD_WORDS 7
 #define RECORD_WORDS 2
 #define RUN_SHIFT 16
-/* Words of the largest index that is believed: runs of all pages of 1 TiB, one by one. */
-#define INDEX_WORDS_MAX (UINT64_C(1) << 29)
+/* Words of the largest index that is believed; a file that needs a larger one is read whole. */
+#define INDEX_WORDS_MAX (UINT64_C(1) << 26)
 
 G_STATIC_ASSERT(PAGES_PER_RECORD_MAX < 1 << RUN_SHIFT);
 
@@ -209,33 +209,43 @@ index_read_words(CkptStore *store, const char *name)
     return good ? g_steal_pointer(&words) : NULL;
 }
 
+/* A run of a record, which has pages already. */
+static bool
+run_parse(StoreIndexRun *run, uint64_t word, uint32_t *pages)
+{
+    run->first = word >> RUN_SHIFT;
+    run->count = (uint32_t)(word & ((1u << RUN_SHIFT) - 1));
+    *pages += run->count;
+    return run->count > 0 && *pages <= PAGES_PER_RECORD_MAX;
+}
+
 /* words have the right sum and head. */
 static bool
 index_parse(StoreIndex *index, const uint64_t *words, uint64_t n_records, uint64_t n_runs,
             uint64_t bytes)
 {
-    const uint64_t *runs = words + HEAD_WORDS + n_records * RECORD_WORDS;
-    uint64_t used = 0;
+    const uint64_t *at = words + HEAD_WORDS + n_records * RECORD_WORDS, *end = at + n_runs;
 
     for (uint64_t i = 0; i < n_records; i++) {
         const uint64_t *pair = words + HEAD_WORDS + i * RECORD_WORDS;
         uint64_t image_runs = GUINT64_FROM_LE(pair[1]);
         StoreIndexRecord record = {.offset = GUINT64_FROM_LE(pair[0]),
                                    .image = (uint32_t)(image_runs >> 32),
-                                   .first_run = (guint)used,
+                                   .first_run = index->runs->len,
                                    .n_runs = (uint32_t)image_runs};
-        if (record.offset >= bytes || record.n_runs > n_runs - used)
+        uint32_t pages = 0;
+
+        if (record.offset >= bytes || record.n_runs > (uint64_t)(end - at))
             return false;
-        used += record.n_runs;
         g_array_append_val(index->records, record);
+        for (uint32_t k = 0; k < record.n_runs; k++) {
+            StoreIndexRun run;
+            if (!run_parse(&run, GUINT64_FROM_LE(*at++), &pages))
+                return false;
+            g_array_append_val(index->runs, run);
+        }
     }
-    for (uint64_t i = 0; i < n_runs; i++) {
-        uint64_t word = GUINT64_FROM_LE(runs[i]);
-        StoreIndexRun run = {.first = word >> RUN_SHIFT,
-                             .count = (uint32_t)(word & ((1u << RUN_SHIFT) - 1))};
-        g_array_append_val(index->runs, run);
-    }
-    return used == n_runs;
+    return at == end;
 }
 
 /* The index in words, if it is row's. */

@@ -16,19 +16,6 @@
 
 #define SYNC_MARK ".raw.sync-"
 
-static gboolean G_GNUC_PRINTF(3, 4)
-    refused(District__StreamErrorCode code, GError **error, const char *format, ...)
-{
-    g_autofree char *text = NULL;
-    va_list args;
-
-    va_start(args, format);
-    text = g_strdup_vprintf(format, args);
-    va_end(args);
-    g_set_error(error, STANDBY_ERROR, (gint)code, "%s", text);
-    return FALSE;
-}
-
 static District__StreamErrorCode
 code_of_errno(int err)
 {
@@ -113,18 +100,18 @@ static gboolean
 open_dir(DiskSet *set, const char *dir, GError **error)
 {
     if (dir == NULL)
-        return refused(STANDBY_REFUSED, error,
-                       "the district has disks, and district-standby was started without "
-                       "--disk-dir: use the same release of districtd");
+        return standby_refuse(STANDBY_REFUSED, error,
+                              "the district has disks, and district-standby was started without "
+                              "--disk-dir: use the same release of districtd");
     set->dir = g_strdup(dir);
     if (mkdir(dir, S_IRWXU) != 0 && errno != EEXIST)
-        return refused(code_of_errno(errno), error, "%s: cannot be made for disks: %s", dir,
-                       g_strerror(errno));
+        return standby_refuse(code_of_errno(errno), error, "%s: cannot be made for disks: %s", dir,
+                              g_strerror(errno));
     set->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (set->dir_fd >= 0)
         return TRUE;
-    return refused(STANDBY_REFUSED, error, "%s: cannot be used for disks: %s", dir,
-                   g_strerror(errno));
+    return standby_refuse(STANDBY_REFUSED, error, "%s: cannot be used for disks: %s", dir,
+                          g_strerror(errno));
 }
 
 static gboolean
@@ -144,10 +131,11 @@ check_space(const DiskSet *set, const District__StreamEpochBegin *begin, GError 
     available = (uint64_t)fs.f_bavail * fs.f_frsize;
     if (available >= PAGE_BYTES && available >= needed)
         return TRUE;
-    return refused(STANDBY_FULL, error,
-                   "not enough room for disks in %s on the standby host: %" G_GUINT64_FORMAT
-                   " MiB needed, %" G_GUINT64_FORMAT " MiB free: free some or use another host",
-                   set->dir, needed >> 20, available >> 20);
+    return standby_refuse(STANDBY_FULL, error,
+                          "not enough room for disks in %s on the standby host: %" G_GUINT64_FORMAT
+                          " MiB needed, %" G_GUINT64_FORMAT
+                          " MiB free: free some or use another host",
+                          set->dir, needed >> 20, available >> 20);
 }
 
 /* ---- Coming and going ---- */
@@ -202,9 +190,9 @@ create_file(const DiskSet *set, DiskFile *file, GError **error)
                       S_IRUSR | S_IWUSR);
     if (file->fd >= 0 && ftruncate(file->fd, (off_t)file->bytes) == 0)
         return TRUE;
-    return refused(code_of_errno(errno), error,
-                   "%s/%s: cannot be made as a disk of %" G_GUINT64_FORMAT " bytes: %s", set->dir,
-                   name, file->bytes, g_strerror(errno));
+    return standby_refuse(code_of_errno(errno), error,
+                          "%s/%s: cannot be made as a disk of %" G_GUINT64_FORMAT " bytes: %s",
+                          set->dir, name, file->bytes, g_strerror(errno));
 }
 
 DiskSet *
@@ -319,8 +307,8 @@ disk_set_publish(DiskSet *set, const DiskSet *old, GError **error)
         g_autofree char *last = last_name(&set->files[i]);
 
         if (renameat(set->dir_fd, first, set->dir_fd, last) != 0)
-            return refused(code_of_errno(errno), error, "%s/%s: cannot be renamed to %s: %s",
-                           set->dir, first, last, g_strerror(errno));
+            return standby_refuse(code_of_errno(errno), error, "%s/%s: cannot be renamed to %s: %s",
+                                  set->dir, first, last, g_strerror(errno));
     }
     for (uint32_t i = 0; old != NULL && i < old->n; i++) {
         g_autofree char *name = last_name(&old->files[i]);

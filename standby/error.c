@@ -24,3 +24,15 @@ standby_error_code(const GError *error)
     }
     return DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_UNKNOWN;
 }
+
+gboolean
+standby_refuse(District__StreamErrorCode code, GError **error, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_autofree char *text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error_literal(error, STANDBY_ERROR, (gint)code, text);
+    return FALSE;
+}

@@ -14,6 +14,10 @@ GQuark standby_error_quark(void);
 /* The code for any error of this process: FORMAT_ERROR and the rest are translated. */
 District__StreamErrorCode standby_error_code(const GError *error);
 
+/* FALSE, with this error set. */
+gboolean standby_refuse(District__StreamErrorCode code, GError **error, const char *format, ...)
+    G_GNUC_PRINTF(3, 4);
+
 /* Short names for the codes. */
 #define STANDBY_SUPERSEDED DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_SUPERSEDED
 #define STANDBY_FULL DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_FULL

@@ -88,19 +88,6 @@ journals_file_name(const char *member)
     return g_strconcat(FILE_PREFIX, member, FILE_SUFFIX, NULL);
 }
 
-static gboolean G_GNUC_PRINTF(3, 4)
-    journals_refuse(District__StreamErrorCode code, GError **error, const char *format, ...)
-{
-    g_autofree char *text = NULL;
-    va_list args;
-
-    va_start(args, format);
-    text = g_strdup_vprintf(format, args);
-    va_end(args);
-    g_set_error(error, STANDBY_ERROR, (gint)code, "%s", text);
-    return FALSE;
-}
-
 /* errno says why. */
 static gboolean
 journals_fail(const Journals *j, const char *name, const char *doing, GError **error)
@@ -108,9 +95,9 @@ journals_fail(const Journals *j, const char *name, const char *doing, GError **e
     int code = errno;
     bool full = code == ENOSPC || code == EDQUOT;
 
-    return journals_refuse(full ? STANDBY_FULL : DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_UNKNOWN,
-                           error, "%s/%s on the standby host cannot %s: %s%s", j->dir, name, doing,
-                           g_strerror(code), full ? ": make room there" : "");
+    return standby_refuse(full ? STANDBY_FULL : DISTRICT__STREAM_ERROR_CODE__STREAM_ERROR_UNKNOWN,
+                          error, "%s/%s on the standby host cannot %s: %s%s", j->dir, name, doing,
+                          g_strerror(code), full ? ": make room there" : "");
 }
 
 /* ---- Files ---- */
@@ -430,11 +417,11 @@ check_data(const Journals *j, const District__StreamJournal *record, GError **er
 
     if (size != NULL && record->data.len <= *size && record->offset <= *size - record->data.len)
         return TRUE;
-    return journals_refuse(STANDBY_DAMAGED, error,
-                           size == NULL
-                               ? "JOURNAL record: no copy of the journal of member %s has begun"
-                               : "JOURNAL record: beyond the end of the journal of member %s",
-                           record->member);
+    return standby_refuse(STANDBY_DAMAGED, error,
+                          size == NULL
+                              ? "JOURNAL record: no copy of the journal of member %s has begun"
+                              : "JOURNAL record: beyond the end of the journal of member %s",
+                          record->member);
 }
 
 /* Does record fit what came before? */
@@ -442,16 +429,15 @@ static gboolean
 check_record(Journals *j, const District__StreamJournal *record, GError **error)
 {
     if (j->dir == NULL)
-        return journals_refuse(
-            STANDBY_REFUSED, error,
-            "the district has journals, and district-standby was started without "
-            "--disk-dir: use the same release of districtd");
+        return standby_refuse(STANDBY_REFUSED, error,
+                              "the district has journals, and district-standby was started without "
+                              "--disk-dir: use the same release of districtd");
     if (record->kind == KIND_DATA)
         return check_data(j, record, error);
     if (j->published ||
         (record->kind == KIND_BEGIN && g_hash_table_contains(j->sizes, record->member)))
-        return journals_refuse(STANDBY_DAMAGED, error,
-                               "JOURNAL record: the journals have been copied already");
+        return standby_refuse(STANDBY_DAMAGED, error,
+                              "JOURNAL record: the journals have been copied already");
     if (record->kind == KIND_BEGIN)
         g_hash_table_insert(j->sizes, g_strdup(record->member),
                             g_memdup2(&record->size, sizeof record->size));
@@ -495,9 +481,9 @@ journals_good(Journals *j, GError **error)
         return FALSE;
     }
     return j->bytes <= QUEUE_BYTES_MAX ||
-           journals_refuse(STANDBY_FULL, error,
-                           "more than %zu MiB of journals wait to be made durable in %s",
-                           QUEUE_BYTES_MAX >> 20, j->dir);
+           standby_refuse(STANDBY_FULL, error,
+                          "more than %zu MiB of journals wait to be made durable in %s",
+                          QUEUE_BYTES_MAX >> 20, j->dir);
 }
 
 bool

@@ -113,7 +113,7 @@ typedef struct NewFile {
     const char *path;
     gboolean replace;
     int fd;
-    char *temporary; /* its name for now; NULL: it has none */
+    char *temporary; /* its name until it is whole; NULL: it has none */
 } NewFile;
 
 /* For those who interrupt us. */
@@ -203,7 +203,7 @@ file_sync_dir(const NewFile *file, GError **error)
     return good;
 }
 
-/* From its name for now to the one it shall have. */
+/* From its temporary name to the one it shall have. */
 static gboolean
 file_rename(NewFile *file, GError **error)
 {

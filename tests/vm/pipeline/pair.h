@@ -37,7 +37,7 @@ typedef struct Pair {
 /*
  * What districtd starts outlives it, and so would outlive a test that fails. So the tests run in a
  * child, and what they leave behind comes to this process, which ends it. Called first; -1: this is
- * the child, else the status to exit with.
+ * the child, else the status to exit with: so also if they cannot be run here, which has been said.
  */
 int pair_guard(void);
 
