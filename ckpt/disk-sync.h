@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The first copy of disks, and that of journals: a thread that reads what their homes hold, extent by extent, while the
- * guests run, at a bounded rate. Homes hold nothing that is not committed, and what is written to
+ * The first copy of disks, and that of journals: a thread that reads what their homes hold, extent
+ * by extent, while the guests run, at a bounded rate. Homes hold nothing that is not committed, and what is written to
  * them meanwhile comes as entries of the overlays too; so it does not matter when a block is read.
  * What is written to a journal meanwhile is sent as well; there the blocks that are found here are
  * read again when they are sent.

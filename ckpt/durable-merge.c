@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Merging and pruning, in slices: the store's oldest checkpoint into base images and homes, and
- * what the policy does not keep out of the store; then indexes of what stays. Homes are opened for a merge and closed after
- * it, so that an idle district has nothing open.
+ * what the policy does not keep out of the store; then indexes of what stays. Homes are opened for
+ * a merge and closed after it, so that an idle district has nothing open.
  *
  * While something is pinned nothing is merged, and whoever has pinned it reads the homes. A qemu-nbd
  * may still have in its caches what a merge has written, ours or that of a district-ckpt before us: it

@@ -6,8 +6,8 @@
  * (clonetext.c), and a record that says what it is a clone of. RAM and disks are loaded from the
  * original's store at each start; the disks have the original's homes below overlays of their own, which
  * are gone with the engines. The store is only read. What keeps it as the clone needs it, and the homes
- * as well, is a pin in it, whose owner is its name (ckpt_store_pin): the checkpoint is not pruned, and nothing
- * is merged. The original may be started, stopped, rolled back and moved away meanwhile: what a clone
+ * as well, is a pin in it, whose owner is its name (ckpt_store_pin): the checkpoint is not pruned, and
+ * nothing is merged. The original may be started, stopped, rolled back and moved away meanwhile: what a clone
  * reads is of the lineage that was there when it was made, and stays.
  *
  * The pin is set before the clone's directory is there, and released when that has gone; so whoever is

@@ -81,7 +81,8 @@ gboolean store_import_finish(const char *state_dir, const char *made, const char
 gboolean store_exists(const char *state_dir, const char *name);
 gboolean store_destroy(const char *state_dir, const char *name, GError **error);
 
-/* Names of all districts, damaged ones too, removing half-made and half-removed ones. Never NULL; free with g_strfreev. */
+/* Names of all districts, damaged ones too, removing half-made and half-removed ones. Never NULL;
+ * free with g_strfreev. */
 char **store_list(const char *state_dir);
 
 gboolean store_save_definition(const char *state_dir, const char *name, const char *text,

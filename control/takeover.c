@@ -8,8 +8,8 @@
  * new incarnation is on disk before anyone is told of it. The home, if it can be reached, ends its
  * members before ours run. Then district-standby is asked for the image, and keeps it until the
  * members run. A home that has handed over must be told at once that we are at it, or it would take
- * back: so a planned take-over is ACTIVATING from its first step. The role on disk changes last; an adopting districtd finds out from district-ckpt
- * whether the members already run.
+ * back: so a planned take-over is ACTIVATING from its first step. The role on disk changes last; an
+ * adopting districtd finds out from district-ckpt whether the members already run.
  *
  * Right before they run district-ckpt marks the image as spent: from then on the engines hold the
  * only copy of the district. So a district-ckpt that ends after that is started again, and goes on
