@@ -143,6 +143,7 @@ struct Coordinator {
     HandOver hand_over;
     int64_t harvest_ns; /* between harvests, as wished: harvest_interval_ns has the bounds */
     int64_t next_harvest_ns;
+    uint64_t harvested_again; /* pages that this epoch had staged already when they were harvested */
     int64_t next_cut_ns;
     int64_t last_cut_ns;
     uint64_t cut_pages;  /* found dirty by the last cut and the harvests just before it */

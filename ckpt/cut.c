@@ -47,7 +47,7 @@ cut_prepare(Coordinator *c)
         if (!harvest_all(c, &pages))
             return false;
         c->cut_pages += pages;
-        if (pages <= PRECUT_PAGES_ENOUGH || pages > before / 4 * 3)
+        if (pages <= PRECUT_PAGES_ENOUGH || pages > before / 2)
             break;
         before = pages;
     }
@@ -255,6 +255,7 @@ cut_make(Coordinator *c, bool leave_paused)
     cut_record_times(c, cut.epoch, leave_paused);
     c->last_cut = cut.epoch->cut;
     c->cut_few = c->cut_pages <= PRECUT_PAGES_FEW;
+    c->harvested_again = 0;
     c->next_harvest_ns = clock_monotonic_ns() + harvest_interval_ns(c);
     freeze_epoch(c, cut.epoch);
     return true;

@@ -9,8 +9,11 @@
 #define HARVESTS_PER_INTERVAL 5
 #define HARVEST_MIN_NS (2 * NS_PER_MS)
 #define HARVEST_MAX_NS (20 * NS_PER_MS)
-/* At most, while it is not. */
+/* At most, while it is not; or the interval between cuts, if that is longer. */
 #define HARVEST_LONGEST_NS (100 * NS_PER_MS)
+/* What harvests ahead of a cut may cost: for each page of the epoch, which costs its guest one fault
+ * in any case, this part of a fault more. */
+#define HARVEST_AGAIN_PART 4
 
 static int64_t
 harvest_shortest_ns(const Coordinator *c)
@@ -20,10 +23,26 @@ harvest_shortest_ns(const Coordinator *c)
     return CLAMP(interval / HARVESTS_PER_INTERVAL, HARVEST_MIN_NS, HARVEST_MAX_NS);
 }
 
+static int64_t
+harvest_longest_ns(const Coordinator *c)
+{
+    return MAX(HARVEST_LONGEST_NS, c->stream ? c->protect.interval_ns : 0);
+}
+
+/* Has this epoch cost its guests enough? Then the cut comes next. */
+static bool
+harvest_spent(const Coordinator *c)
+{
+    return c->staging_active &&
+           c->harvested_again > staging_pages(c->staging) / HARVEST_AGAIN_PART;
+}
+
 int64_t
 harvest_interval_ns(const Coordinator *c)
 {
-    return CLAMP(c->harvest_ns, harvest_shortest_ns(c), HARVEST_LONGEST_NS);
+    if (harvest_spent(c))
+        return harvest_longest_ns(c);
+    return CLAMP(c->harvest_ns, harvest_shortest_ns(c), harvest_longest_ns(c));
 }
 
 /*
@@ -35,8 +54,10 @@ harvest_interval_ns(const Coordinator *c)
 static void
 harvest_adapt(Coordinator *c, uint64_t pages, uint64_t fresh)
 {
-    int64_t interval = harvest_interval_ns(c);
+    int64_t interval = CLAMP(c->harvest_ns, harvest_shortest_ns(c), harvest_longest_ns(c));
 
+    if (c->staging_active)
+        c->harvested_again += pages - MIN(fresh, pages);
     if (!c->staging_active || fresh < pages / 2)
         c->harvest_ns = interval * 2;
     else if (fresh > pages / 4 * 3)
