@@ -102,6 +102,21 @@ goes_on()
 		dst "$host" store check bank
 }
 
+# The newest checkpoint of HOST goes into a file and out of it, beside the district that runs: what its disk then has is
+# checked from outside, after the replay that a mount would do.
+disk_of_copy()
+{
+	local host=$1 what=$2 moved report
+	moved=$(on --timeout 300 "$host" sh -c "$BUILD/control/district export bank - | $BUILD/control/district import - --as look --isolated" 2>&1) ||
+		die "no copy of bank on $host: $moved"
+	report=$(on --timeout 120 "$host" sh -c '
+		image=$(find /var/lib/district -name postgres-0.raw) && e2fsck -y -E journal_only "$image" >/dev/null 2>&1
+		e2fsck -fn "$image" && echo "e2fsck clean"' 2>&1) || true
+	dst "$host" destroy look || die "the copy is not removed"
+	claim "$what: the disk of the checkpoint is a sound file system" "$(tail -n 2 <<<"$report")" \
+		has "^e2fsck clean" <<<"$report"
+}
+
 # Some moment of the next seconds.
 random_moment() { sleep "$((RANDOM % 10)).$((RANDOM % 10))$((RANDOM % 10))"; }
 
@@ -120,6 +135,7 @@ lose_power()
 	restarted=$(dst "$HOME_HOST" restart bank 2>&1) || die "restart failed: $restarted"
 	note "$restarted: $(awk "BEGIN { printf \"%.1f\", $EPOCHREALTIME - $began }") s"
 	goes_on "$HOME_HOST" "$before" "power off $round"
+	disk_of_copy "$HOME_HOST" "power off $round"
 }
 
 # lose_home ROUND: the standby takes over.
@@ -136,6 +152,7 @@ lose_home()
 	note "$failover"
 	HOME_HOST=$to OTHER_HOST=$from
 	goes_on "$to" "$before" "failover $round"
+	disk_of_copy "$to" "failover $round"
 	power-on "$from"
 	start_daemon "$from"
 	within 60 is "$from" bank state superseded || die "$from does not find out: $(dst "$from" list)"
