@@ -212,6 +212,7 @@ spawn_net(District *d, GError **error)
         return FALSE;
     add(argv, "--name", g_strdup(d->name));
     add(argv, "--control", district_run_path(d, "net.sock"));
+    add(argv, "--flows", district_run_path(d, "net.flows"));
     for (guint i = 0; i < d->definition->members->len; i++) {
         const DefinitionMember *m = d->definition->members->pdata[i];
         g_autofree char *socket = district_member_path(d, m->name, ".net.sock");

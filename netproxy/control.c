@@ -47,15 +47,6 @@ control_cut_end(Control *control, guint64 epoch, District__NetReply *reply, int 
            control_reply_state(state, len, reply, reply_fd, error);
 }
 
-static gboolean
-control_flows(Control *control, District__NetReply *reply, int *reply_fd, GError **error)
-{
-    gsize len;
-    g_autofree guint8 *state = switch_save_flows(control->sw, &len);
-
-    return control_reply_state(state, len, reply, reply_fd, error);
-}
-
 /* The state is copied before it is looked at: whoever sent the memfd can still write to it. */
 static guint8 *
 control_copy_state(int fd, guint64 len, GError **error)
@@ -79,21 +70,20 @@ control_restore(Control *control, const District__NetRestoreRequest *request, co
                 guint n_fds, GError **error)
 {
     g_autofree guint8 *state = NULL;
-    g_autofree guint8 *previous = NULL;
+    g_autoptr(GError) why = NULL;
 
-    if (n_fds != (request->previous_len ? 2 : 1))
-        return control_refuse(error, "restore: one memfd must come for each length");
+    if (n_fds != 1)
+        return control_refuse(error, "restore: one memfd must come with the request");
     state = control_copy_state(fds[0], request->state_len, error);
-    if (!state)
+    if (!state || !switch_restore(control->sw, state, request->state_len, request->reset_crossing,
+                                  request->incarnation, error))
         return FALSE;
-    if (request->previous_len) {
-        previous = control_copy_state(fds[1], request->previous_len, error);
-        if (!previous)
-            return FALSE;
-    }
-    return switch_restore_over(control->sw, state, request->state_len, previous,
-                               request->previous_len, request->reset_crossing, request->incarnation,
-                               error);
+    if (request->reset_crossing && control->undone &&
+        !switch_reset_flows(control->sw, g_bytes_get_data(control->undone, NULL),
+                            g_bytes_get_size(control->undone), &why))
+        g_warning("connections made since the checkpoint are reset when they are heard of: %s",
+                  why->message);
+    return TRUE;
 }
 
 static void
@@ -132,8 +122,6 @@ control_dispatch(Control *control, int client, const District__NetRequest *reque
     case DISTRICT__NET_REQUEST__OP_STATS:
         control_stats(control, reply);
         return TRUE;
-    case DISTRICT__NET_REQUEST__OP_FLOWS:
-        return control_flows(control, reply, reply_fd, error);
     default:
         return control_refuse(error, "this district-net does not know the request: update it");
     }

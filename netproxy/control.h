@@ -8,12 +8,13 @@
 /* Most clients at a time; a further one is turned away. */
 #define CONTROL_CLIENTS_MAX 16
 /* Most descriptors with one request. */
-#define CONTROL_FDS_MAX 2
+#define CONTROL_FDS_MAX 1
 
 /* Which client began the cut under way: if that one goes, so does the cut. */
 typedef struct Control {
     Switch *sw;
-    int cutter; /* client number, -1: none */
+    int cutter;     /* client number, -1: none */
+    GBytes *undone; /* the life before, by its switch_save_flows(); NULL: not known */
 } Control;
 
 /*

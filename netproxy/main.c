@@ -38,6 +38,7 @@ typedef struct Net {
     char *control_path;
     char **port_specs;
     char *outside_path;
+    char *flows_path;
     int tap_fd;
     gint64 incarnation;
     gboolean hold;
@@ -306,6 +307,10 @@ net_parse(Net *net, int argc, char **argv, GError **error)
          "Outside: inherited TAP descriptor (IFF_TAP | IFF_NO_PI)", "FD"},
         {"outside-socket", 0, 0, G_OPTION_ARG_FILENAME, &net->outside_path,
          "Outside: a stream socket to listen on instead, framed as members' are", "PATH"},
+        {"flows", 0, 0, G_OPTION_ARG_FILENAME, &net->flows_path,
+         "Leave the connections that cross here at the end, for the next one to reset what a "
+         "rollback undoes",
+         "FILE"},
         {"incarnation", 0, 0, G_OPTION_ARG_INT64, &net->incarnation, "Incarnation of the district",
          "N"},
         {"hold", 0, 0, G_OPTION_ARG_NONE, &net->hold,
@@ -369,6 +374,33 @@ net_open_outside(Net *net, GError **error)
     return TRUE;
 }
 
+/* What the one before has left, once: it says nothing of a life after this one. */
+static void
+net_take_flows(Net *net)
+{
+    g_autofree char *data = NULL;
+    gsize len;
+
+    if (!net->flows_path || !g_file_get_contents(net->flows_path, &data, &len, NULL))
+        return;
+    unlink(net->flows_path);
+    net->control.undone = g_bytes_new_take(g_steal_pointer(&data), len);
+}
+
+static void
+net_leave_flows(Net *net)
+{
+    g_autoptr(GError) error = NULL;
+    gsize len;
+
+    if (!net->flows_path)
+        return;
+    g_autofree guint8 *flows = switch_save_flows(net->sw, &len);
+    if (!g_file_set_contents_full(net->flows_path, (char *)flows, (gssize)len,
+                                  G_FILE_SET_CONTENTS_CONSISTENT, 0600, &error))
+        g_warning("a rollback would not know the newest connections: %s", error->message);
+}
+
 static gboolean
 net_open(Net *net, GError **error)
 {
@@ -385,7 +417,8 @@ net_open(Net *net, GError **error)
         net->clients[i] = -1;
     net->sw =
         switch_new((const char *const *)net->names, (guint64)net->incarnation, net_watch_port, net);
-    net->control = (Control){net->sw, -1};
+    net->control = (Control){.sw = net->sw, .cutter = -1};
+    net_take_flows(net);
     /* Takes the place of one that held output: nothing may slip out before a mode is set. */
     if (net->hold)
         switch_set_mode(net->sw, TRUE, TRUE);
@@ -420,12 +453,15 @@ main(int argc, char **argv)
         g_printerr("district-net: district %s: %s\n", net.name, error->message);
         return 1;
     }
+    net_leave_flows(&net);
     /* The kernel closes the descriptors; only names in the file system would stay behind. */
     unlink(net.control_path);
     for (char **path = net.paths; *path; path++)
         unlink(*path);
     if (net.outside_path)
         unlink(net.outside_path);
+    if (net.control.undone)
+        g_bytes_unref(net.control.undone);
     switch_free(net.sw);
     return 0;
 }

@@ -380,44 +380,36 @@ netstate_unpack(Switch *sw, const guint8 *data, gsize len, GError **error)
 }
 
 gboolean
-switch_restore_over(Switch *sw, const guint8 *data, gsize len, const guint8 *previous_data,
-                    gsize previous_len, gboolean reset_crossing, guint64 incarnation,
-                    GError **error)
+switch_restore(Switch *sw, const guint8 *data, gsize len, gboolean reset_crossing,
+               guint64 incarnation, GError **error)
 {
-    District__NetState *previous = NULL;
-
     if (!netstate_check_legal(sw, incarnation, error))
         return FALSE;
     District__NetState *state = netstate_unpack(sw, data, len, error);
     if (!state)
         return FALSE;
-    if (previous_data) {
-        previous = netstate_unpack(sw, previous_data, previous_len, error);
-        if (!previous) {
-            district__net_state__free_unpacked(state, NULL);
-            return FALSE;
-        }
-    }
-
     netstate_load(sw, state);
-    /* A flow of both is known already, as the restored member knows it. */
-    for (gsize i = 0; reset_crossing && previous && i < previous->n_flows; i++)
-        netstate_load_flow(sw, previous->flows[i]);
     sw->restored = TRUE;
     sw->incarnation = incarnation;
     if (reset_crossing)
         reset_kill_all(sw);
     district__net_state__free_unpacked(state, NULL);
-    if (previous)
-        district__net_state__free_unpacked(previous, NULL);
     return TRUE;
 }
 
 gboolean
-switch_restore(Switch *sw, const guint8 *state, gsize state_len, gboolean reset_crossing,
-               guint64 incarnation, GError **error)
+switch_reset_flows(Switch *sw, const guint8 *data, gsize len, GError **error)
 {
-    return switch_restore_over(sw, state, state_len, NULL, 0, reset_crossing, incarnation, error);
+    District__NetState *undone = netstate_unpack(sw, data, len, error);
+
+    if (!undone)
+        return FALSE;
+    /* A flow of both is known already, as the restored member knows it. */
+    for (gsize i = 0; i < undone->n_flows; i++)
+        netstate_load_flow(sw, undone->flows[i]);
+    reset_kill_all(sw);
+    district__net_state__free_unpacked(undone, NULL);
+    return TRUE;
 }
 
 guint8 *

@@ -66,12 +66,10 @@ void switch_set_mode(Switch *sw, gboolean output_commit, gboolean protected);
 gboolean switch_restore(Switch *sw, const guint8 *state, gsize state_len, gboolean reset_crossing,
                         guint64 incarnation, GError **error);
 /*
- * The same when an earlier life is undone: previous, from its switch_save_flows(), adds connections
- * that state does not know; they are reset too if reset_crossing. NULL: none.
+ * After a restore with reset_crossing, before members send: reset the connections too that only the
+ * life that is undone knew, data being from its switch_save_flows(). FALSE: nothing was changed.
  */
-gboolean switch_restore_over(Switch *sw, const guint8 *state, gsize state_len,
-                             const guint8 *previous, gsize previous_len, gboolean reset_crossing,
-                             guint64 incarnation, GError **error);
+gboolean switch_reset_flows(Switch *sw, const guint8 *data, gsize len, GError **error);
 /* The connections that cross now, as a packed NetState; the caller's to free. */
 guint8 *switch_save_flows(Switch *sw, gsize *len);
 void switch_announce(Switch *sw);

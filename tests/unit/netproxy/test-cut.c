@@ -316,7 +316,7 @@ wire_with_cut(Control *control, int client)
     District__NetReply reply;
     int fd;
 
-    *control = (Control){wire->sw, -1};
+    *control = (Control){.sw = wire->sw, .cutter = -1};
     begin.epoch = 1;
     request.id = 1;
     request.op_case = DISTRICT__NET_REQUEST__OP_CUT_BEGIN;

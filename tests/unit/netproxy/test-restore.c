@@ -252,8 +252,9 @@ test_previous(void)
     wire_pump(undone);
     g_autofree guint8 *flows = switch_save_flows(undone->sw, &flows_len);
 
-    g_assert_false(switch_restore_over(wire->sw, state, len, flows, flows_len - 1, TRUE, 2, NULL));
-    g_assert_true(switch_restore_over(wire->sw, state, len, flows, flows_len, TRUE, 2, NULL));
+    g_assert_true(switch_restore(wire->sw, state, len, TRUE, 2, NULL));
+    g_assert_false(switch_reset_flows(wire->sw, flows, flows_len - 1, NULL));
+    g_assert_true(switch_reset_flows(wire->sw, flows, flows_len, NULL));
     for (guint i = 0; i <= OUT; i++)
         wire_connect(wire, i, 0);
     switch_tick(wire->sw, wire->now_ns);

@@ -189,12 +189,11 @@ hosts_start(int *control)
     return hosts;
 }
 
-/* The host dies; on another one the district goes on from state_fd. Returns when that was. */
+/* The district goes on from state_fd. Returns when that was. */
 static gint64
-hosts_fail_over(TwoHosts *hosts, int *control, int state_fd, guint64 len, gboolean reset)
+hosts_go_on(TwoHosts *hosts, int *control, int state_fd, guint64 len, gboolean reset)
 {
     close(*control);
-    two_hosts_kill_net(hosts);
     two_hosts_unplug(hosts);
     two_hosts_start_net(hosts, 2);
     *control = two_hosts_control(hosts);
@@ -204,6 +203,14 @@ hosts_fail_over(TwoHosts *hosts, int *control, int state_fd, guint64 len, gboole
     net_announce(*control);
     close(state_fd);
     return now;
+}
+
+/* On another host: its own has died. */
+static gint64
+hosts_fail_over(TwoHosts *hosts, int *control, int state_fd, guint64 len, gboolean reset)
+{
+    two_hosts_kill_net(hosts);
+    return hosts_go_on(hosts, control, state_fd, len, reset);
 }
 
 /* client_host connects, the state is saved, beyond bytes are sent each way, the host dies. */
@@ -294,6 +301,28 @@ test_half_open(void)
     close(control);
 }
 
+/* What the checkpoint does not know, the district-net of the life that is undone has left behind. */
+static void
+test_rollback(void)
+{
+    int control, client, server;
+    g_autoptr(TwoHosts) hosts = hosts_start(&control);
+    guint64 len;
+    int state_fd = net_cut(control, 1, &len);
+
+    two_hosts_connect(hosts, HOST_FAR, AF_INET, 4000, &client, &server);
+    transfer(client, server, 100000);
+    transfer(server, client, 100000);
+    two_hosts_end_net(hosts);
+    gint64 since = hosts_go_on(hosts, &control, state_fd, len, TRUE);
+    assert_reset(client, since, "client");
+    assert_reset(server, since, "server");
+    wait_no_resets(control);
+    close(client);
+    close(server);
+    close(control);
+}
+
 /* With output commit nothing was seen outside that is undone: connections go on. */
 static void
 test_goes_on(void)
@@ -351,6 +380,7 @@ main(int argc, char **argv)
     g_test_add_func("/resets/a connection that the guest made, IPv6", test_outbound_v6);
     g_test_add_func("/resets/a connection that is only half open", test_half_open);
     g_test_add_func("/resets/a guest that is slow to come back", test_late_guest);
+    g_test_add_func("/resets/a connection made since the checkpoint, at a rollback", test_rollback);
     g_test_add_func("/resets/connections go on if none is to be reset", test_goes_on);
     return g_test_run();
 }

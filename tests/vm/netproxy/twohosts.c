@@ -28,6 +28,7 @@ struct TwoHosts {
     char *dir;
     char *control_path;
     char *port_path;
+    char *flows_path;
     int home_ns;
     int ns[2];
     int tap[2];
@@ -101,6 +102,7 @@ two_hosts_new(const char *district_net, GError **error)
         return NULL;
     hosts->control_path = g_build_filename(hosts->dir, "control", NULL);
     hosts->port_path = g_build_filename(hosts->dir, "guest", NULL);
+    hosts->flows_path = g_build_filename(hosts->dir, "flows", NULL);
     for (Host host = HOST_GUEST; host <= HOST_FAR; host++) {
         if (!two_hosts_open_host(hosts, host, error))
             return NULL;
@@ -122,9 +124,11 @@ two_hosts_free(TwoHosts *hosts)
     close(hosts->home_ns);
     g_unlink(hosts->control_path);
     g_unlink(hosts->port_path);
+    g_unlink(hosts->flows_path);
     g_rmdir(hosts->dir);
     g_free(hosts->control_path);
     g_free(hosts->port_path);
+    g_free(hosts->flows_path);
     g_free(hosts->program);
     g_free(hosts->dir);
     g_free(hosts);
@@ -145,9 +149,10 @@ two_hosts_start_net(TwoHosts *hosts, guint64 incarnation)
     g_autofree char *port = g_strdup_printf("guest=%s", hosts->port_path);
     g_autofree char *tap = g_strdup_printf("%d", hosts->tap[HOST_FAR]);
     g_autofree char *life = g_strdup_printf("%" G_GUINT64_FORMAT, incarnation);
-    char *argv[] = {hosts->program, "--name", "test",     "--control", hosts->control_path,
-                    "--port",       port,     "--tap-fd", tap,         "--incarnation",
-                    life,           NULL};
+    char *argv[] = {
+        hosts->program, "--name",   "test", "--control", hosts->control_path, "--port",
+        port,           "--tap-fd", tap,    "--flows",   hosts->flows_path,   "--incarnation",
+        life,           NULL};
     g_autoptr(GError) error = NULL;
 
     g_spawn_async(NULL, argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_LEAVE_DESCRIPTORS_OPEN,
@@ -165,6 +170,22 @@ two_hosts_kill_net(TwoHosts *hosts)
     hosts->pid = 0;
     g_unlink(hosts->control_path);
     g_unlink(hosts->port_path);
+}
+
+void
+two_hosts_end_net(TwoHosts *hosts)
+{
+    int status = -1;
+    pid_t ended = 0;
+
+    kill(hosts->pid, SIGTERM);
+    for (int i = 0; i < 500 && ended == 0; i++) {
+        g_usleep(10000);
+        ended = waitpid(hosts->pid, &status, WNOHANG);
+    }
+    g_assert_cmpint(ended, ==, hosts->pid);
+    g_assert_cmpint(status, ==, 0);
+    hosts->pid = 0;
 }
 
 int

@@ -26,6 +26,8 @@ void two_hosts_plug(TwoHosts *hosts);
 void two_hosts_unplug(TwoHosts *hosts);
 /* SIGKILL. */
 void two_hosts_kill_net(TwoHosts *hosts);
+/* SIGTERM; it ends by itself, within 5 s. */
+void two_hosts_end_net(TwoHosts *hosts);
 
 /* A control connection to the running district-net. */
 int two_hosts_control(TwoHosts *hosts);
