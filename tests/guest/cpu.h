@@ -105,5 +105,7 @@ __attribute__((noreturn)) void ticks_run(uint64_t report);
 void devices_run(void);
 /* All of op=journal. */
 void journal_run(void);
+/* All of op=pace. */
+void pace_run(void);
 
 #endif

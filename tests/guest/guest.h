@@ -24,6 +24,7 @@ typedef enum GuestOp {
     GUEST_OP_DEVICES,
     GUEST_OP_TICK,
     GUEST_OP_JOURNAL,
+    GUEST_OP_PACE,
     GUEST_OP_HALT,
 } GuestOp;
 typedef enum GuestOrder { GUEST_ORDER_SEQ, GUEST_ORDER_RANDOM, GUEST_ORDER_HOT } GuestOrder;
@@ -49,6 +50,7 @@ typedef struct GuestParams {
     uint64_t report; /* print each so many rounds, 0: never */
     uint64_t verify; /* re-read everything each so many rounds, 0: never */
     uint64_t vwords; /* words per page read then */
+    uint64_t period; /* of op=pace, ticks of the TSC */
     uint32_t cpus;
     uint32_t ring;
     uint32_t op;

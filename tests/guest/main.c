@@ -49,9 +49,9 @@ round_end(const GuestParams *params, unsigned cpu, uint64_t round, uint64_t chai
 static void
 all_finished(const GuestParams *params)
 {
-    for (unsigned cpu = 1;
-         params->op != GUEST_OP_DEVICES && params->op != GUEST_OP_JOURNAL && cpu < params->cpus;
-         cpu++)
+    bool chains = params->op == GUEST_OP_DIRTY || params->op == GUEST_OP_TOUCH;
+
+    for (unsigned cpu = 1; chains && cpu < params->cpus; cpu++)
         while (__atomic_load_n(&header->cpu[cpu].done, __ATOMIC_ACQUIRE) == 0)
             __asm__ volatile("pause");
     out_begin();
@@ -214,6 +214,11 @@ guest_main(const StartInfo *info)
         cpu_halt();
     }
     report_ready(params);
+    if (params->op == GUEST_OP_PACE) {
+        pace_run();
+        all_finished(params);
+        cpu_halt();
+    }
     cpus_start(params->cpus, work);
     work(0);
 }

@@ -1,51 +1,115 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck shell=bash
 #
-# host.sh: one districtd in the directory of a benchmark ($DIR), and a district "bench" of one tiny guest
+# host.sh: hosts for benchmarks, all on this machine, and a district "bench" of one tiny guest
+#
+# A host is a districtd with its files in a directory: "bench" in $DIR, and "standby", which bench
+# reaches over TLS on the loopback device, in $DIR/standby. Nothing outlives cleanup.
 
-DAEMON=
-PORT_FIRST=20000 PORTS=20000
+declare -A DAEMONS=() PORTS=()
+PORT_FIRST=20000 PORT_COUNT=20000
 
-district() { limited 600 "$BUILD/control/district" -c "$DIR/conf" --json "$@"; }
+host_dir() { [[ $1 = bench ]] && echo "$DIR" || echo "$DIR/$1"; }
+on_host() { limited 600 "$BUILD/control/district" -c "$(host_dir "$1")/conf" --json "${@:2}"; }
+district() { on_host bench "$@"; }
 get() { "$GET" "$1"; }
+
+# The process ids of what runs for district NAME on HOST.
+host_processes()
+{
+	on_host "$1" show "$2" 2>/dev/null | jq -r '.processes[]?, .members[]?.pid // empty'
+}
+
+# End all districts of HOST, and what is left of their processes.
+host_end()
+{
+	local name pid pids
+	for name in $(on_host "$1" list 2>/dev/null | jq -r '.districts[].name'); do
+		pids=$(host_processes "$1" "$name")
+		on_host "$1" stop "$name" --force >/dev/null 2>&1
+		on_host "$1" destroy "$name" --force >/dev/null 2>&1
+		for pid in $pids; do
+			[[ $(readlink "/proc/$pid/exe") = "$BUILD"/* ]] && kill -KILL "$pid" 2>/dev/null
+		done
+	done
+	kill "${DAEMONS[$1]}"
+	wait "${DAEMONS[$1]}"
+}
 
 cleanup()
 {
+	local host
 	set +e
-	if [[ -n $DAEMON ]]; then
-		district stop bench --force >/dev/null 2>&1
-		kill "$DAEMON"
-		wait "$DAEMON"
-	fi
+	for host in "${!DAEMONS[@]}"; do
+		host_end "$host"
+	done
 	rm -rf "$DIR"
 }
-daemon_start()
+
+host_configure()
 {
-	mkdir "$DIR/libexec" "$DIR/out"
-	local program
+	local host=$1 dir program
+	dir=$(host_dir "$host")
+	mkdir -p "$DIR/libexec" "$DIR/out" "$dir"
 	for program in vmm/district-vmm ckpt/district-ckpt netproxy/district-net standby/district-standby; do
-		ln -s "$BUILD/$program" "$DIR/libexec/"
+		ln -sf "$BUILD/$program" "$DIR/libexec/"
 	done
-	cat >"$DIR/conf" <<-EOF
+	PORTS[$host]=$((PORT_FIRST + RANDOM % PORT_COUNT))
+	cat >"$dir/conf" <<-EOF
 	[Daemon]
-	HostName=bench
-	StateDir=$DIR/state
-	RuntimeDir=$DIR/run
-	LogDir=$DIR/log
-	PkiDir=$DIR/pki
+	HostName=$host
+	StateDir=$dir/state
+	RuntimeDir=$dir/run
+	LogDir=$dir/log
+	PkiDir=$dir/pki
 	LibexecDir=$DIR/libexec
 	Listen=127.0.0.1
-	Port=$((PORT_FIRST + RANDOM % PORTS))
+	Port=${PORTS[$host]}
 	EOF
-	setpriv --pdeathsig TERM "$BUILD/control/districtd" --config "$DIR/conf" --foreground \
-		>"$DIR/daemon.log" 2>&1 &
-	DAEMON=$!
+}
+
+# daemon_start [HOST]: bench if not given.
+daemon_start()
+{
+	local host=${1:-bench} dir
+	dir=$(host_dir "$host")
+	host_configure "$host"
+	setpriv --pdeathsig TERM "$BUILD/control/districtd" --config "$dir/conf" --foreground \
+		>"$dir/daemon.log" 2>&1 &
+	DAEMONS[$host]=$!
 	local i
 	for ((i = 0; i < 100; i++)); do
-		district list >/dev/null 2>&1 && return
+		on_host "$host" list >/dev/null 2>&1 && return
 		sleep 0.1
 	done
-	fail "districtd does not answer: $(tail -n 1 "$DIR/daemon.log")"
+	fail "districtd does not answer: $(tail -n 1 "$dir/daemon.log")"
+}
+
+# Both hosts, which know each other.
+pair_start()
+{
+	local token i
+	daemon_start bench
+	daemon_start standby
+	token=$(on_host bench host add standby --address "127.0.0.1:${PORTS[standby]}" | get token)
+	on_host standby host add bench --address "127.0.0.1:${PORTS[bench]}" --token "$token" >/dev/null
+	for ((i = 0; i < 100; i++)); do
+		[[ $(on_host bench host list | get hosts.0.reachable) = true ]] && return
+		sleep 0.1
+	done
+	fail "the hosts cannot reach each other: $(tail -n 1 "$DIR/daemon.log")"
+}
+
+# Run a command each 0.1 s until it succeeds, for SECONDS at most.
+await()
+{
+	local limit=$1 i
+	shift
+	for ((i = 0; i < limit * 10; i++)); do
+		"$@" && return
+		sleep 0.1
+	done
+	return 1
 }
 
 # district_new MIB GUEST-OPTIONS: "bench" runs, and its guest has written all of its working set once.
@@ -81,3 +145,12 @@ district_end()
 # Of the numbers on standard input.
 median() { sort -n | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
 worst() { sort -n | tail -n 1; }
+
+# Nearest-rank percentiles of the numbers on standard input, as JSON.
+percentiles()
+{
+	sort -n | awk 'function rank(p) {i = int(p * NR); if (i < p * NR) i++; return v[i > 0 ? i : 1]}
+		{v[NR] = $1}
+		END {if (NR == 0) print "{\"count\":0,\"p50\":0,\"p99\":0,\"max\":0}"
+		     else printf "{\"count\":%d,\"p50\":%d,\"p99\":%d,\"max\":%d}\n", NR, rank(.5), rank(.99), v[NR]}'
+}

@@ -37,6 +37,7 @@ struct RawVm {
     int fd;
     size_t run_bytes;
     uint8_t *ram;
+    uint64_t ram_pages;
     DirtyLog *log;
     uint32_t entry;
     unsigned n_vcpus;
@@ -204,7 +205,7 @@ rawvm_set_slot(RawVm *vm, uint32_t slot, uint64_t pages)
 static gboolean
 setup_memory(RawVm *vm, const RawVmConfig *config, GError **error)
 {
-    const uint64_t pages1 = RAWVM_RAM_PAGES - RAWVM_SLOT0_PAGES;
+    const uint64_t pages1 = vm->ram_pages - RAWVM_SLOT0_PAGES;
     const DirtyLogSlot slots[] = {
         {.slot = RAWVM_SLOT0, .first_page = 0, .n_pages = RAWVM_SLOT0_PAGES},
         {.slot = RAWVM_SLOT1,
@@ -212,7 +213,7 @@ setup_memory(RawVm *vm, const RawVmConfig *config, GError **error)
          .n_pages = pages1 - config->hide_pages},
     };
     void *map =
-        mmap(NULL, RAWVM_RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        mmap(NULL, vm->ram_pages * 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
     if (map == MAP_FAILED)
         return fail(error, "RAM");
@@ -249,7 +250,7 @@ load_start_info(RawVm *vm, const char *command_line)
 {
     const uint32_t info[] = {0x336ec578,   1, 0, 0, 0, 0, CMDLINE_GPA, 0, 0, 0, MEMMAP_GPA,
                              0 /* high */, 1, 0};
-    const uint64_t memmap[] = {0, RAWVM_RAM_BYTES, 1 /* RAM */};
+    const uint64_t memmap[] = {0, vm->ram_pages * 4096, 1 /* RAM */};
 
     memcpy(vm->ram + START_INFO_GPA, info, sizeof(info));
     memcpy(vm->ram + MEMMAP_GPA, memmap, sizeof(memmap));
@@ -362,6 +363,7 @@ rawvm_new(const RawVmConfig *config, GError **error)
 
     vm->kvm_fd = vm->fd = -1;
     vm->n_vcpus = config->n_vcpus;
+    vm->ram_pages = config->ram_pages ? config->ram_pages : RAWVM_RAM_PAGES;
     g_assert_cmpuint(vm->n_vcpus, <=, G_N_ELEMENTS(vm->vcpu));
     for (unsigned i = 0; i < vm->n_vcpus; i++)
         vm->vcpu[i].fd = -1;
@@ -405,7 +407,7 @@ rawvm_free(RawVm *vm)
     if (vm->kvm_fd >= 0)
         close(vm->kvm_fd);
     if (vm->ram)
-        munmap(vm->ram, RAWVM_RAM_BYTES);
+        munmap(vm->ram, vm->ram_pages * 4096);
     g_string_free(vm->output, TRUE);
     g_mutex_clear(&vm->mutex);
     g_cond_clear(&vm->cond);

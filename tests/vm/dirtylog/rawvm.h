@@ -26,6 +26,7 @@ typedef struct RawVmConfig {
     const char *command_line; /* its options */
     /* Announce this many pages of the second memslot less than it has, to provoke odd entries. */
     uint64_t hide_pages;
+    uint64_t ram_pages; /* 0: RAWVM_RAM_PAGES */
 } RawVmConfig;
 
 /* NULL with error set. The vCPUs are not running yet. */
