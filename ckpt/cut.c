@@ -7,6 +7,8 @@
  */
 #include "ckpt/coordinator-internal.h"
 
+#include "common/trace.h"
+
 #include <poll.h>
 #include <string.h>
 
@@ -29,6 +31,8 @@ typedef struct Cut {
     Coordinator *c;
     Epoch *epoch;
     bool leave_paused;
+    int64_t precut_ns; /* that the harvests just before it took */
+    int64_t asked_ns;  /* when members were asked to pause */
     MemberStep *steps;
     GError **errors; /* per member */
     GError *net_error;
@@ -78,6 +82,8 @@ cut_ask(Cut *cut)
     Coordinator *c = cut->c;
     bool ok = true;
 
+    cut->asked_ns = clock_monotonic_ns();
+    trace_cut_asked(cut->epoch->cut, members_on(c), cut->precut_ns);
     for (uint32_t i = 0; i < c->n_members; i++) {
         if (!member_is_on(c->members[i]))
             continue;
@@ -101,16 +107,24 @@ cut_member(Cut *cut, uint32_t i)
     cut->steps[i] = MEMBER_OUT;
     if (!member_collect_pause(m, &pause, &cut->errors[i]))
         return false;
+    int64_t answered_ns = clock_monotonic_ns();
+    trace_cut_answered(cut->epoch->cut, m->name, answered_ns - m->sent_ns, pause.state_len);
     cut->steps[i] = MEMBER_STOPPED;
     if (!netctl_cut_member_send(c->net, cut->epoch->cut, m->name, &cut->net_error))
         return false;
-    c->cut_pages += harvest_take(c, i);
+    int64_t copy_ns = clock_monotonic_ns();
+    uint64_t residue = harvest_take(c, i);
+    c->cut_pages += residue;
+    copy_ns = clock_monotonic_ns() - copy_ns;
+    trace_cut_residue(cut->epoch->cut, m->name, residue, copy_ns);
     em->state = g_byte_array_sized_new((guint)pause.state_len);
     g_byte_array_append(em->state, m->state, (guint)pause.state_len);
+    trace_cut_state(cut->epoch->cut, m->name, pause.state_len);
     em->stopped_ns = (int64_t)pause.requested_ns;
     cut->epoch->cut_ns = MAX(cut->epoch->cut_ns, (int64_t)pause.vcpus_out_ns);
     if (!netctl_cut_member_wait(c->net, &cut->net_error))
         return false;
+    trace_cut_coloured(cut->epoch->cut, m->name, clock_monotonic_ns() - answered_ns);
     if (cut->leave_paused)
         return true;
     cut->steps[i] = MEMBER_OUT;
@@ -157,9 +171,12 @@ cut_collect_resumed(Cut *cut)
         if (cut->steps[i] != MEMBER_RESUMING)
             continue;
         cut->steps[i] = MEMBER_OUT;
-        ok = member_collect_resume(c->members[i], &cut->epoch->members[i].resumed_ns,
-                                   &cut->errors[i]) &&
-             ok;
+        EpochMember *em = &cut->epoch->members[i];
+        if (member_collect_resume(c->members[i], &em->resumed_ns, &cut->errors[i]))
+            trace_cut_resumed(cut->epoch->cut, c->members[i]->name,
+                              em->resumed_ns - em->stopped_ns);
+        else
+            ok = false;
     }
     return ok;
 }
@@ -237,8 +254,10 @@ cut_make(Coordinator *c, bool leave_paused)
     /* From the cut that completes a full sync on, output is held until it is committed. */
     if (c->stream && c->stream->phase == TARGET_COMPLETING && !protect_tell_net(c, true))
         return false;
+    int64_t start = clock_monotonic_ns();
     if (!cut_prepare(c))
         return false;
+    cut.precut_ns = clock_monotonic_ns() - start;
     cut.steps = g_newa0(MemberStep, c->n_members);
     cut.errors = g_newa0(GError *, c->n_members);
     cut.epoch = epoch_new(c->n_members);
@@ -249,6 +268,7 @@ cut_make(Coordinator *c, bool leave_paused)
         cut_abort(&cut);
         return false;
     }
+    trace_cut_end(cut.epoch->cut, clock_monotonic_ns() - cut.asked_ns);
     if (cut.epoch->cut_ns == 0) /* all members are off: their disks alone */
         cut.epoch->cut_ns = clock_monotonic_ns();
     cut.epoch->realtime_ns = clock_realtime_ns() - (clock_monotonic_ns() - cut.epoch->cut_ns);

@@ -2,6 +2,8 @@
 /* A cut becomes an epoch on each sink that takes part: EPOCH_BEGIN, pages, STATE, EPOCH_END. */
 #include "ckpt/coordinator-internal.h"
 
+#include "common/trace.h"
+
 /* The disks of a member that are in cuts, as messages: room for DISKS_MAX. Returns how many. */
 static size_t
 freeze_disks(const Member *m, District__StreamDisk *disks, District__StreamDisk **list)
@@ -243,4 +245,5 @@ freeze_epoch(Coordinator *c, Epoch *epoch)
     if (c->file && c->file->phase == TARGET_COMPLETING)
         freeze_to_file(c, epoch);
     c->staging_active = coordinator_stages(c);
+    trace_epoch_frozen(epoch->cut, epoch->number, staging_pages(epoch->staging));
 }

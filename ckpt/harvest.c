@@ -3,6 +3,7 @@
 #include "ckpt/coordinator-internal.h"
 
 #include "common/pagebits.h"
+#include "common/trace.h"
 
 /* Between harvests ahead of a cut, while what they find is new to the epoch: a fifth of the interval
  * between cuts, within these bounds. */
@@ -113,7 +114,9 @@ harvest_all(Coordinator *c, uint64_t *pages)
     bool *asked = g_newa0(bool, c->n_members);
     GError **errors = g_newa0(GError *, c->n_members);
     uint64_t staged = staging_pages(c->staging);
+    int64_t start = clock_monotonic_ns();
 
+    trace_harvest_begin(staged);
     *pages = 0;
     for (uint32_t i = 0; i < c->n_members; i++)
         asked[i] = member_is_on(c->members[i]) && member_send_harvest(c->members[i], &errors[i]);
@@ -122,6 +125,8 @@ harvest_all(Coordinator *c, uint64_t *pages)
             *pages += harvest_take(c, i);
     }
     harvest_adapt(c, *pages, staging_pages(c->staging) - staged);
-    c->next_harvest_ns = clock_monotonic_ns() + harvest_interval_ns(c);
+    int64_t now = clock_monotonic_ns();
+    c->next_harvest_ns = now + harvest_interval_ns(c);
+    trace_harvest_end(*pages, staging_pages(c->staging) - staged, now - start);
     return members_settle(c, errors);
 }

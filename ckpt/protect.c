@@ -3,6 +3,7 @@
 #include "ckpt/coordinator-internal.h"
 
 #include "ckpt/stream-out.h"
+#include "common/trace.h"
 
 #include <string.h>
 
@@ -300,6 +301,7 @@ protect_committed(Coordinator *c, Epoch *epoch)
     int64_t now = clock_monotonic_ns();
 
     sample_ring_add(&c->stats->commit, (uint64_t)MAX(now - epoch->cut_ns, 0));
+    trace_epoch_committed(epoch->number, now - epoch->cut_ns);
     c->committed = epoch->number;
     c->committed_cut_ns = epoch->cut_ns;
     if (!netctl_commit(c->net, epoch->cut, &error))

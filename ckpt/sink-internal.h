@@ -23,6 +23,7 @@ struct SinkItem {
     uint32_t image;     /* as EPOCH_BEGIN counts them */
     PageHashes *hashes; /* of a member's RAM; NULL for a disk */
     uint32_t pages;     /* in the record */
+    int64_t encode_ns;  /* that the worker took */
     uint32_t n_refs;
     PageRef *refs;      /* what to encode */
     uint8_t *copy;      /* owned pages behind refs; or they are in: */

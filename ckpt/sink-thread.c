@@ -4,6 +4,7 @@
 #include "ckpt/sink-internal.h"
 
 #include "common/clock.h"
+#include "common/trace.h"
 
 #define HEARTBEAT_MS 100
 #define LEVEL_LOOK_NS NS_PER_S
@@ -96,7 +97,9 @@ sink_thread_write(Sink *sink, RecordType type, uint64_t number, GByteArray *reco
         epoch_tally_add(&sink->tally, &header, pages);
     if (!sink->transport->write(sink->opaque, record->data, record->len, error))
         return FALSE;
-    sink->write_ns += clock_monotonic_ns() - start;
+    int64_t took = clock_monotonic_ns() - start;
+    sink->write_ns += took;
+    trace_record_sent(number, type, record->len, took);
     g_mutex_lock(&sink->lock);
     sink->stats.bytes += record->len;
     g_mutex_unlock(&sink->lock);

@@ -3,6 +3,8 @@
 #include "ckpt/sink-internal.h"
 
 #include "ckpt/encode-pool.h"
+#include "common/clock.h"
+#include "common/trace.h"
 
 #include <string.h>
 
@@ -261,11 +263,14 @@ sink_item_encode(SinkItem *item, Encoder *encoder)
 {
     Sink *sink = item->sink;
     EncodeStats stats = {0};
+    int64_t start = clock_monotonic_ns();
 
     if (item->type == RECORD_STATE)
         sink_item_encode_state(item);
     else
         sink_item_encode_pages(item, encoder, &stats);
+    item->encode_ns = clock_monotonic_ns() - start;
+    trace_encode_batch(item->number, item->n_refs, item->pages, item->record->len, item->encode_ns);
     g_clear_pointer(&item->refs, g_free);
     g_clear_pointer(&item->copy, g_free);
     g_clear_pointer(&item->epoch, epoch_unref);

@@ -2,6 +2,8 @@
 /* The intake: carries what a stream's Receiver has verified into the shadow. */
 #include "standby/intake.h"
 
+#include "common/clock.h"
+#include "common/trace.h"
 #include "standby/error.h"
 #include "standby/journals.h"
 
@@ -12,7 +14,8 @@ struct Intake {
     IntakeCommitted committed;
     gpointer opaque;
     uint64_t incarnation;
-    Shadow *fresh; /* of the open full epoch, not committed yet */
+    Shadow *fresh;    /* of the open full epoch, not committed yet */
+    int64_t begun_ns; /* when the open epoch began */
     Journals *journals;
 };
 
@@ -109,6 +112,8 @@ intake_begin(void *opaque, const District__StreamEpochBegin *begin, GError **err
 {
     Intake *intake = opaque;
 
+    intake->begun_ns = clock_monotonic_ns();
+    trace_standby_begun(begin->epoch, begin->full);
     if (!keeper_admit(intake->keeper, intake->incarnation, error))
         return FALSE;
     return begin->full ? begin_full(intake, begin, error) : begin_increment(intake, begin, error);
@@ -131,7 +136,9 @@ static gboolean
 intake_end(void *opaque, uint64_t epoch, GError **error)
 {
     Intake *intake = opaque;
+    int64_t verified_ns = clock_monotonic_ns();
 
+    trace_standby_verified(epoch, verified_ns - intake->begun_ns);
     /* Superseded since it began? */
     if (!keeper_admit(intake->keeper, intake->incarnation, error))
         return FALSE;
@@ -139,6 +146,7 @@ intake_end(void *opaque, uint64_t epoch, GError **error)
     if (intake->fresh != NULL)
         keeper_publish(intake->keeper, g_steal_pointer(&intake->fresh));
     intake->committed(epoch, intake->opaque);
+    trace_standby_committed(epoch, clock_monotonic_ns() - verified_ns);
     return TRUE;
 }
 

@@ -3,8 +3,10 @@
 #include "standby/shadow.h"
 
 #include "ckpt/layout.h"
+#include "common/clock.h"
 #include "common/fdmsg.h"
 #include "common/memfd.h"
+#include "common/trace.h"
 #include "standby/disksync.h"
 #include "standby/error.h"
 
@@ -96,12 +98,14 @@ apply_slot(Shadow *shadow, const LedgerSlot *slot, GError **error)
 {
     unsigned i = ledger_slot_index(shadow->ledger, slot);
     uint64_t epoch = slot->epoch;
+    int64_t start = clock_monotonic_ns();
 
     if (!redolog_apply(shadow->log[i], slot, &shadow->images, error))
         return FALSE;
     disk_set_unreserve(shadow->images.disks, i);
     disk_sync_note(shadow->sync);
     ledger_set_applied(shadow->ledger, epoch);
+    trace_standby_applied(epoch, clock_monotonic_ns() - start);
     g_mutex_lock(&shadow->lock);
     g_cond_broadcast(&shadow->cond);
     g_mutex_unlock(&shadow->lock);

@@ -15,6 +15,7 @@
 
 #include "common/clock.h"
 #include "common/fdmsg.h"
+#include "common/trace.h"
 #include "standby/control.h"
 #include "standby/error.h"
 #include "standby/journals.h"
@@ -396,6 +397,8 @@ hand_over(Standby *standby, uint64_t id, Shadow *shadow, int64_t decided_ns, GEr
     close(fds[0]);
     if (!sent)
         g_set_error(error, STANDBY_ERROR, STANDBY_REFUSED, "districtd did not take it");
+    else
+        trace_standby_activated(activate.epoch, clock_monotonic_ns() - decided_ns);
     return sent;
 }
 

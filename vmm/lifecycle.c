@@ -9,6 +9,7 @@
 #include "vmm/lifecycle.h"
 
 #include "common/clock.h"
+#include "common/trace.h"
 #include "vmm/state.h"
 #include "vmm/vcpu.h"
 
@@ -51,6 +52,7 @@ machine_start(Machine *m)
     }
     machine_unlock(m);
     vcpus_start(m->vcpus);
+    trace_vmm_resumed(m->name);
 }
 
 static gboolean
@@ -75,12 +77,14 @@ machine_rest(Machine *m, PauseTimes *times, GError **error)
         if (!vcpus_stop(m->vcpus, error))
             return FALSE;
         times->vcpus_out_ns = clock_monotonic_ns();
+        trace_vmm_vcpus_out(m->name, times->vcpus_out_ns - times->requested_ns);
         devices_stop(m);
         machine_state_set(m, MACHINE_PAUSED);
     } else {
         times->vcpus_out_ns = clock_monotonic_ns();
     }
     times->devices_rest_ns = clock_monotonic_ns();
+    trace_vmm_devices_rest(m->name, times->devices_rest_ns - times->vcpus_out_ns);
     return TRUE;
 }
 
@@ -92,6 +96,7 @@ machine_pause(Machine *m, uint8_t *state, size_t capacity, uint64_t *bits, Pause
     gboolean done;
 
     *result = (PauseResult){.times.requested_ns = clock_monotonic_ns()};
+    trace_vmm_pause_asked(m->name);
     if (m->state != MACHINE_RUNNING && m->state != MACHINE_PAUSED) {
         g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE, "%s is %s: it cannot be paused",
                     m->name, machine_state_name(m->state));
@@ -103,9 +108,14 @@ machine_pause(Machine *m, uint8_t *state, size_t capacity, uint64_t *bits, Pause
     done = !machine_guest_gone(m, error) &&
            (state == NULL || state_save(m, state, capacity, &result->state_len, error));
     result->times.saved_ns = clock_monotonic_ns();
+    trace_vmm_state_saved(m->name, result->state_len,
+                          result->times.saved_ns - result->times.devices_rest_ns);
     done = done && dirtylog_harvest(m->dirty, bits, &result->pages, error);
     result->times.harvested_ns = clock_monotonic_ns();
-    if (!done && was_running)
+    if (done)
+        trace_vmm_harvested(m->name, result->pages,
+                            result->times.harvested_ns - result->times.saved_ns);
+    else if (was_running)
         machine_start(m);
     return done;
 }
