@@ -143,7 +143,8 @@ struct Coordinator {
     HandOver hand_over;
     int64_t harvest_ns; /* between harvests, as wished: harvest_interval_ns has the bounds */
     int64_t next_harvest_ns;
-    uint64_t harvested_again; /* pages that this epoch had staged already when they were harvested */
+    uint64_t
+        harvested_again; /* pages that this epoch had staged already when they were harvested */
     int64_t next_cut_ns;
     int64_t last_cut_ns;
     uint64_t cut_pages;  /* found dirty by the last cut and the harvests just before it */
@@ -233,6 +234,8 @@ bool harvest_all(Coordinator *c, uint64_t *pages);
 /* Take the dirty bits of member, which is on, to where they belong; pages taken. */
 uint64_t harvest_take(Coordinator *c, uint32_t member);
 int64_t harvest_interval_ns(const Coordinator *c);
+/* Has this epoch cost its guests enough faults? Then its cut is the next harvest. */
+bool harvest_spent(const Coordinator *c);
 
 /* ---- cut.c ---- */
 /* Cut all members; the epoch is frozen and goes to its sinks. FALSE: no cut was made. */

@@ -9,6 +9,8 @@
 
 #include "common/trace.h"
 
+#include "common/urgent.h"
+
 #include <poll.h>
 #include <string.h>
 
@@ -16,8 +18,10 @@
 #define PRECUT_HARVESTS_MAX 4
 #define PRECUT_PAGES_ENOUGH 64
 /* Left out if all that the last cut found, with its own harvests, was no more than this: copying so
- * little takes less time than a harvest more, and guests pay for each with faults. */
+ * little takes less time than a harvest more, and guests pay for each with faults. But not if the
+ * epoch has this many, and harvests have ended. */
 #define PRECUT_PAGES_FEW 256
+#define PRECUT_PAGES_MANY 1024
 #define NET_RETRY_NS (100 * NS_PER_MS)
 /* Between two cuts guests have at least this many times as long as they stood still. */
 #define CUT_REST 9
@@ -45,11 +49,13 @@ cut_prepare(Coordinator *c)
     uint64_t pages, before = UINT64_MAX;
 
     c->cut_pages = 0;
-    if (c->cut_few)
+    if (c->cut_few && !(harvest_spent(c) && staging_pages(c->staging) > PRECUT_PAGES_MANY))
         return true;
     for (int i = 0; i < PRECUT_HARVESTS_MAX; i++) {
         if (!harvest_all(c, &pages))
             return false;
+        /* What the guests dirty while this thread waits for a CPU would be left for the pause. */
+        urgent_set(0, true);
         c->cut_pages += pages;
         if (pages <= PRECUT_PAGES_ENOUGH || pages > before / 2)
             break;
@@ -181,6 +187,14 @@ cut_collect_resumed(Cut *cut)
     return ok;
 }
 
+/* All members; the caller ends the hurry. */
+static bool
+cut_members(Cut *cut)
+{
+    urgent_set(0, true);
+    return cut_ask(cut) && cut_collect(cut) && cut_collect_resumed(cut);
+}
+
 /* No cut: collect what was asked for, let the network and the members go on. */
 static void
 cut_abort(Cut *cut)
@@ -255,16 +269,18 @@ cut_make(Coordinator *c, bool leave_paused)
     if (c->stream && c->stream->phase == TARGET_COMPLETING && !protect_tell_net(c, true))
         return false;
     int64_t start = clock_monotonic_ns();
-    if (!cut_prepare(c))
+    if (!cut_prepare(c)) {
+        urgent_set(0, false);
         return false;
+    }
     cut.precut_ns = clock_monotonic_ns() - start;
     cut.steps = g_newa0(MemberStep, c->n_members);
     cut.errors = g_newa0(GError *, c->n_members);
     cut.epoch = epoch_new(c->n_members);
     cut.epoch->cut = numbers_next(c);
-    if (!cut_begin_net(&cut) || !cut_ask(&cut) || !cut_collect(&cut) ||
-        !cut_collect_resumed(&cut) ||
-        !netctl_cut_end(c->net, cut.epoch->cut, &cut.epoch->net, &cut.net_error)) {
+    bool members_cut = cut_begin_net(&cut) && cut_members(&cut);
+    urgent_set(0, false);
+    if (!members_cut || !netctl_cut_end(c->net, cut.epoch->cut, &cut.epoch->net, &cut.net_error)) {
         cut_abort(&cut);
         return false;
     }

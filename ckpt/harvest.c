@@ -30,12 +30,10 @@ harvest_longest_ns(const Coordinator *c)
     return MAX(HARVEST_LONGEST_NS, c->stream ? c->protect.interval_ns : 0);
 }
 
-/* Has this epoch cost its guests enough? Then the cut comes next. */
-static bool
+bool
 harvest_spent(const Coordinator *c)
 {
-    return c->staging_active &&
-           c->harvested_again > staging_pages(c->staging) / HARVEST_AGAIN_PART;
+    return c->staging_active && c->harvested_again > staging_pages(c->staging) / HARVEST_AGAIN_PART;
 }
 
 int64_t

@@ -216,7 +216,7 @@ dirtylog_mark(DirtyLog *log, uint64_t first_page, uint64_t count)
 }
 
 gboolean
-dirtylog_ring_full(DirtyLog *log, GError **error)
+dirtylog_collect(DirtyLog *log, GError **error)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&log->mutex);
 
@@ -245,16 +245,23 @@ slot_hand_out(LogSlot *slot, uint64_t *bits)
     return n;
 }
 
-gboolean
-dirtylog_harvest(DirtyLog *log, uint64_t *bits, uint64_t *n_pages, GError **error)
+uint64_t
+dirtylog_hand_out(DirtyLog *log, uint64_t *bits)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&log->mutex);
     uint64_t n = 0;
 
-    if (!log->ops->collect(log, error))
-        return FALSE;
     for (guint i = 0; i < log->n_slots; i++)
         n += slot_hand_out(&log->slots[i], bits);
+    return n;
+}
+
+gboolean
+dirtylog_harvest(DirtyLog *log, uint64_t *bits, uint64_t *n_pages, GError **error)
+{
+    if (!dirtylog_collect(log, error))
+        return FALSE;
+    uint64_t n = dirtylog_hand_out(log, bits);
     if (n_pages)
         *n_pages = n;
     return TRUE;

@@ -12,7 +12,7 @@
  * What a *running* vCPU wrote just before a harvest may come with a later one, as CPUs log in
  * batches (ring, KVM API §8.29). With all vCPUs out of KVM_RUN a harvest is exact.
  *
- * Threads: dirtylog_mark from any thread; dirtylog_ring_full from vCPU threads; everything else
+ * Threads: dirtylog_mark from any thread; dirtylog_collect from vCPU threads; everything else
  * from one thread at a time. An internal mutex serialises the ring.
  */
 #ifndef DISTRICT_DIRTYLOG_DIRTYLOG_H
@@ -61,16 +61,21 @@ gboolean dirtylog_add_vcpu(DirtyLog *log, int vcpu_fd, GError **error);
 void dirtylog_mark(DirtyLog *log, uint64_t first_page, uint64_t count);
 
 /*
- * KVM_EXIT_DIRTY_RING_FULL on a vCPU: empty the rings into the log's own pending set so that the
- * vCPU can go on. Reported by the next harvest. FALSE with error set if KVM fails.
+ * Take what KVM has logged since the last time, re-protect it, and keep it for the next hand-out.
+ * Any thread; on KVM_EXIT_DIRTY_RING_FULL it is what lets the vCPU go on. FALSE with error set if
+ * KVM fails: what it had given away already is kept.
  */
-gboolean dirtylog_ring_full(DirtyLog *log, GError **error);
+gboolean dirtylog_collect(DirtyLog *log, GError **error);
 
 /*
- * Collect what was dirtied since the last harvest, re-protect it, and OR it into bits (page indices
- * of the RAM memfd; common/pagebits.h; may be shared memory). *n_pages, if not NULL: pages
- * collected. FALSE with error set if KVM fails: then bits is as it was and nothing may be taken as
- * clean; what KVM had given away already comes with the next harvest that succeeds.
+ * OR what has been collected and marked since the last hand-out into bits (page indices of the RAM
+ * memfd; common/pagebits.h; may be shared memory). Returns the number of pages.
+ */
+uint64_t dirtylog_hand_out(DirtyLog *log, uint64_t *bits);
+
+/*
+ * Collect and hand out: what was dirtied since the last harvest. *n_pages, if not NULL: its pages.
+ * FALSE with error set if KVM fails: then bits is as it was and nothing may be taken as clean.
  */
 gboolean dirtylog_harvest(DirtyLog *log, uint64_t *bits, uint64_t *n_pages, GError **error);
 

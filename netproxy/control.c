@@ -2,9 +2,14 @@
 /* The control server's requests. */
 #include "netproxy/control.h"
 
+#include "common/clock.h"
 #include "common/memfd.h"
+#include "common/urgent.h"
 
 #include <sys/mman.h>
+
+/* The longest for one cut. */
+#define URGENT_NS (10 * NS_PER_MS)
 
 static gboolean
 control_refuse(GError **error, const char *why)
@@ -13,12 +18,28 @@ control_refuse(GError **error, const char *why)
     return FALSE;
 }
 
+static void
+control_hurry(Control *control, gint64 until_ns)
+{
+    if ((control->urgent_until_ns != 0) != (until_ns != 0))
+        urgent_set(0, until_ns != 0);
+    control->urgent_until_ns = until_ns;
+}
+
+void
+control_tick(Control *control, gint64 now_ns)
+{
+    if (now_ns > control->urgent_until_ns)
+        control_hurry(control, 0);
+}
+
 static gboolean
 control_cut_begin(Control *control, int client, guint64 epoch, GError **error)
 {
     if (!switch_cut_begin(control->sw, epoch, error))
         return FALSE;
     control->cutter = client;
+    control_hurry(control, clock_monotonic_ns() + URGENT_NS);
     return TRUE;
 }
 
@@ -43,6 +64,7 @@ control_cut_end(Control *control, guint64 epoch, District__NetReply *reply, int 
     g_autofree guint8 *state = NULL;
     gsize len;
 
+    control_hurry(control, 0);
     return switch_cut_end(control->sw, epoch, &state, &len, error) &&
            control_reply_state(state, len, reply, reply_fd, error);
 }

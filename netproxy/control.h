@@ -13,8 +13,9 @@
 /* Which client began the cut under way: if that one goes, so does the cut. */
 typedef struct Control {
     Switch *sw;
-    int cutter;     /* client number, -1: none */
-    GBytes *undone; /* the life before, by its switch_save_flows(); NULL: not known */
+    int cutter;             /* client number, -1: none */
+    gint64 urgent_until_ns; /* CLOCK_MONOTONIC; 0: it is not (common/urgent.h) */
+    GBytes *undone;         /* the life before, by its switch_save_flows(); NULL: not known */
 } Control;
 
 /*
@@ -25,6 +26,12 @@ typedef struct Control {
 void control_handle(Control *control, int client, const District__NetRequest *request,
                     const int *fds, guint n_fds, District__NetReply *reply, int *reply_fd);
 void control_reply_clear(District__NetReply *reply);
+
+/*
+ * Call in each round of the event loop: in a cut, members stand still until this thread has answered,
+ * so it is urgent. Not for long, as it also forwards what other members send.
+ */
+void control_tick(Control *control, gint64 now_ns);
 
 /* client has gone. */
 void control_client_gone(Control *control, int client);

@@ -254,6 +254,7 @@ net_loop(Net *net, GError **error)
         if (n < 0 && errno != EINTR)
             return net_fail(error, "epoll_wait");
         switch_tick(net->sw, clock_monotonic_ns());
+        control_tick(&net->control, clock_monotonic_ns());
         for (int i = 0; i < n; i++)
             net_handle(net, &events[i]);
         switch_flush(net->sw);

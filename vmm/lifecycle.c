@@ -4,14 +4,16 @@
  *
  * Theory of operation. A pause has a fixed order: vCPUs out, devices at rest, state saved, last
  * harvest. Each step can only add to what the next one must see: devices may write guest memory
- * while they come to rest and while they are saved, so the harvest is last.
+ * while they come to rest and while they are saved, so the harvest is last. What of it does not wait
+ * for devices is done by the vCPUs' threads meanwhile: saving the vCPUs, emptying KVM's dirty log.
  */
 #include "vmm/lifecycle.h"
 
 #include "common/clock.h"
 #include "common/trace.h"
+#include "common/urgent.h"
 #include "vmm/state.h"
-#include "vmm/vcpu.h"
+#include "vmm/vcpu_state.h"
 
 /* Allowed moves: moves[from][to]. */
 static const bool moves[4][4] = {
@@ -38,6 +40,15 @@ devices_stop(Machine *m)
         device->ops->stop(device);
     }
     machine_unlock(m);
+}
+
+/* The guest stands still and waits for this thread, or does not any more. */
+static void
+machine_hurry(Machine *m, bool urgent)
+{
+    if (m->urgent != urgent)
+        urgent_set(0, urgent);
+    m->urgent = urgent;
 }
 
 static void
@@ -69,12 +80,23 @@ machine_guest_gone(Machine *m, GError **error)
     return gone;
 }
 
-/* vCPUs out and devices at rest. */
+/*
+ * Job, as soon as all vCPUs are out: save it. Then one of them takes what KVM has logged, while the
+ * main thread saves the rest: nothing of that writes memory without dirtylog_mark().
+ */
 static gboolean
-machine_rest(Machine *m, PauseTimes *times, GError **error)
+machine_save_vcpu(Vcpu *vcpu, void *unused, GError **error)
+{
+    return vcpu_state_save(vcpu, unused, error) &&
+           (vcpu->id != 0 || dirtylog_collect(vcpu->m->dirty, error));
+}
+
+/* vCPUs out, and saving what is theirs if save is wanted; devices at rest. */
+static gboolean
+machine_rest(Machine *m, bool save, PauseTimes *times, GError **error)
 {
     if (m->state == MACHINE_RUNNING) {
-        if (!vcpus_stop(m->vcpus, error))
+        if (!vcpus_stop(m->vcpus, save ? machine_save_vcpu : NULL, error))
             return FALSE;
         times->vcpus_out_ns = clock_monotonic_ns();
         trace_vmm_vcpus_out(m->name, times->vcpus_out_ns - times->requested_ns);
@@ -82,6 +104,8 @@ machine_rest(Machine *m, PauseTimes *times, GError **error)
         machine_state_set(m, MACHINE_PAUSED);
     } else {
         times->vcpus_out_ns = clock_monotonic_ns();
+        if (save)
+            vcpus_job_start(m->vcpus, machine_save_vcpu, NULL);
     }
     times->devices_rest_ns = clock_monotonic_ns();
     trace_vmm_devices_rest(m->name, times->devices_rest_ns - times->vcpus_out_ns);
@@ -103,14 +127,22 @@ machine_pause(Machine *m, uint8_t *state, size_t capacity, uint64_t *bits, Pause
         return FALSE;
     }
     /* A guest that has gone stays out while its end is being dealt with. */
-    if (machine_guest_gone(m, error) || !machine_rest(m, &result->times, error))
+    if (machine_guest_gone(m, error))
         return FALSE;
+    machine_hurry(m, was_running);
+    if (!machine_rest(m, state != NULL, &result->times, error)) {
+        machine_hurry(m, false);
+        return FALSE;
+    }
     done = !machine_guest_gone(m, error) &&
            (state == NULL || state_save(m, state, capacity, &result->state_len, error));
     result->times.saved_ns = clock_monotonic_ns();
     trace_vmm_state_saved(m->name, result->state_len,
                           result->times.saved_ns - result->times.devices_rest_ns);
-    done = done && dirtylog_harvest(m->dirty, bits, &result->pages, error);
+    if (done && state != NULL)
+        result->pages = dirtylog_hand_out(m->dirty, bits);
+    else if (done)
+        done = dirtylog_harvest(m->dirty, bits, &result->pages, error);
     result->times.harvested_ns = clock_monotonic_ns();
     if (done)
         trace_vmm_harvested(m->name, result->pages,
@@ -148,7 +180,7 @@ machine_shut_down(Machine *m)
     g_autoptr(GError) error = NULL;
 
     if (m->state == MACHINE_RUNNING) {
-        if (vcpus_stop(m->vcpus, &error))
+        if (vcpus_stop(m->vcpus, NULL, &error))
             devices_stop(m);
         else
             g_warning("%s", error->message);

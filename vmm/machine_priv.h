@@ -47,6 +47,7 @@ typedef enum { EXIT_NONE, EXIT_SHUTDOWN, EXIT_RESET, EXIT_FAILED } ExitWanted;
 
 typedef struct Vcpu Vcpu;
 typedef struct VcpuSet VcpuSet;
+typedef struct SaveFrame SaveFrame;
 
 struct Machine {
     char *name;
@@ -65,6 +66,8 @@ struct Machine {
     Bus ports;
     Bus mmio;
     GPtrArray *devices; /* of Device, not owned */
+    bool urgent;        /* the main thread is (common/urgent.h) */
+    SaveFrame *save;    /* state.c; NULL: nothing has been saved yet */
 
     VcpuSet *vcpus;
     MachineState state;

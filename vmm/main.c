@@ -196,7 +196,7 @@ vmm_reset(Vmm *vmm)
         vmm_quit(vmm, STATUS_NO_RESET);
         return;
     }
-    if (vmm->machine->state == MACHINE_RUNNING && !vcpus_stop(vmm->machine->vcpus, &error)) {
+    if (vmm->machine->state == MACHINE_RUNNING && !vcpus_stop(vmm->machine->vcpus, NULL, &error)) {
         g_warning("%s", error->message);
         vmm_quit(vmm, STATUS_NO_RESET);
         return;

@@ -2,10 +2,11 @@
 /*
  * Saving and restoring the whole VM.
  *
- * Theory of operation. The blob is one VmState message made of pieces laid end to end: the main
- * thread packs the head (chips, clock, devices) while each vCPU's thread packs its own piece;
- * protobuf merges concatenated messages. Interrupt controllers are read before the vCPUs, so that a
- * timer that fires in between is found in the local APIC rather than lost.
+ * Theory of operation. The blob is one VmState message made of pieces laid end to end; protobuf
+ * merges concatenated messages. Each vCPU's thread packs its own piece as soon as all are out of the
+ * guest, while the main thread brings the devices to rest and packs the head (chips, clock,
+ * devices). Interrupt controllers are read before the local APICs, so that an interrupt that fires
+ * in between is found in the local APIC rather than lost: these are read last, by the main thread.
  *
  * Devices are loaded after the vCPUs: one that drives its interrupt line then finds local APICs
  * that keep what they are sent.
@@ -29,33 +30,54 @@
 
 /* ---- Saving ---- */
 
-typedef struct DeviceFrame {
-    GPtrArray *list;  /* of District__DeviceState */
-    GPtrArray *dumps; /* of GByteArray, what they point at */
-} DeviceFrame;
+/* Kept for the next save: no device is added once the machine has started. */
+struct SaveFrame {
+    ChipFrame chips;
+    guint n; /* devices */
+    District__DeviceState *devices;
+    District__DeviceState **list;
+    GByteArray **dumps;
+};
+
+#define DUMP_BYTES 1024
+
+static SaveFrame *
+save_frame_get(Machine *m)
+{
+    SaveFrame *f = m->save;
+
+    if (f != NULL)
+        return f;
+    m->save = f = g_new0(SaveFrame, 1);
+    f->n = m->devices->len;
+    f->devices = g_new(District__DeviceState, f->n);
+    f->list = g_new(District__DeviceState *, f->n);
+    f->dumps = g_new(GByteArray *, f->n);
+    for (guint i = 0; i < f->n; i++) {
+        f->list[i] = &f->devices[i];
+        f->dumps[i] = g_byte_array_sized_new(DUMP_BYTES);
+    }
+    return f;
+}
 
 static void
-devices_dump(Machine *m, District__VmState *state, DeviceFrame *f)
+devices_dump(Machine *m, District__VmState *state, SaveFrame *f)
 {
-    f->list = g_ptr_array_new_with_free_func(g_free);
-    f->dumps = g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
-    for (guint i = 0; i < m->devices->len; i++) {
+    for (guint i = 0; i < f->n; i++) {
         Device *device = m->devices->pdata[i];
-        GByteArray *dump = g_byte_array_sized_new(256);
-        District__DeviceState *out = g_new(District__DeviceState, 1);
+        District__DeviceState *out = &f->devices[i];
 
-        device->ops->dump(device, dump);
+        g_byte_array_set_size(f->dumps[i], 0);
+        device->ops->dump(device, f->dumps[i]);
         district__device_state__init(out);
         out->kind = (char *)device->ops->kind;
         out->instance = device->instance;
         out->version = device->ops->version;
-        out->state.data = dump->data;
-        out->state.len = dump->len;
-        g_ptr_array_add(f->list, out);
-        g_ptr_array_add(f->dumps, dump);
+        out->state.data = f->dumps[i]->data;
+        out->state.len = f->dumps[i]->len;
     }
-    state->devices = (District__DeviceState **)f->list->pdata;
-    state->n_devices = f->list->len;
+    state->devices = f->list;
+    state->n_devices = f->n;
 }
 
 static gboolean
@@ -65,7 +87,7 @@ state_assemble(Machine *m, const District__VmState *head, uint8_t *out, size_t c
     size_t at = district__vm_state__get_packed_size(head), need = at;
 
     for (unsigned i = 0; i < m->vcpus->n; i++)
-        need += m->vcpus->vcpu[i].saved->len;
+        need += vcpu_state_bytes(&m->vcpus->vcpu[i]);
     if (need > capacity) {
         g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE,
                     "%s: its state takes %zu bytes, more than the %zu there is room for", m->name,
@@ -74,12 +96,20 @@ state_assemble(Machine *m, const District__VmState *head, uint8_t *out, size_t c
     }
     district__vm_state__pack(head, out);
     for (unsigned i = 0; i < m->vcpus->n; i++) {
-        const GByteArray *piece = m->vcpus->vcpu[i].saved;
-
-        memcpy(out + at, piece->data, piece->len);
-        at += piece->len;
+        vcpu_state_put(&m->vcpus->vcpu[i], out + at);
+        at += vcpu_state_bytes(&m->vcpus->vcpu[i]);
     }
     *len = need;
+    return TRUE;
+}
+
+static gboolean
+interrupts_save(Machine *m, GError **error)
+{
+    for (unsigned i = 0; i < m->vcpus->n; i++) {
+        if (!vcpu_state_save_interrupts(&m->vcpus->vcpu[i], error))
+            return FALSE;
+    }
     return TRUE;
 }
 
@@ -87,26 +117,19 @@ gboolean
 state_save(Machine *m, uint8_t *out, size_t capacity, size_t *len, GError **error)
 {
     District__VmState head = DISTRICT__VM_STATE__INIT;
-    DeviceFrame devices;
-    ChipFrame chips;
-    gboolean saved;
+    SaveFrame *f = save_frame_get(m);
 
-    if (!chip_state_save(m, &head, &chips, error))
-        return FALSE;
-    vcpus_job_start(m->vcpus, vcpu_state_save, NULL);
     head.version = STATE_VERSION;
     head.ram_size = m->ram_size;
     head.vcpu_count = m->vcpus->n;
     head.vmgenid.data = m->vmgenid;
     head.vmgenid.len = sizeof(m->vmgenid);
     machine_lock(m);
-    devices_dump(m, &head, &devices);
+    devices_dump(m, &head, f);
     machine_unlock(m);
-    saved =
-        vcpus_job_finish(m->vcpus, error) && state_assemble(m, &head, out, capacity, len, error);
-    g_ptr_array_unref(devices.list);
-    g_ptr_array_unref(devices.dumps);
-    return saved;
+    gboolean chips = chip_state_save(m, &head, &f->chips, error);
+    return vcpus_job_finish(m->vcpus, chips ? error : NULL) && chips && interrupts_save(m, error) &&
+           state_assemble(m, &head, out, capacity, len, error);
 }
 
 /* ---- Checking ---- */

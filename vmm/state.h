@@ -13,7 +13,8 @@
 
 /*
  * Save into out (capacity bytes); *len is what it took. The machine must be at rest: vCPUs parked,
- * devices stopped. Nothing is changed by it.
+ * devices stopped. vCPUs have begun with a job that does vcpu_state_save(); it is finished whatever comes of it.
+ * Nothing is changed by it.
  */
 gboolean state_save(Machine *m, uint8_t *out, size_t capacity, size_t *len, GError **error);
 

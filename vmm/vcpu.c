@@ -12,7 +12,9 @@
  */
 #include "vmm/vcpu.h"
 
+#include "common/urgent.h"
 #include "vmm/cpuid.h"
+#include "vmm/vcpu_state.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -85,7 +87,7 @@ vcpu_exit_ring_full(Vcpu *vcpu)
 {
     g_autoptr(GError) error = NULL;
 
-    if (dirtylog_ring_full(vcpu->m->dirty, &error))
+    if (dirtylog_collect(vcpu->m->dirty, &error))
         return;
     machine_lock(vcpu->m);
     machine_fail(vcpu->m, "vCPU %u: dirty ring: %s", vcpu->id, error->message);
@@ -166,7 +168,45 @@ vcpu_job_do(Vcpu *vcpu)
     g_mutex_lock(&set->lock);
     g_clear_error(&vcpu->job_error);
     vcpu->job_error = g_steal_pointer(&error);
-    set->jobs_open--;
+    if (--set->jobs_open == 0)
+        g_cond_signal(&set->done);
+}
+
+/* The lock is held. */
+static void
+vcpus_job_begin(VcpuSet *set, VcpuJob job, void *opaque)
+{
+    g_assert(set->inside == 0 && set->jobs_open == 0);
+    set->job = job;
+    set->job_opaque = opaque;
+    set->jobs_open = set->n;
+    set->job_no++;
+    g_cond_broadcast(&set->work);
+}
+
+/* In the guest and out of it again; the lock is held before and after. */
+static void
+vcpu_visit_guest(Vcpu *vcpu)
+{
+    VcpuSet *set = vcpu->set;
+
+    bool urgent = vcpu->urgent;
+    vcpu->urgent = false;
+    vcpu->parked = false;
+    set->inside++;
+    g_mutex_unlock(&set->lock);
+    if (urgent)
+        urgent_set(0, false);
+    bool alive = vcpu_run(vcpu);
+    g_mutex_lock(&set->lock);
+    vcpu->lame = !alive;
+    vcpu->parked = true;
+    set->inside--;
+    if (set->inside > 0 || set->running)
+        return;
+    if (set->at_stop)
+        vcpus_job_begin(set, set->at_stop, NULL);
+    set->at_stop = NULL;
     g_cond_signal(&set->done);
 }
 
@@ -180,34 +220,50 @@ vcpu_thread(void *opaque)
     g_snprintf(name, sizeof(name), "vcpu%u", vcpu->id);
     pthread_setname_np(pthread_self(), name);
     g_mutex_lock(&set->lock);
+    vcpu->tid = gettid();
     for (;;) {
-        vcpu->parked = true;
-        g_cond_signal(&set->done);
-        if (vcpu->job_no != set->job_no) {
+        if (vcpu->job_no != set->job_no)
             vcpu_job_do(vcpu);
-        } else if (set->running && !vcpu->lame) {
-            vcpu->parked = false;
-            g_mutex_unlock(&set->lock);
-            bool alive = vcpu_run(vcpu);
-            g_mutex_lock(&set->lock);
-            vcpu->lame = !alive;
-        } else {
+        else if (set->running && !vcpu->lame)
+            vcpu_visit_guest(vcpu);
+        else
             g_cond_wait(&set->work, &set->lock);
-        }
     }
     return NULL;
 }
 
 /* ---- Starting, stopping, jobs ---- */
 
+/* Not limited: a job is a handful of ioctls on a vCPU that is not in the guest. The lock is held. */
+static void
+vcpus_job_await(VcpuSet *set)
+{
+    while (set->jobs_open > 0)
+        g_cond_wait(&set->done, &set->lock);
+}
+
+/* The lock is held. */
+static void
+vcpus_run(VcpuSet *set)
+{
+    vcpus_job_await(set);
+    for (unsigned i = 0; i < set->n; i++) {
+        Vcpu *vcpu = &set->vcpu[i];
+
+        vcpu->run->immediate_exit = 0;
+        if (!vcpu->parked && vcpu->urgent)
+            urgent_set(vcpu->tid, false);
+    }
+    set->at_stop = NULL;
+    g_atomic_int_set(&set->running, 1);
+    g_cond_broadcast(&set->work);
+}
+
 void
 vcpus_start(VcpuSet *set)
 {
     g_mutex_lock(&set->lock);
-    for (unsigned i = 0; i < set->n; i++)
-        set->vcpu[i].run->immediate_exit = 0;
-    g_atomic_int_set(&set->running, 1);
-    g_cond_broadcast(&set->work);
+    vcpus_run(set);
     g_mutex_unlock(&set->lock);
 }
 
@@ -215,55 +271,62 @@ static void
 vcpus_kick(VcpuSet *set)
 {
     for (unsigned i = 0; i < set->n; i++) {
-        set->vcpu[i].run->immediate_exit = 1;
-        if (!set->vcpu[i].parked)
-            pthread_kill(set->vcpu[i].thread, VCPU_KICK_SIGNAL);
+        Vcpu *vcpu = &set->vcpu[i];
+
+        vcpu->run->immediate_exit = 1;
+        if (vcpu->parked)
+            continue;
+        vcpu->urgent = true;
+        urgent_set(vcpu->tid, true);
+        pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
     }
 }
 
-static const Vcpu *
-vcpus_first_not_parked(const VcpuSet *set)
+static unsigned
+vcpus_first_inside(const VcpuSet *set)
 {
-    for (unsigned i = 0; i < set->n; i++) {
-        if (!set->vcpu[i].parked)
-            return &set->vcpu[i];
-    }
-    return NULL;
+    unsigned i = 0;
+
+    while (i + 1 < set->n && set->vcpu[i].parked)
+        i++;
+    return i;
 }
 
 gboolean
-vcpus_stop(VcpuSet *set, GError **error)
+vcpus_stop(VcpuSet *set, VcpuJob job, GError **error)
 {
     gint64 limit = g_get_monotonic_time() + VCPU_STOP_LIMIT_US;
-    const Vcpu *late;
+    unsigned late = 0;
 
     g_mutex_lock(&set->lock);
+    vcpus_job_await(set);
     g_atomic_int_set(&set->running, 0);
+    if (set->inside == 0 && job)
+        vcpus_job_begin(set, job, NULL);
+    else
+        set->at_stop = job;
     vcpus_kick(set);
-    while ((late = vcpus_first_not_parked(set)) != NULL) {
-        if (!g_cond_wait_until(&set->done, &set->lock, limit))
-            break;
+    for (bool in_time = true; set->inside > 0 && in_time;)
+        in_time = g_cond_wait_until(&set->done, &set->lock, limit);
+    gboolean stopped = set->inside == 0;
+    if (!stopped) {
+        late = vcpus_first_inside(set);
+        vcpus_run(set);
     }
     g_mutex_unlock(&set->lock);
-    if (late == NULL)
-        return TRUE;
-    g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_TIMEOUT,
-                "%s, vCPU %u did not leave the guest within %d s; the guest runs on", set->m->name,
-                late->id, (int)(VCPU_STOP_LIMIT_US / G_USEC_PER_SEC));
-    vcpus_start(set);
-    return FALSE;
+    if (!stopped)
+        g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_TIMEOUT,
+                    "%s, vCPU %u did not leave the guest within %d s; the guest runs on",
+                    set->m->name, late, (int)(VCPU_STOP_LIMIT_US / G_USEC_PER_SEC));
+    return stopped;
 }
 
 void
 vcpus_job_start(VcpuSet *set, VcpuJob job, void *opaque)
 {
     g_mutex_lock(&set->lock);
-    g_assert(!set->running && set->jobs_open == 0);
-    set->job = job;
-    set->job_opaque = opaque;
-    set->jobs_open = set->n;
-    set->job_no++;
-    g_cond_broadcast(&set->work);
+    vcpus_job_await(set);
+    vcpus_job_begin(set, job, opaque);
     g_mutex_unlock(&set->lock);
 }
 
@@ -273,9 +336,7 @@ vcpus_job_finish(VcpuSet *set, GError **error)
     GError *first = NULL;
 
     g_mutex_lock(&set->lock);
-    /* Not limited: a job is a handful of ioctls on a vCPU that is not in the guest. */
-    while (set->jobs_open > 0)
-        g_cond_wait(&set->done, &set->lock);
+    vcpus_job_await(set);
     for (unsigned i = 0; i < set->n; i++) {
         GError *one = g_steal_pointer(&set->vcpu[i].job_error);
 
@@ -408,7 +469,10 @@ vcpu_cpuid_set(Vcpu *vcpu, const struct kvm_cpuid2 *cpuid, GError **error)
         return FALSE;
     g_free(vcpu->cpuid);
     vcpu->cpuid = g_memdup2(cpuid, bytes);
-    return vcpu_msrs_probe(vcpu, error);
+    if (!vcpu_msrs_probe(vcpu, error))
+        return FALSE;
+    vcpu_state_prepare(vcpu);
+    return TRUE;
 }
 
 static gboolean
@@ -432,6 +496,7 @@ vcpu_create(Vcpu *vcpu, GError **error)
     }
     vcpu->xsave = g_malloc0(vcpu->set->xsave_bytes);
     vcpu->saved = g_byte_array_sized_new(16384);
+    vcpu->constant = g_byte_array_new();
     cpuid = cpuid_for_vcpu(m, vcpu->id, vcpu->set->n, error);
     return cpuid != NULL && vcpu_cpuid_set(vcpu, cpuid, error) &&
            dirtylog_add_vcpu(m->dirty, vcpu->fd, error);

@@ -23,13 +23,17 @@ struct Vcpu {
     int fd;
     struct kvm_run *run;
     pthread_t thread;
+    pid_t tid;
 
     struct kvm_cpuid2 *cpuid;
     struct kvm_msrs *msrs; /* every MSR that is saved, in the order in which to restore them */
     struct kvm_xsave *xsave;
-    GByteArray *saved; /* of the last save: a piece of a VmState, ready to be appended */
+    struct VcpuFrame *frame; /* what a save fills in (vcpu_state.c) */
+    GByteArray *constant;    /* of its state what never changes: a piece of a VcpuState, packed */
+    GByteArray *saved;       /* of the last save: the rest of it, packed */
 
     bool parked;    /* set->lock */
+    bool urgent;    /* until it is in the guest again; set->lock */
     bool lame;      /* cannot run any more; set->lock */
     guint64 job_no; /* last job done; set->lock */
     GError *job_error;
@@ -47,10 +51,12 @@ struct VcpuSet {
     bool has_sregs2;
 
     GMutex lock;
-    GCond work;     /* for the vCPU threads: running or job_no changed */
-    GCond done;     /* for the main thread: a vCPU has parked or done its job */
-    gint running;   /* vCPUs shall be in the guest; also read without the lock */
-    guint64 job_no; /* raised for each job */
+    GCond work;      /* for the vCPU threads: running or job_no changed */
+    GCond done;      /* for the main thread: a vCPU has parked or done its job */
+    gint running;    /* vCPUs shall be in the guest; also read without the lock */
+    unsigned inside; /* vCPUs that are */
+    VcpuJob at_stop; /* what they do when the last one is out; NULL: nothing */
+    guint64 job_no;  /* raised for each job */
     unsigned jobs_open;
     VcpuJob job;
     void *job_opaque;
@@ -59,14 +65,16 @@ struct VcpuSet {
 /* Create n vCPUs with their threads, parked, with CPUID set. */
 VcpuSet *vcpus_new(Machine *m, unsigned n, GError **error);
 
-/* Let all vCPUs run. */
+/* Let all vCPUs run, once the jobs that they may have are done. */
 void vcpus_start(VcpuSet *set);
 
 /*
  * Kick all vCPUs out of the guest and wait until they are parked, each at an instruction boundary
- * with no exit half done. FALSE: one did not come out in time; the others are running again.
+ * with no exit half done. When the last one is out all begin with job, if it is not NULL, without
+ * waiting for the main thread: vcpus_job_finish() must follow. FALSE: one did not come out in time;
+ * the others are running again, and have no job.
  */
-gboolean vcpus_stop(VcpuSet *set, GError **error);
+gboolean vcpus_stop(VcpuSet *set, VcpuJob job, GError **error);
 
 /* Start a job on all parked vCPUs; then wait for all of them. First error wins. */
 void vcpus_job_start(VcpuSet *set, VcpuJob job, void *opaque);

@@ -2,19 +2,28 @@
 /*
  * Reading a vCPU's state out of KVM. The other direction is in vcpu_restore.c.
  *
- * Order: MP_STATE first, because reading it makes KVM act on a pending INIT or SIPI, and
- * VCPU_EVENTS last, because all that comes before may still move events.
+ * Order: MP_STATE first, because reading it makes KVM act on a pending INIT or SIPI (no vCPU is in
+ * the guest any more that could send another), and VCPU_EVENTS last, because all that comes before
+ * may still move events. The deadline of the local APIC's timer is an MSR and read before the local
+ * APIC: should it pass in between, it is restored as one that has passed, and fires at once.
+ *
+ * A save happens in each pause: nothing is allocated for it. What it fills in is kept with the vCPU,
+ * and what never changes (CPUID) is packed only once.
  */
 #include "vmm/vcpu_state.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/ioctl.h>
+
+/* Field VmState.vcpus on the wire: its tag, and the most that the length behind it takes
+ * (protobuf, "Message Structure"). */
+#define VCPUS_TAG (10 << 3 | 2)
+#define LENGTH_BYTES_MAX 5
 
 /* Room for the messages that point at each other, filled in one go. */
 typedef struct VcpuFrame {
-    District__VmState vm;
     District__VcpuState vcpu;
-    District__VcpuState *vcpu_list[1];
     District__X86Regs regs;
     District__X86Sregs sregs;
     District__X86Segment segments[8];
@@ -26,6 +35,7 @@ typedef struct VcpuFrame {
     struct kvm_lapic_state lapic;
     uint32_t xcr[KVM_MAX_XCRS];
     uint64_t xcr_value[KVM_MAX_XCRS];
+    uint64_t *msr_value; /* as many as vcpu->msrs has */
 } VcpuFrame;
 
 static gboolean
@@ -234,13 +244,10 @@ save_msrs(Vcpu *vcpu, VcpuFrame *f, GError **error)
                     msrs->entries[CLAMP(got, 0, (int)msrs->nmsrs - 1)].index);
         return FALSE;
     }
-    f->vcpu.n_msr = f->vcpu.n_msr_value = msrs->nmsrs;
-    f->vcpu.msr = g_new(uint32_t, msrs->nmsrs);
-    f->vcpu.msr_value = g_new(uint64_t, msrs->nmsrs);
-    for (uint32_t i = 0; i < msrs->nmsrs; i++) {
-        f->vcpu.msr[i] = msrs->entries[i].index;
-        f->vcpu.msr_value[i] = msrs->entries[i].data;
-    }
+    for (uint32_t i = 0; i < msrs->nmsrs; i++)
+        f->msr_value[i] = msrs->entries[i].data;
+    f->vcpu.msr_value = f->msr_value;
+    f->vcpu.n_msr_value = msrs->nmsrs;
     return TRUE;
 }
 
@@ -286,14 +293,14 @@ save_events(Vcpu *vcpu, VcpuFrame *f, GError **error)
     return TRUE;
 }
 
-static void
-save_cpuid(const Vcpu *vcpu, VcpuFrame *f)
-{
-    const struct kvm_cpuid2 *cpuid = vcpu->cpuid;
-    District__X86Cpuid *entries = g_new(District__X86Cpuid, cpuid->nent);
+/* ---- What never changes ---- */
 
-    f->vcpu.n_cpuid = cpuid->nent;
-    f->vcpu.cpuid = g_new(District__X86Cpuid *, cpuid->nent);
+static District__X86Cpuid **
+constant_cpuid(const struct kvm_cpuid2 *cpuid)
+{
+    District__X86Cpuid *entries = g_new(District__X86Cpuid, cpuid->nent);
+    District__X86Cpuid **list = g_new(District__X86Cpuid *, cpuid->nent);
+
     for (uint32_t i = 0; i < cpuid->nent; i++) {
         const struct kvm_cpuid_entry2 *from = &cpuid->entries[i];
 
@@ -307,53 +314,104 @@ save_cpuid(const Vcpu *vcpu, VcpuFrame *f)
             .ecx = from->ecx,
             .edx = from->edx,
         };
-        f->vcpu.cpuid[i] = &entries[i];
+        list[i] = &entries[i];
     }
+    return list;
 }
 
 static void
-vcpu_frame_pack(Vcpu *vcpu, VcpuFrame *f)
+pack_append(const District__VcpuState *state, GByteArray *out)
 {
-    int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0);
+    guint at = out->len;
 
-    f->vcpu.id = vcpu->id;
-    f->vcpu.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
-    district__vm_state__init(&f->vm);
-    f->vcpu_list[0] = &f->vcpu;
-    f->vm.vcpus = f->vcpu_list;
-    f->vm.n_vcpus = 1;
-    g_byte_array_set_size(vcpu->saved, (guint)district__vm_state__get_packed_size(&f->vm));
-    district__vm_state__pack(&f->vm, vcpu->saved->data);
+    g_byte_array_set_size(out, at + (guint)district__vcpu_state__get_packed_size(state));
+    district__vcpu_state__pack(state, out->data + at);
 }
 
-static void
-vcpu_frame_clear(VcpuFrame *f)
+void
+vcpu_state_prepare(Vcpu *vcpu)
 {
-    if (f->vcpu.n_cpuid > 0)
-        g_free(f->vcpu.cpuid[0]);
-    g_free(f->vcpu.cpuid);
-    g_free(f->vcpu.msr);
-    g_free(f->vcpu.msr_value);
+    District__VcpuState constant = DISTRICT__VCPU_STATE__INIT;
+    g_autofree uint32_t *msrs = g_new(uint32_t, vcpu->msrs->nmsrs);
+
+    if (vcpu->frame == NULL)
+        vcpu->frame = g_new0(VcpuFrame, 1);
+    g_free(vcpu->frame->msr_value);
+    vcpu->frame->msr_value = g_new0(uint64_t, vcpu->msrs->nmsrs);
+    for (uint32_t i = 0; i < vcpu->msrs->nmsrs; i++)
+        msrs[i] = vcpu->msrs->entries[i].index;
+    constant.id = vcpu->id;
+    constant.msr = msrs;
+    constant.n_msr = vcpu->msrs->nmsrs;
+    constant.cpuid = constant_cpuid(vcpu->cpuid);
+    constant.n_cpuid = vcpu->cpuid->nent;
+    g_byte_array_set_size(vcpu->constant, 0);
+    pack_append(&constant, vcpu->constant);
+    if (constant.n_cpuid > 0)
+        g_free(constant.cpuid[0]);
+    g_free(constant.cpuid);
 }
+
+/* ---- The two halves ---- */
 
 gboolean
 vcpu_state_save(Vcpu *vcpu, void *unused, GError **error)
 {
-    VcpuFrame f;
+    VcpuFrame *f = vcpu->frame;
     struct kvm_mp_state mp = {0};
-    gboolean saved;
 
-    district__vcpu_state__init(&f.vcpu);
-    saved = vcpu_ioctl(vcpu, KVM_GET_MP_STATE, &mp, "read its MP state", error) &&
-            save_regs(vcpu, &f, error) && save_sregs(vcpu, &f, error) &&
-            save_xsave(vcpu, &f, error) && save_xcrs(vcpu, &f, error) &&
-            save_debug(vcpu, &f, error) && save_msrs(vcpu, &f, error) &&
-            save_lapic(vcpu, &f, error) && save_events(vcpu, &f, error);
-    if (saved) {
-        f.vcpu.mp_state = mp.mp_state;
-        save_cpuid(vcpu, &f);
-        vcpu_frame_pack(vcpu, &f);
-    }
-    vcpu_frame_clear(&f);
-    return saved;
+    district__vcpu_state__init(&f->vcpu);
+    g_byte_array_set_size(vcpu->saved, 0);
+    if (!vcpu_ioctl(vcpu, KVM_GET_MP_STATE, &mp, "read its MP state", error) ||
+        !save_regs(vcpu, f, error) || !save_sregs(vcpu, f, error) || !save_xsave(vcpu, f, error) ||
+        !save_xcrs(vcpu, f, error) || !save_debug(vcpu, f, error) || !save_msrs(vcpu, f, error))
+        return FALSE;
+    int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0);
+    f->vcpu.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+    f->vcpu.mp_state = mp.mp_state;
+    pack_append(&f->vcpu, vcpu->saved);
+    return TRUE;
+}
+
+gboolean
+vcpu_state_save_interrupts(Vcpu *vcpu, GError **error)
+{
+    VcpuFrame *f = vcpu->frame;
+
+    district__vcpu_state__init(&f->vcpu);
+    if (!save_lapic(vcpu, f, error) || !save_events(vcpu, f, error))
+        return FALSE;
+    pack_append(&f->vcpu, vcpu->saved);
+    return TRUE;
+}
+
+/* ---- Putting it together ---- */
+
+static size_t
+put_head(size_t len, uint8_t out[1 + LENGTH_BYTES_MAX])
+{
+    size_t at = 0;
+
+    out[at++] = VCPUS_TAG;
+    for (; len >= 0x80; len >>= 7)
+        out[at++] = (uint8_t)(len | 0x80);
+    out[at++] = (uint8_t)len;
+    return at;
+}
+
+size_t
+vcpu_state_bytes(const Vcpu *vcpu)
+{
+    uint8_t head[1 + LENGTH_BYTES_MAX];
+    size_t len = (size_t)vcpu->constant->len + vcpu->saved->len;
+
+    return put_head(len, head) + len;
+}
+
+void
+vcpu_state_put(const Vcpu *vcpu, uint8_t *out)
+{
+    out += put_head((size_t)vcpu->constant->len + vcpu->saved->len, out);
+    memcpy(out, vcpu->constant->data, vcpu->constant->len);
+    memcpy(out + vcpu->constant->len, vcpu->saved->data, vcpu->saved->len);
 }

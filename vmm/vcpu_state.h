@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* State of one vCPU, as in vmstate.proto. All run on the vCPU's own thread while it is parked. */
+/*
+ * State of one vCPU, as in vmstate.proto. A save has two halves. The first, most of it, needs only
+ * that all vCPUs are out of the guest, and runs on each one's own thread meanwhile. The second is
+ * what an interrupt changes: it waits until devices are at rest and interrupt controllers saved.
+ */
 #ifndef DISTRICT_VMM_VCPU_STATE_H
 #define DISTRICT_VMM_VCPU_STATE_H
 
@@ -7,11 +11,22 @@
 
 #include "vmstate.pb-c.h"
 
-/*
- * Job: read the state out of KVM into vcpu->saved, packed as a VmState that has only this vCPU.
- * (Serialised messages may be concatenated: repeated fields append. So each vCPU packs its own.)
- */
+/* Make room for saves, and pack what never changes: after a change of CPUID. */
+void vcpu_state_prepare(Vcpu *vcpu);
+
+/* Job, the first half: read the state out of KVM and pack it into vcpu->saved. */
 gboolean vcpu_state_save(Vcpu *vcpu, void *unused, GError **error);
+
+/* The second half, on any thread, when the job is done. */
+gboolean vcpu_state_save_interrupts(Vcpu *vcpu, GError **error);
+
+/*
+ * How many bytes it takes what has been saved as a VmState that has only this vCPU; and these, to
+ * out. Serialised messages may be concatenated, as repeated fields append: so each vCPU packs its
+ * own, and what never changes stays packed.
+ */
+size_t vcpu_state_bytes(const Vcpu *vcpu);
+void vcpu_state_put(const Vcpu *vcpu, uint8_t *out);
 
 typedef struct VcpuRestore {
     const District__VmState *state; /* checked by vcpu_state_check */

@@ -84,7 +84,7 @@ static gboolean
 handle_ring_full(RawVm *vm)
 {
     g_autoptr(GError) error = NULL;
-    gboolean ok = dirtylog_ring_full(vm->log, &error);
+    gboolean ok = dirtylog_collect(vm->log, &error);
 
     g_mutex_lock(&vm->mutex);
     vm->ring_fulls++;
