@@ -80,10 +80,7 @@ typedef struct HandOver {
 } HandOver;
 
 typedef struct CoordinatorStats {
-    SampleRing pause;
-    SampleRing skew;
-    SampleRing commit;
-    SampleRing interval;
+    Measure measures[MEASURES];
     uint64_t dirty_pages;
     SinkStats closed_sinks; /* sums of sinks that have gone */
 } CoordinatorStats;
@@ -162,6 +159,8 @@ bool coordinator_move(Coordinator *c, RunState state);
 void coordinator_event(Coordinator *c, District__CkptEventKind kind, const char *member,
                        const char *text, uint64_t epoch);
 bool coordinator_runs(const Coordinator *c);
+/* Add a sample, taken now; below 0 counts as 0. */
+void coordinator_measure(Coordinator *c, MeasureKind kind, int64_t value, int64_t now);
 /* HELLO of a stream or file from here; the strings are the coordinator's. */
 void coordinator_hello(const Coordinator *c, District__StreamHello *hello);
 /* Are harvested pages to be staged? */

@@ -81,6 +81,12 @@ coordinator_hello(const Coordinator *c, District__StreamHello *hello)
     hello->host = c->host;
 }
 
+void
+coordinator_measure(Coordinator *c, MeasureKind kind, int64_t value, int64_t now)
+{
+    measure_add(&c->stats->measures[kind], (uint64_t)MAX(value, 0), now);
+}
+
 bool
 coordinator_stages(const Coordinator *c)
 {

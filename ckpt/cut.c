@@ -101,6 +101,31 @@ cut_ask(Cut *cut)
     return ok;
 }
 
+/* The phases that the engine has timed, and the way here. */
+static void
+cut_take_times(EpochMember *em, const District__MemberPauseReply *pause, int64_t answered_ns)
+{
+    em->stopped_ns = (int64_t)pause->requested_ns;
+    em->phase_ns[MEASURE_KICK] = (int64_t)(pause->vcpus_out_ns - pause->requested_ns);
+    em->phase_ns[MEASURE_DEVICES] = (int64_t)(pause->devices_rest_ns - pause->vcpus_out_ns);
+    em->phase_ns[MEASURE_SAVE] = (int64_t)(pause->saved_ns - pause->devices_rest_ns);
+    em->phase_ns[MEASURE_HARVEST] = (int64_t)(pause->harvested_ns - pause->saved_ns);
+    em->phase_ns[MEASURE_REPLY] = answered_ns - (int64_t)pause->harvested_ns;
+}
+
+/* The member has been resumed, which it was asked to at sent_ns: what is left is the time between. */
+static void
+cut_finish_times(EpochMember *em, int64_t sent_ns)
+{
+    int64_t known = 0;
+
+    em->phase_ns[MEASURE_RESUME] = em->resumed_ns - sent_ns;
+    em->phase_ns[MEASURE_STATE] = 0;
+    for (unsigned i = 0; i < MEASURE_PHASES; i++)
+        known += em->phase_ns[i];
+    em->phase_ns[MEASURE_STATE] = em->resumed_ns - em->stopped_ns - known;
+}
+
 /* Member i has answered PAUSE: take its part of the cut and let it go. */
 static bool
 cut_member(Cut *cut, uint32_t i)
@@ -119,14 +144,14 @@ cut_member(Cut *cut, uint32_t i)
     if (!netctl_cut_member_send(c->net, cut->epoch->cut, m->name, &cut->net_error))
         return false;
     int64_t copy_ns = clock_monotonic_ns();
-    uint64_t residue = harvest_take(c, i);
-    c->cut_pages += residue;
-    copy_ns = clock_monotonic_ns() - copy_ns;
-    trace_cut_residue(cut->epoch->cut, m->name, residue, copy_ns);
+    em->residue_pages = harvest_take(c, i);
+    c->cut_pages += em->residue_pages;
+    em->phase_ns[MEASURE_RESIDUE] = clock_monotonic_ns() - copy_ns;
+    trace_cut_residue(cut->epoch->cut, m->name, em->residue_pages, em->phase_ns[MEASURE_RESIDUE]);
     em->state = g_byte_array_sized_new((guint)pause.state_len);
     g_byte_array_append(em->state, m->state, (guint)pause.state_len);
     trace_cut_state(cut->epoch->cut, m->name, pause.state_len);
-    em->stopped_ns = (int64_t)pause.requested_ns;
+    cut_take_times(em, &pause, answered_ns);
     cut->epoch->cut_ns = MAX(cut->epoch->cut_ns, (int64_t)pause.vcpus_out_ns);
     if (!netctl_cut_member_wait(c->net, &cut->net_error))
         return false;
@@ -178,11 +203,12 @@ cut_collect_resumed(Cut *cut)
             continue;
         cut->steps[i] = MEMBER_OUT;
         EpochMember *em = &cut->epoch->members[i];
-        if (member_collect_resume(c->members[i], &em->resumed_ns, &cut->errors[i]))
-            trace_cut_resumed(cut->epoch->cut, c->members[i]->name,
-                              em->resumed_ns - em->stopped_ns);
-        else
+        if (!member_collect_resume(c->members[i], &em->resumed_ns, &cut->errors[i])) {
             ok = false;
+            continue;
+        }
+        trace_cut_resumed(cut->epoch->cut, c->members[i]->name, em->resumed_ns - em->stopped_ns);
+        cut_finish_times(em, c->members[i]->sent_ns);
     }
     return ok;
 }
@@ -235,9 +261,18 @@ cut_note_pause(Coordinator *c, int64_t pause_ns)
 }
 
 static void
+cut_record_pause(Coordinator *c, const EpochMember *em, int64_t now)
+{
+    for (unsigned i = 0; i < MEASURE_PHASES; i++)
+        coordinator_measure(c, (MeasureKind)i, em->phase_ns[i], now);
+    coordinator_measure(c, MEASURE_PAUSE, em->resumed_ns - em->stopped_ns, now);
+    coordinator_measure(c, MEASURE_RESIDUE_PAGES, (int64_t)em->residue_pages, now);
+}
+
+static void
 cut_record_times(Coordinator *c, const Epoch *epoch, bool leave_paused)
 {
-    int64_t first = INT64_MAX, last = 0, longest = 0;
+    int64_t first = INT64_MAX, last = 0, longest = 0, now = clock_monotonic_ns();
 
     if (members_on(c) == 0)
         return;
@@ -250,13 +285,13 @@ cut_record_times(Coordinator *c, const Epoch *epoch, bool leave_paused)
         if (leave_paused)
             continue;
         longest = MAX(longest, em->resumed_ns - em->stopped_ns);
-        sample_ring_add(&c->stats->pause, (uint64_t)MAX(em->resumed_ns - em->stopped_ns, 0));
+        cut_record_pause(c, em, now);
     }
     if (!leave_paused)
         cut_note_pause(c, longest);
-    sample_ring_add(&c->stats->skew, (uint64_t)(last - first));
+    coordinator_measure(c, MEASURE_SKEW, last - first, now);
     if (c->last_cut_ns)
-        sample_ring_add(&c->stats->interval, (uint64_t)MAX(epoch->cut_ns - c->last_cut_ns, 0));
+        coordinator_measure(c, MEASURE_INTERVAL, epoch->cut_ns - c->last_cut_ns, now);
     c->last_cut_ns = epoch->cut_ns;
 }
 
@@ -289,6 +324,7 @@ cut_make(Coordinator *c, bool leave_paused)
         cut.epoch->cut_ns = clock_monotonic_ns();
     cut.epoch->realtime_ns = clock_realtime_ns() - (clock_monotonic_ns() - cut.epoch->cut_ns);
     cut_record_times(c, cut.epoch, leave_paused);
+    coordinator_measure(c, MEASURE_PRECUT, cut.precut_ns, start);
     c->last_cut = cut.epoch->cut;
     c->cut_few = c->cut_pages <= PRECUT_PAGES_FEW;
     c->harvested_again = 0;

@@ -8,6 +8,7 @@
 
 #include "ckpt/inbox.h"
 #include "ckpt/staging.h"
+#include "ckpt/stats.h"
 
 #include <stdbool.h>
 
@@ -35,6 +36,8 @@ typedef struct EpochMember {
     GByteArray *state; /* the engine's blob; NULL until cut */
     int64_t stopped_ns;
     int64_t resumed_ns;
+    int64_t phase_ns[MEASURE_PHASES]; /* set when it runs again */
+    uint64_t residue_pages;
 } EpochMember;
 
 typedef struct Epoch {

@@ -187,6 +187,21 @@ member_note_cuts(Member *member, District__MemberDiskCut *const *cuts, size_t n_
     return FALSE;
 }
 
+/* Times are for statistics only; replace what cannot be true by what we saw, or by the one before. */
+static void
+member_clamp_times(const Member *member, District__MemberPauseReply *pause, int64_t now)
+{
+    uint64_t *const times[] = {&pause->requested_ns, &pause->vcpus_out_ns, &pause->devices_rest_ns,
+                               &pause->saved_ns, &pause->harvested_ns};
+    uint64_t least = (uint64_t)member->sent_ns;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(times); i++) {
+        if (*times[i] < least || *times[i] > (uint64_t)now)
+            *times[i] = least;
+        least = *times[i];
+    }
+}
+
 gboolean
 member_collect_pause(Member *member, District__MemberPauseReply *pause, GError **error)
 {
@@ -213,11 +228,7 @@ member_collect_pause(Member *member, District__MemberPauseReply *pause, GError *
                     member->name, pause->state_len, member->state_capacity);
         return FALSE;
     }
-    /* Times are for statistics only; replace what cannot be true by what we saw. */
-    if ((int64_t)pause->requested_ns < member->sent_ns || (int64_t)pause->requested_ns > now)
-        pause->requested_ns = (uint64_t)member->sent_ns;
-    if (pause->vcpus_out_ns < pause->requested_ns || (int64_t)pause->vcpus_out_ns > now)
-        pause->vcpus_out_ns = pause->requested_ns;
+    member_clamp_times(member, pause, now);
     return TRUE;
 }
 

@@ -299,8 +299,15 @@ protect_committed(Coordinator *c, Epoch *epoch)
 {
     g_autoptr(GError) error = NULL;
     int64_t now = clock_monotonic_ns();
+    SinkEpochTimes times;
 
-    sample_ring_add(&c->stats->commit, (uint64_t)MAX(now - epoch->cut_ns, 0));
+    coordinator_measure(c, MEASURE_COMMIT, now - epoch->cut_ns, now);
+    /* Those of a full copy would say nothing of the epochs after it. */
+    if (c->protect.state != PROTECT_SYNCING &&
+        sink_epoch_times(c->stream->sink, epoch->number, &times)) {
+        coordinator_measure(c, MEASURE_ENCODE, times.encode_ns, now);
+        coordinator_measure(c, MEASURE_SEND, times.send_ns, now);
+    }
     trace_epoch_committed(epoch->number, now - epoch->cut_ns);
     c->committed = epoch->number;
     c->committed_cut_ns = epoch->cut_ns;

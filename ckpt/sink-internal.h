@@ -63,11 +63,14 @@ struct Sink {
     bool released;
     bool flush; /* with released: write what is queued first */
     SinkStats stats;
+    SinkEpochTimes written[SINK_TIMES_KEPT]; /* a ring */
+    unsigned n_written;
 
     /* The sink's thread only. */
     uint64_t sequence;
     EpochTally tally;
     bool tally_open;
+    SinkEpochTimes times;   /* of the epoch being written */
     int64_t encode_wait_ns; /* since the level was last looked at */
     int64_t write_ns;
     int64_t level_looked_ns;

@@ -99,6 +99,7 @@ sink_thread_write(Sink *sink, RecordType type, uint64_t number, GByteArray *reco
         return FALSE;
     int64_t took = clock_monotonic_ns() - start;
     sink->write_ns += took;
+    sink->times.send_ns += number == sink->times.number ? took : 0;
     trace_record_sent(number, type, record->len, took);
     g_mutex_lock(&sink->lock);
     sink->stats.bytes += record->len;
@@ -123,6 +124,15 @@ sink_thread_tally_close(Sink *sink)
     sink->tally_open = false;
 }
 
+/* The last record of the epoch has been written. */
+static void
+sink_thread_note_times(Sink *sink)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
+
+    sink->written[sink->n_written++ % SINK_TIMES_KEPT] = sink->times;
+}
+
 static gboolean
 sink_thread_write_end(Sink *sink, uint64_t number, GError **error)
 {
@@ -135,7 +145,10 @@ sink_thread_write_end(Sink *sink, uint64_t number, GError **error)
     end.checksum = epoch_tally_checksum(&sink->tally);
     sink_thread_tally_close(sink);
     g_autoptr(GByteArray) record = sink_record_pack(&end.base);
-    return sink_thread_write(sink, RECORD_EPOCH_END, number, record, 0, error);
+    if (!sink_thread_write(sink, RECORD_EPOCH_END, number, record, 0, error))
+        return FALSE;
+    sink_thread_note_times(sink);
+    return TRUE;
 }
 
 static gboolean
@@ -163,8 +176,10 @@ sink_thread_emit(Sink *sink, SinkItem *item, GError **error)
         sink_thread_tally_close(sink);
         epoch_tally_start(&sink->tally);
         sink->tally_open = true;
+        sink->times = (SinkEpochTimes){.number = item->number};
         break;
     default:
+        sink->times.encode_ns += item->encode_ns;
         if (item->record->len == RECORD_HEADER_BYTES)
             return TRUE; /* every page of the batch was left out */
         break;

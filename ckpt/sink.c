@@ -293,6 +293,19 @@ sink_sync_outstanding(Sink *sink)
     return (unsigned)g_atomic_int_get(&sink->sync_outstanding);
 }
 
+bool
+sink_epoch_times(Sink *sink, uint64_t number, SinkEpochTimes *times)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
+
+    for (unsigned i = 0; i < SINK_TIMES_KEPT; i++) {
+        *times = sink->written[i];
+        if (times->number == number)
+            return true;
+    }
+    return false;
+}
+
 SinkStats
 sink_stats(Sink *sink)
 {

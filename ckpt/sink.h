@@ -33,6 +33,8 @@ typedef struct Sink Sink;
 typedef struct SinkItem SinkItem;
 typedef struct EncodePool EncodePool;
 
+/* Of so many epochs, the last ones written, it is known how long they took. */
+#define SINK_TIMES_KEPT 4
 /* Of a member that is off: EPOCH_BEGIN does not list it. */
 #define WIRE_INDEX_NONE UINT32_MAX
 
@@ -111,6 +113,15 @@ typedef struct SinkStats {
     int64_t emitted_ns; /* when the last item that was queued had been written */
 } SinkStats;
 SinkStats sink_stats(Sink *sink);
+
+/* What it took to get an epoch out. */
+typedef struct SinkEpochTimes {
+    uint64_t number;   /* of the epoch */
+    int64_t encode_ns; /* of all workers together */
+    int64_t send_ns;   /* in writing its records: waiting for the link included */
+} SinkEpochTimes;
+/* FALSE: it has not been written yet, or SINK_TIMES_KEPT others have since. */
+bool sink_epoch_times(Sink *sink, uint64_t number, SinkEpochTimes *times);
 
 /* ---- For the EncodePool ---- */
 void sink_item_encode(SinkItem *item, Encoder *encoder);

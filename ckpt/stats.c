@@ -1,48 +1,59 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Distributions of times: a ring of the last samples, sorted when somebody asks. */
+/* Measures: since the beginning and recently. */
 #include "ckpt/stats.h"
 
 #include <glib.h>
-#include <stdlib.h>
-#include <string.h>
+
+static const char *const names[MEASURES] = {
+    [MEASURE_KICK] = "kick_ns",     [MEASURE_DEVICES] = "devices_ns",
+    [MEASURE_SAVE] = "save_ns",     [MEASURE_HARVEST] = "harvest_ns",
+    [MEASURE_REPLY] = "reply_ns",   [MEASURE_RESIDUE] = "residue_ns",
+    [MEASURE_STATE] = "state_ns",   [MEASURE_RESUME] = "resume_ns",
+    [MEASURE_PAUSE] = "pause_ns",   [MEASURE_RESIDUE_PAGES] = "residue_pages",
+    [MEASURE_SKEW] = "skew_ns",     [MEASURE_INTERVAL] = "interval_ns",
+    [MEASURE_PRECUT] = "precut_ns", [MEASURE_ENCODE] = "encode_ns",
+    [MEASURE_SEND] = "send_ns",     [MEASURE_COMMIT] = "commit_ns",
+};
+
+const char *
+measure_name(MeasureKind kind)
+{
+    return names[kind];
+}
+
+/* Begin a new window if it is time to. */
+static void
+measure_roll(Measure *measure, int64_t now)
+{
+    int64_t age = now - measure->window_ns;
+
+    if (age < MEASURE_WINDOW_NS)
+        return;
+    measure->window = 1 - measure->window;
+    histogram_clear(&measure->windows[measure->window]);
+    measure->window_ns += MEASURE_WINDOW_NS;
+    if (age < 2 * MEASURE_WINDOW_NS)
+        return;
+    /* Nothing for so long: what is left is old as well. */
+    histogram_clear(&measure->windows[1 - measure->window]);
+    measure->window_ns = now;
+}
 
 void
-sample_ring_add(SampleRing *ring, uint64_t value)
+measure_add(Measure *measure, uint64_t value, int64_t now)
 {
-    ring->samples[ring->count % SAMPLES_KEPT] = value;
-    ring->last = value;
-    ring->count++;
-}
-
-static int
-sample_compare(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
-/* The smallest sample that at least percent of all samples do not exceed. */
-static uint64_t
-sample_rank(const uint64_t *sorted, size_t n, unsigned percent)
-{
-    size_t rank = (n * percent + 99) / 100;
-
-    return sorted[rank > 0 ? rank - 1 : 0];
+    measure_roll(measure, now);
+    histogram_add(&measure->all, value);
+    histogram_add(&measure->windows[measure->window], value);
+    measure->last = value;
 }
 
 Percentiles
-sample_ring_percentiles(const SampleRing *ring)
+measure_recent(Measure *measure, int64_t now)
 {
-    Percentiles p = {.count = ring->count, .last = ring->last};
-    size_t n = MIN(ring->count, SAMPLES_KEPT);
+    measure_roll(measure, now);
+    Histogram sum = measure->windows[measure->window];
 
-    if (n == 0)
-        return p;
-    g_autofree uint64_t *sorted = g_memdup2(ring->samples, n * sizeof(uint64_t));
-    qsort(sorted, n, sizeof(uint64_t), sample_compare);
-    p.p50 = sample_rank(sorted, n, 50);
-    p.p99 = sample_rank(sorted, n, 99);
-    p.max = sorted[n - 1];
-    return p;
+    histogram_merge(&sum, &measure->windows[1 - measure->window]);
+    return histogram_percentiles(&sum);
 }

@@ -15,18 +15,52 @@ status_add_sink(Coordinator *c, const SinkStats *sink)
     sum->bytes += sink->bytes;
 }
 
-static District__CkptPercentiles
-status_percentiles(const SampleRing *ring)
-{
-    District__CkptPercentiles out = DISTRICT__CKPT_PERCENTILES__INIT;
-    Percentiles p = sample_ring_percentiles(ring);
+/* The messages of all measures. */
+typedef struct StatusMeasures {
+    District__CkptMeasure measures[MEASURES];
+    District__CkptMeasure *list[MEASURES];
+    District__CkptPercentiles all[MEASURES];
+    District__CkptPercentiles recent[MEASURES];
+} StatusMeasures;
 
-    out.count = p.count;
-    out.p50 = p.p50;
-    out.p99 = p.p99;
-    out.max = p.max;
-    out.last = p.last;
-    return out;
+static void
+status_fill_percentiles(District__CkptPercentiles *out, const Percentiles *p)
+{
+    district__ckpt_percentiles__init(out);
+    out->count = p->count;
+    out->p50 = p->p50;
+    out->p90 = p->p90;
+    out->p99 = p->p99;
+    out->max = p->max;
+    out->mean = p->mean;
+}
+
+static void
+status_fill_measures(Coordinator *c, District__CkptStatusReply *s, StatusMeasures *m)
+{
+    int64_t now = clock_monotonic_ns();
+
+    for (unsigned i = 0; i < MEASURES; i++) {
+        Measure *measure = &c->stats->measures[i];
+        Percentiles all = histogram_percentiles(&measure->all);
+        Percentiles recent = measure_recent(measure, now);
+
+        status_fill_percentiles(&m->all[i], &all);
+        m->all[i].last = measure->last;
+        status_fill_percentiles(&m->recent[i], &recent);
+        district__ckpt_measure__init(&m->measures[i]);
+        m->measures[i].name = (char *)measure_name((MeasureKind)i);
+        m->measures[i].phase = i < MEASURE_PHASES;
+        m->measures[i].all = &m->all[i];
+        m->measures[i].recent = &m->recent[i];
+        m->list[i] = &m->measures[i];
+    }
+    s->n_measures = MEASURES;
+    s->measures = m->list;
+    s->pause_ns = &m->all[MEASURE_PAUSE];
+    s->skew_ns = &m->all[MEASURE_SKEW];
+    s->commit_ns = &m->all[MEASURE_COMMIT];
+    s->interval_ns = &m->all[MEASURE_INTERVAL];
 }
 
 static const char *
@@ -132,10 +166,7 @@ status_request(Coordinator *c, ControlRequest *request)
     District__CkptReply reply = DISTRICT__CKPT_REPLY__INIT;
     District__CkptDiskStatus disks[DISKS_MAX], *disk_list[DISKS_MAX];
     DurableStats durable;
-    District__CkptPercentiles pause = status_percentiles(&c->stats->pause);
-    District__CkptPercentiles skew = status_percentiles(&c->stats->skew);
-    District__CkptPercentiles commit = status_percentiles(&c->stats->commit);
-    District__CkptPercentiles interval = status_percentiles(&c->stats->interval);
+    StatusMeasures measures;
     g_autofree District__CkptMemberStatus *members =
         g_new0(District__CkptMemberStatus, c->n_members);
     g_autofree District__CkptMemberStatus **list =
@@ -153,10 +184,7 @@ status_request(Coordinator *c, ControlRequest *request)
                                      "slow for what they change";
     else if (c->protect.error)
         s.protection_error = c->protect.error;
-    s.pause_ns = &pause;
-    s.skew_ns = &skew;
-    s.commit_ns = &commit;
-    s.interval_ns = &interval;
+    status_fill_measures(c, &s, &measures);
     status_fill_counts(c, &s);
     status_fill_durable(c, &s, &durable);
     status_fill_members(c, members, list);

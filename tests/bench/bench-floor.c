@@ -9,7 +9,7 @@
  *
  * Prints one JSON object.
  */
-#include "ckpt/stats.h"
+#include "ckpt/histogram.h"
 #include "common/clock.h"
 #include "tests/vm/dirtylog/rawvm.h"
 
@@ -28,6 +28,7 @@
 /* As before District's cuts: harvests are repeated while they find much. */
 #define PRECUT_HARVESTS_MAX 4
 #define PRECUT_PAGES_ENOUGH 64
+#define CUTS_MAX 4096
 
 static struct {
     char *guest, *append, *output;
@@ -56,7 +57,7 @@ typedef struct Floor {
     uint8_t *copy; /* of RAM: where pages go */
     uint64_t *bits;
     uint64_t dirtied; /* pages found since the last cut */
-    SampleRing pause, kick, log, residue, dirty;
+    Histogram pause, kick, log, residue, dirty;
 } Floor;
 
 /* Take and re-protect one slot's log, and copy what it has. -1 with errno set if KVM fails. */
@@ -129,11 +130,11 @@ floor_cut(Floor *f, bool measured)
     if (residue < 0)
         return false;
     if (measured) {
-        sample_ring_add(&f->pause, (uint64_t)(resumed - asked));
-        sample_ring_add(&f->kick, (uint64_t)(out - asked));
-        sample_ring_add(&f->log, (uint64_t)log_ns);
-        sample_ring_add(&f->residue, (uint64_t)residue);
-        sample_ring_add(&f->dirty, f->dirtied);
+        histogram_add(&f->pause, (uint64_t)(resumed - asked));
+        histogram_add(&f->kick, (uint64_t)(out - asked));
+        histogram_add(&f->log, (uint64_t)log_ns);
+        histogram_add(&f->residue, (uint64_t)residue);
+        histogram_add(&f->dirty, f->dirtied);
     }
     f->dirtied = 0;
     return true;
@@ -173,9 +174,9 @@ floor_run(Floor *f)
 }
 
 static void
-add_percentiles(JsonObject *object, const char *name, const SampleRing *ring)
+add_percentiles(JsonObject *object, const char *name, const Histogram *histogram)
 {
-    Percentiles p = sample_ring_percentiles(ring);
+    Percentiles p = histogram_percentiles(histogram);
     JsonObject *values = json_object_new();
 
     json_object_set_int_member(values, "count", (gint64)p.count);
@@ -225,7 +226,7 @@ static bool
 options_good(void)
 {
     return options.guest && options.append && options.ram_mib >= 64 && options.ram_mib <= 16384 &&
-           options.cuts > 0 && options.cuts <= SAMPLES_KEPT && options.warm_up >= 0 &&
+           options.cuts > 0 && options.cuts <= CUTS_MAX && options.warm_up >= 0 &&
            options.interval_ms >= 1 && options.harvest_ms >= 0.1;
 }
 

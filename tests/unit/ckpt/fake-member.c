@@ -178,6 +178,12 @@ engine_pause(FakeMember *m, const District__MemberPauseRequest *want, District__
     pause.pages = engine_harvest(m);
     pause.harvested_ns = (uint64_t)clock_monotonic_ns();
     g_mutex_unlock(&m->lock);
+    if (m->config.lies) {
+        pause.requested_ns = 1;
+        pause.vcpus_out_ns = UINT64_MAX;
+        pause.saved_ns += (uint64_t)(3600 * NS_PER_S);
+        pause.harvested_ns = 0;
+    }
     reply->op_case = DISTRICT__MEMBER_REPLY__OP_PAUSE;
     reply->pause = &pause;
     pbmsg_send(m->client_fd, &reply->base, NULL, 0, 1000, NULL);

@@ -18,6 +18,7 @@ typedef struct FakeMemberConfig {
     bool awaiting_restore;   /* no RAM until RESTORE */
     unsigned writes_per_ms;  /* pages written while it runs */
     unsigned pause_delay_ms; /* answer PAUSE only after that long */
+    bool lies;               /* about when each phase of a pause ended */
     bool powers_off;         /* when its power button is pressed; else it does not listen */
     unsigned span_pages;     /* write only the first so many pages; 0: all */
     const char *journal;     /* image of its journal, whose link the test serves; NULL: none */

@@ -89,6 +89,82 @@ test_stretched(void)
     rig_free(rig);
 }
 
+static const District__CkptMeasure *
+measure_of(const District__CkptStatusReply *s, const char *name)
+{
+    for (size_t i = 0; i < s->n_measures; i++) {
+        if (strcmp(s->measures[i]->name, name) == 0)
+            return s->measures[i];
+    }
+    g_error("no measure %s", name);
+}
+
+/* Every pause has a sample of each phase, and together they are all of it. */
+static void
+assert_phases_add_up(const District__CkptStatusReply *s)
+{
+    uint64_t sum = 0, phases = 0;
+
+    for (size_t i = 0; i < s->n_measures; i++) {
+        const District__CkptMeasure *m = s->measures[i];
+        if (!m->phase)
+            continue;
+        g_test_message("%s: p50 %.1f p99 %.1f us", m->name, (double)m->all->p50 / 1e3,
+                       (double)m->all->p99 / 1e3);
+        g_assert_cmpuint(m->all->count, ==, s->pause_ns->count);
+        g_assert_cmpuint(m->all->p50, <=, m->all->p90);
+        g_assert_cmpuint(m->all->p90, <=, m->all->p99);
+        g_assert_cmpuint(m->all->p99, <=, m->all->max);
+        g_assert_cmpuint(m->all->max, <=, s->pause_ns->max);
+        sum += m->all->mean;
+        phases++;
+    }
+    g_assert_cmpuint(phases, ==, 8);
+    g_assert_cmpuint(sum, <=, s->pause_ns->mean);
+    g_assert_cmpuint(s->pause_ns->mean - sum, <=, phases); /* means are rounded down */
+}
+
+static void
+test_phases(void)
+{
+    const FakeMemberConfig slow = {.ram_size = MIB, .writes_per_ms = 10, .pause_delay_ms = 10};
+    Rig *rig = rig_protected(2, &slow, 5000, 30000);
+    District__CkptReply *hold;
+
+    rig_wait_good(rig, 20);
+    District__CkptStatusReply *s = rig_status(rig, &hold);
+    assert_phases_add_up(s);
+    /* Each takes that long to get its vCPUs out. */
+    g_assert_cmpuint(measure_of(s, "kick_ns")->all->p50, >=, UINT64_C(10000000));
+    g_assert_cmpuint(measure_of(s, "residue_pages")->all->count, ==, s->pause_ns->count);
+    g_assert_cmpuint(measure_of(s, "residue_pages")->all->max, >, 0);
+    g_assert_cmpuint(measure_of(s, "encode_ns")->all->count, >, 0);
+    g_assert_cmpuint(measure_of(s, "encode_ns")->all->p50, >, 0);
+    g_assert_cmpuint(measure_of(s, "send_ns")->all->p50, >, 0);
+    g_assert_cmpuint(measure_of(s, "precut_ns")->all->count, ==, s->skew_ns->count);
+    g_assert_cmpuint(measure_of(s, "kick_ns")->recent->count, >, 0);
+    district__ckpt_reply__free_unpacked(hold, NULL);
+    rig_free(rig);
+}
+
+/* All that it can make of a pause is where the time goes that it says nothing of. */
+static void
+test_lies(void)
+{
+    const FakeMemberConfig liar = {.ram_size = MIB, .writes_per_ms = 10, .lies = true};
+    Rig *rig = rig_protected(1, &liar, 8000, 30000);
+    District__CkptReply *hold;
+
+    rig_wait_good(rig, 20);
+    District__CkptStatusReply *s = rig_status(rig, &hold);
+    assert_phases_add_up(s);
+    g_assert_cmpuint(s->pause_ns->max, <, UINT64_C(3600000000000));
+    g_assert_cmpuint(measure_of(s, "kick_ns")->all->max, ==, 0);
+    g_assert_cmpuint(measure_of(s, "reply_ns")->all->p50, >, 0);
+    district__ckpt_reply__free_unpacked(hold, NULL);
+    rig_free(rig);
+}
+
 static void
 test_resync(void)
 {
@@ -657,6 +733,10 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/pipeline/epochs get longer where guests stand still for long",
                     test_stretched);
+    g_test_add_func("/pipeline/the phases of a pause add up to it", test_phases);
+    g_test_add_func(
+        "/pipeline/an engine that lies about its times costs no more than their meaning",
+        test_lies);
     g_test_add_func("/pipeline/the standby has after each epoch what each member had at the cut",
                     test_exact);
     g_test_add_func("/pipeline/a lost stream is made up for by a full sync", test_resync);

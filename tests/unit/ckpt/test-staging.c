@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Staging and statistics. */
+/* Staging. */
 #include "ckpt/staging.h"
-#include "ckpt/stats.h"
 
 #include <string.h>
 
@@ -69,44 +68,6 @@ test_clear(void)
     }
 }
 
-static void
-test_percentiles(void)
-{
-    g_autofree SampleRing *ring = g_new0(SampleRing, 1);
-
-    for (uint64_t i = 1; i <= 100; i++)
-        sample_ring_add(ring, 101 - i);
-    Percentiles p = sample_ring_percentiles(ring);
-    g_assert_cmpuint(p.count, ==, 100);
-    g_assert_cmpuint(p.p50, ==, 50);
-    g_assert_cmpuint(p.p99, ==, 99);
-    g_assert_cmpuint(p.max, ==, 100);
-    g_assert_cmpuint(p.last, ==, 1);
-}
-
-static void
-test_old_samples(void)
-{
-    g_autofree SampleRing *ring = g_new0(SampleRing, 1);
-
-    sample_ring_add(ring, 1000000);
-    for (unsigned i = 0; i < SAMPLES_KEPT; i++)
-        sample_ring_add(ring, 5);
-    Percentiles p = sample_ring_percentiles(ring);
-    g_assert_cmpuint(p.count, ==, SAMPLES_KEPT + 1);
-    g_assert_cmpuint(p.max, ==, 5);
-}
-
-static void
-test_no_sample(void)
-{
-    g_autofree SampleRing *ring = g_new0(SampleRing, 1);
-    Percentiles p = sample_ring_percentiles(ring);
-
-    g_assert_cmpuint(p.count, ==, 0);
-    g_assert_cmpuint(p.p99, ==, 0);
-}
-
 int
 main(int argc, char **argv)
 {
@@ -114,8 +75,5 @@ main(int argc, char **argv)
     g_test_add_func("/staging/a page copied again goes to the same slot", test_slot);
     g_test_add_func("/staging/members do not share pages", test_members);
     g_test_add_func("/staging/after clearing it is empty and can be filled again", test_clear);
-    g_test_add_func("/stats/percentiles are by nearest rank", test_percentiles);
-    g_test_add_func("/stats/old samples fall out of the ring", test_old_samples);
-    g_test_add_func("/stats/no sample gives zeroes", test_no_sample);
     return g_test_run();
 }
