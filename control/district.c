@@ -2,10 +2,9 @@
 /* A district's state: what is on disk, what state it is in, and how it is described. */
 #include "control/daemon.h"
 #include "control/rpc.h"
+#include "control/statusjson.h"
 #include "common/clock.h"
 #include "common/fdmsg.h"
-#include "ckpt.pb-c.h"
-#include "standby.pb-c.h"
 
 #include <string.h>
 #include <sys/un.h>
@@ -376,98 +375,6 @@ district_new_lineage(const District *d)
 /* ---- Status of the processes ---- */
 
 static void
-set_percentiles(JsonObject *object, const char *key, const District__CkptPercentiles *p)
-{
-    JsonObject *item = json_object_new();
-
-    if (p != NULL) {
-        json_object_set_int_member(item, "count", (gint64)p->count);
-        json_object_set_int_member(item, "p50", (gint64)p->p50);
-        json_object_set_int_member(item, "p99", (gint64)p->p99);
-        json_object_set_int_member(item, "max", (gint64)p->max);
-        json_object_set_int_member(item, "last", (gint64)p->last);
-    }
-    json_object_set_object_member(object, key, item);
-}
-
-static JsonArray *
-ckpt_members(const District__CkptStatusReply *s)
-{
-    JsonArray *members = json_array_new();
-
-    for (size_t i = 0; i < s->n_members; i++) {
-        JsonObject *item = json_object_new();
-        json_object_set_string_member(item, "name", s->members[i]->name);
-        json_object_set_string_member(item, "state", s->members[i]->state);
-        json_object_set_string_member(item, "dirty_source", s->members[i]->dirty_source);
-        json_object_set_int_member(item, "ram_size", (gint64)s->members[i]->ram_size);
-        json_object_set_int_member(item, "vcpus", s->members[i]->vcpus);
-        json_object_set_string_member(item, "waiting", s->members[i]->waiting);
-        json_array_add_object_element(members, item);
-    }
-    return members;
-}
-
-static JsonObject *
-ckpt_status_to_json(const District__CkptStatusReply *s)
-{
-    JsonObject *object = json_object_new();
-    const struct {
-        const char *key;
-        uint64_t value;
-    } numbers[] = {
-        {"incarnation", s->incarnation},
-        {"epoch", s->epoch},
-        {"committed_epoch", s->committed_epoch},
-        {"dirty_pages", s->dirty_pages},
-        {"wire_bytes", s->wire_bytes},
-        {"zero_pages", s->zero_pages},
-        {"unchanged_pages", s->unchanged_pages},
-        {"raw_pages", s->raw_pages},
-        {"lag_ns", s->lag_ns},
-        {"sync_done_pages", s->sync_done_pages},
-        {"sync_total_pages", s->sync_total_pages},
-        {"load_done_pages", s->load_done_pages},
-        {"load_total_pages", s->load_total_pages},
-        {"durable_id", s->durable_id},
-        {"durable_age_ns", s->durable_age_ns},
-        {"durable_checkpoints", s->durable_checkpoints},
-        {"durable_bytes", s->durable_bytes},
-    };
-
-    for (gsize i = 0; i < G_N_ELEMENTS(numbers); i++)
-        json_object_set_int_member(object, numbers[i].key, (gint64)numbers[i].value);
-    json_object_set_string_member(object, "state", s->state);
-    json_object_set_string_member(object, "protection", s->protection);
-    json_object_set_string_member(object, "protection_error", s->protection_error);
-    json_object_set_string_member(object, "durable_error", s->durable_error);
-    set_percentiles(object, "pause_ns", s->pause_ns);
-    set_percentiles(object, "skew_ns", s->skew_ns);
-    set_percentiles(object, "commit_ns", s->commit_ns);
-    set_percentiles(object, "interval_ns", s->interval_ns);
-    json_object_set_array_member(object, "members", ckpt_members(s));
-    return object;
-}
-
-static JsonObject *
-standby_status_to_json(const District__StandbyStatusReply *s)
-{
-    JsonObject *object = json_object_new();
-
-    json_object_set_boolean_member(object, "connected", s->connected);
-    json_object_set_int_member(object, "committed_epoch", (gint64)s->committed_epoch);
-    json_object_set_int_member(object, "incarnation", (gint64)s->incarnation);
-    json_object_set_int_member(object, "received_bytes", (gint64)s->received_bytes);
-    json_object_set_int_member(object, "epochs", (gint64)s->epochs);
-    json_object_set_int_member(object, "ram_bytes", (gint64)s->ram_bytes);
-    json_object_set_int_member(object, "heard_ms_ago", (gint64)s->heard_ms_ago);
-    json_object_set_int_member(object, "committed_realtime_ns", s->committed_realtime_ns);
-    json_object_set_string_member(object, "error", s->error);
-    json_object_set_string_member(object, "peer", s->peer);
-    return object;
-}
-
-static void
 replace_status(JsonObject **status, JsonObject *fresh)
 {
     if (*status != NULL)
@@ -541,6 +448,17 @@ set_string(JsonObject *object, const char *key, const char *value)
         json_object_set_string_member(object, key, value);
 }
 
+/* Of pauses lately, or of all if there have been none. */
+static gint64
+pause_median(JsonObject *status)
+{
+    JsonObject *lately = json_get_object(json_get_object(status, "recent"), "pause_ns");
+
+    if (json_get_int(lately, "count", 0) == 0)
+        lately = json_get_object(status, "pause_ns");
+    return json_get_int(lately, "p50", 0);
+}
+
 JsonObject *
 district_summary(District *d)
 {
@@ -573,9 +491,7 @@ district_summary(District *d)
     if (d->ckpt_status != NULL && d->record.role != ROLE_STANDBY) {
         json_object_set_int_member(object, "epoch", json_get_int(d->ckpt_status, "epoch", 0));
         json_object_set_int_member(object, "lag_ns", json_get_int(d->ckpt_status, "lag_ns", 0));
-        json_object_set_int_member(
-            object, "pause_p50_ns",
-            json_get_int(json_get_object(d->ckpt_status, "pause_ns"), "p50", 0));
+        json_object_set_int_member(object, "pause_p50_ns", pause_median(d->ckpt_status));
     } else if (d->standby_status != NULL) {
         json_object_set_int_member(object, "epoch",
                                    json_get_int(d->standby_status, "committed_epoch", 0));

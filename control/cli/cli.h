@@ -54,6 +54,14 @@ gboolean cli_is_terminal(void);
 /* "[=====>    ] 42 % text" on stderr's current line; total 0 ends the line. Terminals only. */
 void cli_progress(const char *what, guint64 done, guint64 total);
 
+/* ---- phases.c: where pauses go ---- */
+/* Rows for what a pause consists of; none before the first. checkpointing: of an answer to show. */
+void cli_add_phases(GPtrArray *rows, JsonObject *checkpointing);
+/* Ask for what has been measured lately, and make it "recent" of district, of an answer to list. */
+void cli_add_recent(Client *client, JsonObject *district);
+/* Print it, in 80 columns, below a line of heads if wanted. FALSE: there has been no pause. */
+gboolean cli_print_recent(JsonObject *district, gboolean heads);
+
 /* ---- the verbs ---- */
 gboolean cli_create(Cli *cli, int argc, char **argv, GError **error);
 gboolean cli_destroy(Cli *cli, int argc, char **argv, GError **error);

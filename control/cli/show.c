@@ -90,6 +90,29 @@ cli_list(Cli *cli, int argc, char **argv, GError **error)
     return cli_print_json(cli, result);
 }
 
+static void
+top_add_recent(Client *client, JsonObject *result)
+{
+    JsonArray *districts = json_get_array(result, "districts");
+
+    for (guint i = 0; i < length(districts); i++)
+        cli_add_recent(client, element(districts, i));
+}
+
+static void
+print_top(JsonObject *result)
+{
+    JsonArray *districts = json_get_array(result, "districts");
+    gboolean heads = TRUE;
+
+    print_list(result);
+    for (guint i = 0; i < length(districts); i++) {
+        if (cli_print_recent(element(districts, i), heads))
+            heads = FALSE;
+    }
+    fflush(stdout);
+}
+
 gboolean
 cli_top(Cli *cli, int argc, char **argv, GError **error)
 {
@@ -109,10 +132,12 @@ cli_top(Cli *cli, int argc, char **argv, GError **error)
     do {
         g_autoptr(JsonObject) result = cli_call(client, "list", NULL, error);
         good = result != NULL;
+        if (good)
+            top_add_recent(client, result);
         if (live && good)
             fputs("\033[H\033[J", stdout);
         if (good && !cli->json)
-            print_list(result);
+            print_top(result);
         if (good)
             cli_print_json(cli, result);
         if (good && !once)
@@ -152,6 +177,35 @@ add_percentiles(GPtrArray *rows, const char *key, JsonObject *object, const char
     g_ptr_array_add(rows, g_strdup_printf("%s\t%s median, %s p99, %s max", key, p50, p99, max));
 }
 
+static void
+add_residue(GPtrArray *rows, JsonObject *c)
+{
+    JsonObject *p = json_get_object(c, "residue_pages");
+
+    if (json_get_int(p, "count", 0) == 0)
+        return;
+    g_ptr_array_add(rows,
+                    g_strdup_printf("Residue\t%" G_GINT64_FORMAT " pages median, %" G_GINT64_FORMAT
+                                    " p99, %" G_GINT64_FORMAT " max",
+                                    json_get_int(p, "p50", 0), json_get_int(p, "p99", 0),
+                                    json_get_int(p, "max", 0)));
+}
+
+/* All that cuts and epochs take. */
+static void
+add_times(GPtrArray *rows, JsonObject *c)
+{
+    add_percentiles(rows, "Pause", c, "pause_ns");
+    cli_add_phases(rows, c);
+    add_residue(rows, c);
+    add_percentiles(rows, "Skew", c, "skew_ns");
+    add_percentiles(rows, "Precut", c, "precut_ns");
+    add_percentiles(rows, "Encode", c, "encode_ns");
+    add_percentiles(rows, "Send", c, "send_ns");
+    add_percentiles(rows, "Commit", c, "commit_ns");
+    add_percentiles(rows, "Interval", c, "interval_ns");
+}
+
 /* Guests whose I/O cannot go on. */
 static void
 add_waiting(GPtrArray *rows, JsonArray *members)
@@ -173,10 +227,7 @@ add_checkpointing(GPtrArray *rows, JsonObject *c)
     add_line(rows, "Not protected", json_get_string(c, "protection_error", ""));
     if (json_get_int(c, "committed_epoch", 0) > 0)
         add_line(rows, "Lag", lag);
-    add_percentiles(rows, "Pause", c, "pause_ns");
-    add_percentiles(rows, "Skew", c, "skew_ns");
-    add_percentiles(rows, "Commit", c, "commit_ns");
-    add_percentiles(rows, "Interval", c, "interval_ns");
+    add_times(rows, c);
     add_number(rows, "Dirty pages", c, "dirty_pages");
     add_number(rows, "Wire bytes", c, "wire_bytes");
     if (json_get_int(c, "durable_id", 0) > 0) {

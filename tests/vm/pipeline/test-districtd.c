@@ -161,6 +161,40 @@ test_net_holds(void)
     pair_free(pair);
 }
 
+static gint64
+mean_of(JsonObject *object, const char *measure)
+{
+    g_assert_true(json_object_has_member(object, measure));
+    JsonObject *percentiles = json_object_get_object_member(object, measure);
+
+    g_assert_cmpint(json_object_get_int_member(percentiles, "count"), >, 0);
+    return json_object_get_int_member(percentiles, "mean");
+}
+
+static void
+test_phases(void)
+{
+    static const char *const phases[] = {"kick_ns",  "devices_ns", "save_ns",  "harvest_ns",
+                                         "reply_ns", "residue_ns", "state_ns", "resume_ns"};
+    const char *show[] = {"show", "shop", NULL};
+    Pair *pair = pair_new();
+    gint64 sum = 0;
+
+    pair_wait_above(pair, pair_home(pair), "checkpointing.pause_ns.count", 10);
+    g_autoptr(JsonNode) answer = pair_command(pair, pair_home(pair), NULL, show);
+    g_assert_nonnull(answer);
+    JsonObject *c = json_object_get_object_member(json_node_get_object(answer), "checkpointing");
+    JsonObject *of_all = json_object_get_object_member(c, "phases");
+    for (guint i = 0; i < G_N_ELEMENTS(phases); i++)
+        sum += mean_of(of_all, phases[i]);
+    g_assert_cmpuint(json_object_get_size(of_all), ==, G_N_ELEMENTS(phases));
+    /* Means are rounded down. */
+    g_assert_cmpint(ABS(mean_of(c, "pause_ns") - sum), <=, (gint64)G_N_ELEMENTS(phases));
+    g_assert_cmpint(mean_of(of_all, "kick_ns"), >, 0);
+    g_assert_cmpint(mean_of(of_all, "save_ns"), >, 0);
+    pair_free(pair);
+}
+
 static void
 test_helpers(void)
 {
@@ -712,6 +746,7 @@ main(int argc, char **argv)
                     test_standby_daemon);
     g_test_add_func("/districtd/whichever process is killed, protection returns by itself",
                     test_helpers);
+    g_test_add_func("/districtd/show tells where the time of pauses goes", test_phases);
     g_test_add_func("/districtd/a switch started again holds output from the start",
                     test_net_holds);
     g_test_add_func(
