@@ -107,5 +107,7 @@ void devices_run(void);
 void journal_run(void);
 /* All of op=pace. */
 void pace_run(void);
+/* All of op=disk, in diskbench.c. */
+void diskbench_run(void);
 
 #endif

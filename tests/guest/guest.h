@@ -13,8 +13,11 @@
 #define GUEST_PAGE_BYTES 4096ULL
 #define GUEST_PAGE_WORDS 512ULL
 #define GUEST_CPUS_MAX 16
-#define GUEST_HEADER_GPA 0x100000ULL      /* the header page */
-#define GUEST_BASE_DEFAULT 0x1000000ULL   /* the working set starts here: 16 MiB */
+#define GUEST_HEADER_GPA 0x100000ULL    /* the header page */
+#define GUEST_BASE_DEFAULT 0x1000000ULL /* the working set starts here: 16 MiB */
+#define GUEST_IO_JOBS_MAX 12
+#define GUEST_IO_BYTES_MAX (1U << 20)
+#define GUEST_IO_DEPTH_MAX 16
 #define GUEST_DISK_UNITS 64               /* places on the disk: diskwork.h */
 #define GUEST_MAGIC 0x3154534754534944ULL /* "DISTGST1" in memory */
 
@@ -26,6 +29,7 @@ typedef enum GuestOp {
     GUEST_OP_JOURNAL,
     GUEST_OP_PACE,
     GUEST_OP_HALT,
+    GUEST_OP_DISK,
 } GuestOp;
 typedef enum GuestOrder { GUEST_ORDER_SEQ, GUEST_ORDER_RANDOM, GUEST_ORDER_HOT } GuestOrder;
 typedef enum GuestFill {
@@ -36,7 +40,23 @@ typedef enum GuestFill {
 } GuestFill;
 typedef enum GuestEnd { GUEST_END_HALT, GUEST_END_RESET, GUEST_END_POWEROFF } GuestEnd;
 typedef enum GuestOut { GUEST_OUT_DEBUGCON, GUEST_OUT_SERIAL } GuestOut;
+/* What a request of op=disk is. */
+typedef enum GuestIoMode {
+    GUEST_IO_READ,
+    GUEST_IO_WRITE,
+    GUEST_IO_RANDREAD,
+    GUEST_IO_RANDWRITE,
+    GUEST_IO_SYNC, /* a random write, and a flush when it has ended */
+    GUEST_IO_ID,   /* the disk's name: all that a request costs without data */
+} GuestIoMode;
 typedef enum GuestNet { GUEST_NET_NONE, GUEST_NET_SEND, GUEST_NET_ECHO, GUEST_NET_RECV } GuestNet;
+
+/* op=disk: requests of one kind, so many at once. */
+typedef struct GuestIoJob {
+    uint32_t mode;
+    uint32_t bytes;
+    uint32_t depth;
+} GuestIoJob;
 
 /* The command line, parsed; README.md has each key. In the header page: no pointers, fixed widths.
  */
@@ -67,6 +87,9 @@ typedef struct GuestParams {
     uint8_t peer[6];
     uint8_t pad[2];
     uint32_t button; /* port of the ACPI PM1 event block, 0: the power button is ignored */
+    uint32_t io_ms;  /* how long each job takes */
+    uint32_t n_io;
+    GuestIoJob io[GUEST_IO_JOBS_MAX];
 } GuestParams;
 
 /*

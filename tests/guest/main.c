@@ -205,6 +205,11 @@ guest_main(const StartInfo *info)
         all_finished(params);
         cpu_halt();
     }
+    if (params->op == GUEST_OP_DISK) {
+        diskbench_run();
+        all_finished(params);
+        cpu_halt();
+    }
     if (params->op == GUEST_OP_TICK) {
         report_ready(params);
         ticks_run(params->report);

@@ -10,10 +10,9 @@ typedef struct Choice {
 } Choice;
 
 static const Choice op_choices[] = {
-    {"dirty", GUEST_OP_DIRTY},     {"touch", GUEST_OP_TOUCH},
-    {"devices", GUEST_OP_DEVICES}, {"tick", GUEST_OP_TICK},
-    {"halt", GUEST_OP_HALT},       {"journal", GUEST_OP_JOURNAL},
-    {"pace", GUEST_OP_PACE},       {NULL, 0},
+    {"dirty", GUEST_OP_DIRTY}, {"touch", GUEST_OP_TOUCH}, {"devices", GUEST_OP_DEVICES},
+    {"tick", GUEST_OP_TICK},   {"halt", GUEST_OP_HALT},   {"journal", GUEST_OP_JOURNAL},
+    {"pace", GUEST_OP_PACE},   {"disk", GUEST_OP_DISK},   {NULL, 0},
 };
 static const Choice order_choices[] = {
     {"seq", GUEST_ORDER_SEQ},
@@ -37,6 +36,15 @@ static const Choice end_choices[] = {
 static const Choice out_choices[] = {
     {"debugcon", GUEST_OUT_DEBUGCON},
     {"serial", GUEST_OUT_SERIAL},
+    {NULL, 0},
+};
+static const Choice io_choices[] = {
+    {"read", GUEST_IO_READ},
+    {"write", GUEST_IO_WRITE},
+    {"randread", GUEST_IO_RANDREAD},
+    {"randwrite", GUEST_IO_RANDWRITE},
+    {"sync", GUEST_IO_SYNC},
+    {"id", GUEST_IO_ID},
     {NULL, 0},
 };
 static const Choice net_choices[] = {
@@ -141,6 +149,40 @@ parse_pattern(GuestParams *params, Text value)
 }
 
 static bool
+parse_io_job(GuestIoJob *job, Text text)
+{
+    Text text_bytes, text_depth;
+    Text text_mode = text_cut(text, ':', &text_bytes);
+    uint64_t bytes, depth;
+
+    text_bytes = text_cut(text_bytes, ':', &text_depth);
+    if (!text_choice(text_mode, io_choices, &job->mode) || !text_number(text_bytes, &bytes) ||
+        !text_number(text_depth, &depth))
+        return false;
+    if (bytes == 0 || bytes % GUEST_PAGE_BYTES != 0 || bytes > GUEST_IO_BYTES_MAX || depth == 0 ||
+        depth > GUEST_IO_DEPTH_MAX)
+        return false;
+    job->bytes = (uint32_t)bytes;
+    job->depth = (uint32_t)depth;
+    return true;
+}
+
+/* MODE:BYTES:DEPTH, separated by commas. */
+static bool
+parse_io(GuestParams *params, Text value)
+{
+    for (params->n_io = 0; value.len > 0; params->n_io++) {
+        Text rest;
+        Text part = text_cut(value, ',', &rest);
+
+        if (params->n_io == GUEST_IO_JOBS_MAX || !parse_io_job(&params->io[params->n_io], part))
+            return false;
+        value = rest;
+    }
+    return true;
+}
+
+static bool
 parse_mac(uint8_t mac[6], Text value)
 {
     if (value.len != 17)
@@ -186,6 +228,8 @@ parse_word_option(GuestParams *params, Text key, Text value)
         return text_choice(value, out_choices, &params->out);
     if (text_is(key, "net"))
         return text_choice(value, net_choices, &params->net);
+    if (text_is(key, "io"))
+        return parse_io(params, value);
     if (text_is(key, "peer"))
         return parse_mac(params->peer, value);
     if (text_is(key, "poweroff"))
@@ -218,6 +262,7 @@ parse_option(GuestParams *params, Text key, Text value)
         {"bytes", 46, 1500, NULL, &params->bytes},
         {"window", 0, 1024, NULL, &params->window},
         {"button", 0, 0xFFFF, NULL, &params->button},
+        {"time", 1, 60000, NULL, &params->io_ms},
     };
     uint64_t n;
 
@@ -251,6 +296,7 @@ set_defaults(GuestParams *params)
         .fill = GUEST_FILL_WORDS,
         .bytes = 64,
         .window = 1,
+        .io_ms = 500,
     };
 }
 

@@ -182,24 +182,38 @@ common64_write(VirtioDevice *device, unsigned offset, const void *value)
 }
 
 void
-virtio_queue_setup(VirtioDevice *device, Vq *vq, uint16_t number)
+virtio_queue_place(VirtioDevice *device, VqPlace *place)
 {
     uint16_t max;
 
-    *common16(device, COMMON_QUEUE_SELECT) = number;
+    *common16(device, COMMON_QUEUE_SELECT) = place->number;
     max = *common16(device, COMMON_QUEUE_SIZE);
     if (max == 0)
         guest_fail("a virtio device lacks a queue");
-    vq->size = max < VQ_SIZE ? max : VQ_SIZE;
-    vq->number = number;
-    vq->avail_flags = AVAIL_NO_INTERRUPT;
-    vq->notify = device->notify +
-                 (uint64_t)*common16(device, COMMON_QUEUE_NOTIFY_OFF) * device->notify_multiplier;
-    *common16(device, COMMON_QUEUE_SIZE) = vq->size;
-    common64_write(device, COMMON_QUEUE_DESC, vq->desc);
-    common64_write(device, COMMON_QUEUE_DRIVER, &vq->avail_flags);
-    common64_write(device, COMMON_QUEUE_DEVICE, &vq->used_flags);
+    place->size = max < place->size ? max : place->size;
+    place->notify = device->notify + (uint64_t)*common16(device, COMMON_QUEUE_NOTIFY_OFF) *
+                                         device->notify_multiplier;
+    *common16(device, COMMON_QUEUE_SIZE) = place->size;
+    common64_write(device, COMMON_QUEUE_DESC, place->desc);
+    common64_write(device, COMMON_QUEUE_DRIVER, place->avail);
+    common64_write(device, COMMON_QUEUE_DEVICE, place->used);
     *common16(device, COMMON_QUEUE_ENABLE) = 1;
+}
+
+void
+virtio_queue_setup(VirtioDevice *device, Vq *vq, uint16_t number)
+{
+    VqPlace place = {.number = number,
+                     .size = VQ_SIZE,
+                     .desc = vq->desc,
+                     .avail = &vq->avail_flags,
+                     .used = &vq->used_flags};
+
+    vq->avail_flags = AVAIL_NO_INTERRUPT;
+    virtio_queue_place(device, &place);
+    vq->size = place.size;
+    vq->number = number;
+    vq->notify = place.notify;
 }
 
 void

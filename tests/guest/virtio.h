@@ -55,6 +55,17 @@ typedef struct VirtioDevice {
  * is offered, what is in features (bits 0-31). */
 bool virtio_find(VirtioDevice *device, unsigned id, uint32_t features);
 void virtio_queue_setup(VirtioDevice *device, Vq *vq, uint16_t number);
+
+/* Where a queue of the caller's own layout is (virtio 1.2 §2.7). */
+typedef struct VqPlace {
+    uint16_t number;
+    uint16_t size; /* at most; then what it is */
+    const void *desc;
+    const void *avail;
+    const void *used;
+    uint64_t notify; /* where to write its number; set by virtio_queue_place */
+} VqPlace;
+void virtio_queue_place(VirtioDevice *device, VqPlace *place);
 void virtio_driver_ok(VirtioDevice *device);
 
 /*

@@ -532,6 +532,75 @@ wrong_notes_are_refused(Image *image, gconstpointer format)
     rig_free(rig);
 }
 
+/* ---- op=disk, which measures ---- */
+
+#define MEASURE_LINE "op=disk pages=1024 rounds=1 time=30 " POWEROFF " io="
+#define MEASURE_JOBS                                                                               \
+    "id:4096:16,randwrite:8192:16,sync:4096:1,randread:4096:16,read:65536:4,write:131072:1"
+#define MEASURE_JOBS_N 6
+
+typedef struct MeasureJob {
+    char mode[16];
+    unsigned long bytes, requests, errors;
+} MeasureJob;
+
+static MeasureJob
+measure_job(const char *text, unsigned number)
+{
+    g_autofree char *start = g_strdup_printf("io round=1 job=%u mode=", number);
+    const char *at = strstr(text, start);
+    MeasureJob job;
+
+    g_assert_nonnull(at);
+    g_assert_cmpint(sscanf(at + strlen(start),
+                           "%15s bytes=%lu depth=%*u requests=%lu us=%*u p50=%*u p99=%*u "
+                           "worst=%*u errors=%lu",
+                           job.mode, &job.bytes, &job.requests, &job.errors),
+                    ==, 4);
+    g_assert_cmpuint(job.requests, >, 0);
+    g_assert_cmpuint(job.errors, ==, 0);
+    return job;
+}
+
+/* Each block begins with its number among all that were written: those of the last job, which goes
+ * through the disk in order, follow on those of the others. */
+static void
+check_stamps(const uint8_t *content, uint64_t before, uint64_t n)
+{
+    uint64_t blocks = DISK_BYTES / PAGE_BYTES;
+
+    for (uint64_t block = 0; block < MIN(blocks, n); block++) {
+        uint64_t last = block + (n - 1 - block) / blocks * blocks, stamp;
+
+        memcpy(&stamp, content + block * PAGE_BYTES, sizeof stamp);
+        g_assert_cmpuint(stamp, ==, before + last + 1);
+    }
+}
+
+static void
+measuring_guest_writes(Image *image, gconstpointer format)
+{
+    Rig *rig = rig_start_with(image, MEASURE_LINE MEASURE_JOBS, NULL);
+    g_autofree char *text = NULL, *content = NULL;
+    uint64_t before = 0, n = 0;
+    gsize len;
+
+    g_assert_cmpint(rig_wait_exit(rig), ==, 0);
+    text = rig_debugcon(rig);
+    for (unsigned i = 0; i < MEASURE_JOBS_N; i++) {
+        MeasureJob job = measure_job(text, i);
+
+        before += n;
+        n = strstr(job.mode, "write") || g_str_equal(job.mode, "sync")
+                ? job.requests * job.bytes / PAGE_BYTES
+                : 0;
+    }
+    g_assert_true(g_file_get_contents(image->path, &content, &len, NULL));
+    g_assert_cmpuint(len, ==, DISK_BYTES);
+    check_stamps((const uint8_t *)content, before, n);
+    rig_free(rig);
+}
+
 #define RAW(name, function)                                                                        \
     g_test_add("/raw/" name, Image, "raw", image_make, function, image_remove)
 #define QCOW2(name, function)                                                                      \
@@ -566,5 +635,6 @@ main(int argc, char **argv)
     BOTH("an overlay goes with a restored guest", overlay_goes_with_a_restored_guest);
     BOTH("an overlay outlives a guest reset", overlay_outlives_a_reset);
     RAW("notes that cannot be are refused", wrong_notes_are_refused);
+    RAW("what a guest that measures has written is in the image", measuring_guest_writes);
     return g_test_run();
 }
