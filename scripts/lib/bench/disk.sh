@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck shell=bash
 #
-# disk.sh: scripts/bench disk: durable checkpoints, and restarts from them
+# disk.sh: scripts/bench disk: durable checkpoints, and restarts from them; disk-io.sh has the guest's I/O
+
+# shellcheck source=scripts/lib/bench/disk-io.sh
+. "$ROOT/scripts/lib/bench/disk-io.sh"
 
 # What district-ckpt has said of the last restart, by a pattern with one group.
 said() { sed -nE "s/.*$1.*/\\1/p" "$DIR/log/bench/ckpt.log" | tail -n 1; }
@@ -90,7 +93,9 @@ bench_stored()
 
 bench_disk()
 {
-	daemon_start
-	bench_restore
-	bench_stored
+	local part
+	pair_start
+	for part in $PARTS; do
+		"bench_$part"
+	done
 }
