@@ -282,6 +282,8 @@ source_attach(NbdBackend *backend)
     backend->poll.fd = nbd_aio_get_fd(backend->nbd);
     g_source_add_poll(backend->source, &backend->poll);
     g_source_set_static_name(backend->source, "nbd");
+    /* As in uring.c. */
+    g_source_set_can_recurse(backend->source, TRUE);
     g_source_attach(backend->source, NULL);
 }
 

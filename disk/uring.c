@@ -236,6 +236,9 @@ uring_new(GError **error)
     if (result < 0)
         return uring_fail(uring, -result, error);
     g_source_set_static_name(&uring->source, "io_uring");
+    /* Nothing runs the main loop from a completion. Without this GLib takes the descriptor out of
+     * the loop for each dispatch, and wakes the loop twice for that. */
+    g_source_set_can_recurse(&uring->source, TRUE);
     g_source_add_unix_fd(&uring->source, uring->event_fd, G_IO_IN);
     g_source_attach(&uring->source, NULL);
     return uring;

@@ -283,6 +283,18 @@ add_capabilities(VirtioDevice *device)
     memset(function->writable + cap + CAP_OFFSET, 0xFF, 12); /* offset, length, data */
 }
 
+/* Nothing runs the main loop from within a call. Of a source that must not recurse GLib takes the
+ * descriptor out of the loop for each call, and wakes the loop twice for that. */
+static void
+watch_kicks(VirtioQueueSlot *slot)
+{
+    g_autoptr(GSource) source = g_unix_fd_source_new(slot->kick_fd, G_IO_IN);
+
+    g_source_set_can_recurse(source, TRUE);
+    g_source_set_callback(source, G_SOURCE_FUNC(queue_kicked), slot, NULL);
+    g_source_attach(source, NULL);
+}
+
 static gboolean
 init_queues(VirtioDevice *device, GError **error)
 {
@@ -298,7 +310,7 @@ init_queues(VirtioDevice *device, GError **error)
                         device->ops->kind, g_strerror(errno));
             return FALSE;
         }
-        g_unix_fd_add(slot->kick_fd, G_IO_IN, queue_kicked, slot);
+        watch_kicks(slot);
     }
     return TRUE;
 }
