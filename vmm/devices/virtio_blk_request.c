@@ -174,7 +174,8 @@ request_load(BlkRequest *r)
     r->in = g_memdup2(chain->buffers + chain->n_out, charge);
     if (carries_data(&r->command)) {
         charge += r->command.len;
-        r->data = g_malloc0(r->command.len);
+        /* Filled as a whole here, or by a read that succeeds, before anyone else sees it. */
+        r->data = r->command.op == BLK_OP_ID ? g_malloc0(r->command.len) : g_malloc(r->command.len);
     }
     if (r->command.op == BLK_OP_WRITE)
         virtchain_read(chain, chain->out_len - r->command.len, r->data, r->command.len);
