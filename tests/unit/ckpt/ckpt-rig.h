@@ -18,7 +18,8 @@ typedef struct Rig {
     guint n_members;
     FakeMember *members[RIG_MEMBERS_MAX];
     FakeStandby *standby;
-    FakeNet *net; /* NULL: a district without network */
+    FakeNet *net;   /* NULL: a district without network */
+    char **options; /* more of district-ckpt, owned; NULL: none */
     GSubprocess *process;
     int control;
     uint64_t last_id;
@@ -38,6 +39,9 @@ void rig_connect(Rig *rig);
 void rig_kill(Rig *rig);
 /* Quit, and clean up. */
 void rig_free(Rig *rig);
+
+/* Wait for the reply to any request. */
+District__CkptReply *rig_receive_any(Rig *rig, int timeout_ms);
 
 /* Send a request (id is filled in) and wait for its reply; free it with free_unpacked. */
 District__CkptReply *rig_call(Rig *rig, District__CkptRequest *request, const int *fds,
