@@ -10,6 +10,7 @@
 #include "member.pb-c.h"
 
 #include <poll.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -39,6 +40,7 @@ struct FakeMember {
     gint stop;                  /* atomic */
     gint refuse_pause;          /* atomic */
     gint link_fd, journal_mode; /* atomic */
+    gint links;                 /* atomic; how many there have been */
 
     GMutex lock; /* guards what follows, and is held for each write to RAM */
     uint8_t *ram;
@@ -142,8 +144,6 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
     reply->hello = &hello;
     if (m->config.journal) {
         g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), ==, 0);
-        if (g_atomic_int_get(&m->link_fd) >= 0)
-            close(g_atomic_int_get(&m->link_fd));
         journal.path = (char *)m->config.journal;
         journal.size = m->config.journal_bytes;
         journal.mode = (District__JournalMode)g_atomic_int_get(&m->journal_mode);
@@ -151,9 +151,17 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
         fds[n_fds++] = ends[1];
     }
     pbmsg_send(m->client_fd, &reply->base, fds, n_fds, 1000, NULL);
-    g_atomic_int_set(&m->link_fd, ends[0]);
-    if (ends[1] >= 0)
-        close(ends[1]);
+    if (ends[0] < 0)
+        return;
+    close(ends[1]);
+    /* In place of the old one: its number is in use by the test's own thread. */
+    if (m->link_fd < 0) {
+        g_atomic_int_set(&m->link_fd, ends[0]);
+    } else {
+        g_assert_cmpint(dup3(ends[0], m->link_fd, O_CLOEXEC), ==, m->link_fd);
+        close(ends[0]);
+    }
+    g_atomic_int_inc(&m->links);
 }
 
 static void
@@ -431,6 +439,14 @@ fake_member_power_off(FakeMember *m)
     m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
     pagebits_set_range(m->log, 0, page_count(m->config.ram_size));
     engine_harvest(m);
+}
+
+void
+fake_member_wait_links(FakeMember *m, int n)
+{
+    for (int i = 0; i < 1000 && g_atomic_int_get(&m->links) < n; i++)
+        g_usleep(10000);
+    g_assert_cmpint(g_atomic_int_get(&m->links), >=, n);
 }
 
 int

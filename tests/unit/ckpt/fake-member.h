@@ -36,6 +36,8 @@ void fake_member_die(FakeMember *member);
 void fake_member_power_off(FakeMember *member);
 /* The engine's end of the journal's link; -1: HELLO has not been said. It stays the member's. */
 int fake_member_link(FakeMember *member);
+/* HELLO has been said n times, or will be within 10 s: the link is the n-th client's. */
+void fake_member_wait_links(FakeMember *member, int n);
 /* What it says of its journal's mode at the next HELLO. */
 void fake_member_journal_mode(FakeMember *member, int mode);
 

@@ -268,6 +268,7 @@ test_next_ckpt(Fixture *f, gconstpointer data)
     fake_member_journal_mode(f->rig->members[0], HOLD);
     rig_kill(f->rig);
     rig_run(f->rig);
+    fake_member_wait_links(f->rig->members[0], 2);
     tell(f, 1, 7, 0x11);
     serve_for(f, NS_PER_S);
     g_assert_cmpuint(f->ended, ==, 0);
@@ -286,6 +287,7 @@ test_next_ckpt_unprotected(Fixture *f, gconstpointer data)
     fake_member_journal_mode(f->rig->members[0], HOLD);
     rig_kill(f->rig);
     rig_run(f->rig);
+    fake_member_wait_links(f->rig->members[0], 2);
     int64_t since = clock_monotonic_ns();
     serve_until_mode(f, FREE);
     g_assert_cmpint(clock_monotonic_ns() - since, >=, 2 * NS_PER_S);
