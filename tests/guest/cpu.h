@@ -98,6 +98,12 @@ void cpus_start(unsigned n, void (*work)(unsigned cpu));
 /* Call function(cpu) in ring 3; it may use memory, and neither ports nor HLT. */
 void cpu_call_ring3(void (*function)(unsigned), unsigned cpu);
 
+/* period=: around the steps of a round, and after each of them; and what was seen since the last report. */
+void pace_begin(const GuestParams *params, unsigned cpu);
+void pace_step(unsigned cpu);
+void pace_end(unsigned cpu);
+void pace_report(unsigned cpu);
+
 /* op=tick: count the interrupts of a periodic local APIC timer, and print each report-th. */
 __attribute__((noreturn)) void ticks_run(uint64_t report);
 
@@ -105,8 +111,6 @@ __attribute__((noreturn)) void ticks_run(uint64_t report);
 void devices_run(void);
 /* All of op=journal. */
 void journal_run(void);
-/* All of op=pace. */
-void pace_run(void);
 /* All of op=disk, in diskbench.c. */
 void diskbench_run(void);
 

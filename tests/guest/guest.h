@@ -27,7 +27,6 @@ typedef enum GuestOp {
     GUEST_OP_DEVICES,
     GUEST_OP_TICK,
     GUEST_OP_JOURNAL,
-    GUEST_OP_PACE,
     GUEST_OP_HALT,
     GUEST_OP_DISK,
 } GuestOp;
@@ -70,7 +69,7 @@ typedef struct GuestParams {
     uint64_t report; /* print each so many rounds, 0: never */
     uint64_t verify; /* re-read everything each so many rounds, 0: never */
     uint64_t vwords; /* words per page read then */
-    uint64_t period; /* of op=pace, ticks of the TSC */
+    uint64_t period; /* of a round, ticks of the TSC, 0: as fast as it goes */
     uint32_t cpus;
     uint32_t ring;
     uint32_t op;

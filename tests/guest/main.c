@@ -41,8 +41,11 @@ report_chain(unsigned cpu, uint64_t round, uint64_t chain)
 static void
 round_end(const GuestParams *params, unsigned cpu, uint64_t round, uint64_t chain)
 {
-    if (params->report != 0 && round != 0 && round % params->report == 0)
+    if (params->report != 0 && round != 0 && round % params->report == 0) {
         report_chain(cpu, round, chain);
+        if (params->period != 0)
+            pace_report(cpu);
+    }
     busy_wait(params->delay);
 }
 
@@ -85,15 +88,22 @@ do_round(unsigned cpu)
     const GuestParams *params = &header->params;
     ChainPos *pos = &positions[cpu];
     uint64_t round = pos->round;
+    bool paced = params->period != 0 && round != 0;
     uint64_t first;
     uint64_t *slice;
 
     chain_slice(params, cpu, &first);
     slice = (uint64_t *)(params->base + first * GUEST_PAGE_BYTES);
+    if (paced)
+        pace_begin(params, cpu);
     while (pos->round == round) {
         chain_step(params, cpu, pos, slice);
         publish(&header->cpu[cpu], pos);
+        if (paced)
+            pace_step(cpu);
     }
+    if (paced)
+        pace_end(cpu);
 }
 
 /* One CPU's whole life. */
@@ -219,11 +229,6 @@ guest_main(const StartInfo *info)
         cpu_halt();
     }
     report_ready(params);
-    if (params->op == GUEST_OP_PACE) {
-        pace_run();
-        all_finished(params);
-        cpu_halt();
-    }
     cpus_start(params->cpus, work);
     work(0);
 }

@@ -10,9 +10,10 @@ typedef struct Choice {
 } Choice;
 
 static const Choice op_choices[] = {
-    {"dirty", GUEST_OP_DIRTY}, {"touch", GUEST_OP_TOUCH}, {"devices", GUEST_OP_DEVICES},
-    {"tick", GUEST_OP_TICK},   {"halt", GUEST_OP_HALT},   {"journal", GUEST_OP_JOURNAL},
-    {"pace", GUEST_OP_PACE},   {"disk", GUEST_OP_DISK},   {NULL, 0},
+    {"dirty", GUEST_OP_DIRTY},     {"touch", GUEST_OP_TOUCH},
+    {"devices", GUEST_OP_DEVICES}, {"tick", GUEST_OP_TICK},
+    {"halt", GUEST_OP_HALT},       {"journal", GUEST_OP_JOURNAL},
+    {"disk", GUEST_OP_DISK},       {NULL, 0},
 };
 static const Choice order_choices[] = {
     {"seq", GUEST_ORDER_SEQ},
@@ -254,7 +255,7 @@ parse_option(GuestParams *params, Text key, Text value)
         {"delay", 0, UINT64_MAX, &params->delay, NULL},
         {"report", 0, UINT64_MAX, &params->report, NULL},
         {"verify", 0, UINT64_MAX, &params->verify, NULL},
-        {"period", 1, UINT32_MAX, &params->period, NULL},
+        {"period", 0, UINT32_MAX, &params->period, NULL},
         {"vwords", 1, GUEST_PAGE_WORDS, &params->vwords, NULL},
         {"cpus", 1, GUEST_CPUS_MAX, NULL, &params->cpus},
         {"ring", 0, 3, NULL, &params->ring},
@@ -290,7 +291,6 @@ set_defaults(GuestParams *params)
         .seed = 1,
         .report = 1,
         .vwords = 16,
-        .period = 100000000,
         .cpus = 1,
         .order = GUEST_ORDER_RANDOM,
         .fill = GUEST_FILL_WORDS,
@@ -320,8 +320,7 @@ guest_params_parse(GuestParams *params, const char *line, const char **bad)
         while (*line == ' ')
             line++;
     }
-    *bad = "pages is less than cpus, ring not 0 or 3, base not a multiple of 4096, or dirty 0";
+    *bad = "pages is less than cpus, ring not 0 or 3, or base not a multiple of 4096";
     return params->pages >= params->cpus && (params->ring == 0 || params->ring == 3) &&
-           params->base % GUEST_PAGE_BYTES == 0 &&
-           (params->dirty > 0 || params->op == GUEST_OP_PACE);
+           params->base % GUEST_PAGE_BYTES == 0;
 }

@@ -14,8 +14,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #define WAIT_US (30 * G_USEC_PER_SEC)
+/* Of a paced guest: ticks of a round, and pages written in it. */
+#define PACE_PERIOD 100000000
+#define PACE_DIRTY 64
 
 static const char *elf_path;
 static const char *qemu_path;
@@ -199,6 +203,54 @@ test_kvm(gconstpointer data)
     g_assert_cmpuint(n, >=, 8);
 }
 
+/* The report of a round, ticks long and with so many of them lost at once and looks at the TSC. */
+static void
+check_pace(const char *line)
+{
+    guint64 ticks, gap, late, spins;
+
+    g_assert_cmpint(sscanf(line,
+                           "pace cpu=0 ticks=%" G_GUINT64_FORMAT " gap=%" G_GUINT64_FORMAT
+                           " late=%" G_GUINT64_FORMAT " spins=%" G_GUINT64_FORMAT,
+                           &ticks, &gap, &late, &spins),
+                    ==, 4);
+    /* A round begins while the report of the one before is still printed. */
+    g_assert_cmpuint(ticks, >, 0);
+    g_assert_cmpuint(ticks, <=, PACE_PERIOD + late);
+    g_assert_cmpuint(gap, <=, ticks);
+    /* Once at least for each eight pages, and at the end. */
+    g_assert_cmpuint(spins, >=, PACE_DIRTY / 8 + 1);
+}
+
+/* Its writes are spread over a period of the TSC, and its chain is what it is without one. */
+static void
+test_pace(void)
+{
+    g_autofree char *options =
+        g_strdup_printf("rounds=4 ring=3 dirty=%d period=%d", PACE_DIRTY, PACE_PERIOD);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GuestChecker) checker = guest_checker_new(options, &error);
+    uint64_t begun = __rdtsc();
+    g_autoptr(RawVm) vm = vm_start(options);
+    gint64 end = g_get_monotonic_time() + WAIT_US;
+    guint n = 0, reports = 0;
+
+    g_assert_no_error(error);
+    g_autofree char *text = rawvm_output(vm);
+    while (!strstr(text, "done\n") && g_get_monotonic_time() < end) {
+        g_usleep(10000);
+        g_free(text);
+        text = rawvm_output(vm);
+    }
+    g_assert_cmpuint(__rdtsc() - begun, >=, UINT64_C(4) * PACE_PERIOD);
+    guest_checker_output(checker, text, &n, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(n, ==, 4);
+    for (const char *at = text; (at = strstr(at, "pace ")); at++, reports++)
+        check_pace(at);
+    g_assert_cmpuint(reports, ==, 4);
+}
+
 static void
 add(const char *what, const char *options, GTestDataFunc function)
 {
@@ -235,5 +287,6 @@ main(int argc, char **argv)
     g_test_add_func("/tiny guest/two of them exchange numbered frames", test_devices);
     for (size_t i = 0; i < G_N_ELEMENTS(endless); i++)
         add("its RAM is exact at any stop on KVM", endless[i], test_kvm);
+    g_test_add_func("/tiny guest/its rounds last a period of the TSC each", test_pace);
     return g_test_run();
 }
