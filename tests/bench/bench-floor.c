@@ -9,12 +9,11 @@
  *
  * Prints one JSON object.
  */
-#include "ckpt/histogram.h"
 #include "common/clock.h"
+#include "tests/bench/figures.h"
 #include "tests/vm/dirtylog/rawvm.h"
 
 #include <errno.h>
-#include <json-glib/json-glib.h>
 #include <linux/kvm.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,11 +23,11 @@
 #include <x86intrin.h>
 
 #define PAGE 4096ULL
+#define CUTS_MAX 9999
 #define MIB_PAGES 256ULL
 /* As before District's cuts: harvests are repeated while they find much. */
 #define PRECUT_HARVESTS_MAX 4
 #define PRECUT_PAGES_ENOUGH 64
-#define CUTS_MAX 4096
 
 static struct {
     char *guest, *append, *output;
@@ -43,7 +42,7 @@ static const GOptionEntry entries[] = {
     {"output", 0, 0, G_OPTION_ARG_FILENAME, &options.output, "what the guest prints goes there",
      "FILE"},
     {"ram", 0, 0, G_OPTION_ARG_INT, &options.ram_mib, "MiB, 64 to 16384", "N"},
-    {"cuts", 0, 0, G_OPTION_ARG_INT, &options.cuts, "that are measured, up to 4096", "N"},
+    {"cuts", 0, 0, G_OPTION_ARG_INT, &options.cuts, "that are measured, up to 9999", "N"},
     {"warm-up", 0, 0, G_OPTION_ARG_INT, &options.warm_up, "cuts before these", "N"},
     {"interval", 0, 0, G_OPTION_ARG_DOUBLE, &options.interval_ms, "between cuts", "MS"},
     {"tsc", 0, 0, G_OPTION_ARG_NONE, &options.tsc, "print how many kHz the TSC has, no more", NULL},
@@ -174,32 +173,16 @@ floor_run(Floor *f)
 }
 
 static void
-add_percentiles(JsonObject *object, const char *name, const Histogram *histogram)
-{
-    Percentiles p = histogram_percentiles(histogram);
-    JsonObject *values = json_object_new();
-
-    json_object_set_int_member(values, "count", (gint64)p.count);
-    json_object_set_int_member(values, "p50", (gint64)p.p50);
-    json_object_set_int_member(values, "p99", (gint64)p.p99);
-    json_object_set_int_member(values, "max", (gint64)p.max);
-    json_object_set_object_member(object, name, values);
-}
-
-static void
 floor_print(const Floor *f)
 {
     JsonObject *object = json_object_new();
-    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
 
-    add_percentiles(object, "pause_ns", &f->pause);
-    add_percentiles(object, "kick_ns", &f->kick);
-    add_percentiles(object, "log_ns", &f->log);
-    add_percentiles(object, "residue_pages", &f->residue);
-    add_percentiles(object, "dirty_pages", &f->dirty);
-    json_node_take_object(node, object);
-    g_autofree char *text = json_to_string(node, FALSE);
-    puts(text);
+    figures_add(object, "pause_ns", &f->pause);
+    figures_add(object, "kick_ns", &f->kick);
+    figures_add(object, "log_ns", &f->log);
+    figures_add(object, "residue_pages", &f->residue);
+    figures_add(object, "dirty_pages", &f->dirty);
+    figures_print(object);
 }
 
 #define TSC_WATCH_US 50000

@@ -72,6 +72,7 @@ host_configure()
 daemon_start()
 {
 	local host=${1:-bench} dir
+	[[ -z ${DAEMONS[$host]:-} ]] || return 0
 	dir=$(host_dir "$host")
 	host_configure "$host"
 	setpriv --pdeathsig TERM "$BUILD/control/districtd" --config "$dir/conf" --foreground \
@@ -89,6 +90,7 @@ daemon_start()
 pair_start()
 {
 	local token i
+	[[ -z ${DAEMONS[standby]:-} ]] || return 0
 	daemon_start bench
 	daemon_start standby
 	token=$(on_host bench host add standby --address "127.0.0.1:${PORTS[standby]}" | get token)
@@ -146,11 +148,11 @@ district_end()
 median() { sort -n | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
 worst() { sort -n | tail -n 1; }
 
-# Nearest-rank percentiles of the numbers on standard input, as JSON.
+# Nearest-rank percentiles of the numbers on standard input, as JSON. (%d of mawk ends at 2^31.)
 percentiles()
 {
 	sort -n | awk 'function rank(p) {i = int(p * NR); if (i < p * NR) i++; return v[i > 0 ? i : 1]}
 		{v[NR] = $1}
 		END {if (NR == 0) print "{\"count\":0,\"p50\":0,\"p99\":0,\"max\":0}"
-		     else printf "{\"count\":%d,\"p50\":%d,\"p99\":%d,\"max\":%d}\n", NR, rank(.5), rank(.99), v[NR]}'
+		     else printf "{\"count\":%d,\"p50\":%.0f,\"p99\":%.0f,\"max\":%.0f}\n", NR, rank(.5), rank(.99), v[NR]}'
 }
