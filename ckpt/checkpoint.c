@@ -34,7 +34,7 @@ checkpoint_request(Coordinator *c, ControlRequest *request)
     int fd = request->fds[0];
     request->fds[0] = -1;
     members_listed(c, wire_index);
-    coordinator_hello(c, &hello);
+    coordinator_hello(c, false, &hello);
     SinkConfig config = {.id = ++c->last_sink_id,
                          .transport = &file_out_transport,
                          .opaque = file_out_new(fd, request->message->checkpoint->path),

@@ -129,6 +129,7 @@ struct Coordinator {
     CutDisk *disks;     /* those with an overlay; set when members begin to run */
     uint32_t n_disks;
     uint64_t disk_sync_rate;  /* bytes per second */
+    uint64_t delta_cache;     /* bytes */
     int64_t next_disks_ns;    /* when to look whether engines can be told something of them */
     uint64_t stream_base;     /* last epoch number queued on the stream */
     uint64_t committed;       /* last epoch acknowledged */
@@ -162,7 +163,8 @@ bool coordinator_runs(const Coordinator *c);
 /* Add a sample, taken now; below 0 counts as 0. */
 void coordinator_measure(Coordinator *c, MeasureKind kind, int64_t value, int64_t now);
 /* HELLO of a stream or file from here; the strings are the coordinator's. */
-void coordinator_hello(const Coordinator *c, District__StreamHello *hello);
+/* stream: to a standby, else of a checkpoint file. */
+void coordinator_hello(const Coordinator *c, bool stream, District__StreamHello *hello);
 /* Are harvested pages to be staged? */
 bool coordinator_stages(const Coordinator *c);
 /* A target has gone: forget what is staged, unless someone else wants it. */

@@ -72,9 +72,9 @@ coordinator_runs(const Coordinator *c)
 }
 
 void
-coordinator_hello(const Coordinator *c, District__StreamHello *hello)
+coordinator_hello(const Coordinator *c, bool stream, District__StreamHello *hello)
 {
-    hello->version = STREAM_VERSION;
+    hello->version = stream ? STREAM_VERSION : FILE_VERSION;
     hello->software = (char *)"district-ckpt " DISTRICT_VERSION;
     hello->district = c->district;
     hello->incarnation = c->incarnation;
@@ -496,6 +496,7 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     c->clone_store = g_strdup(config->clone.store);
     c->clone_overlays = g_strdup(config->clone.overlay_dir);
     c->disk_sync_rate = config->disk_sync_rate;
+    c->delta_cache = config->delta_cache;
     c->load_rate = config->load_rate;
     c->inbox = inbox;
     c->stats = g_new0(CoordinatorStats, 1);

@@ -30,6 +30,7 @@ typedef struct CoordinatorConfig {
     PersistConfig persist; /* without a directory at a clone */
     CloneConfig clone;
     uint64_t disk_sync_rate;  /* bytes per second; 0: no limit */
+    uint64_t delta_cache;     /* bytes of pages that deltas are made against; 0: no deltas */
     uint64_t load_rate;       /* bytes per second of RAM that nobody waits for; 0: no limit */
     const char *numbers_path; /* where taken epoch numbers are noted */
     char **member_names;      /* NULL-terminated; in parallel with: */

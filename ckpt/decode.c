@@ -6,6 +6,10 @@
  */
 #include "ckpt/encode.h"
 
+#include "ckpt/pagewords.h"
+
+#define XXH_STATIC_LINKING_ONLY
+#include <xxhash.h>
 #include <zstd.h>
 
 #include <string.h>
@@ -13,6 +17,7 @@
 struct Decoder {
     ZSTD_DCtx *zstd;
     uint8_t *plain;
+    uint8_t *made; /* PAGE_BYTES for each page of the record: what is made of others */
     DecodedPage *pages;
 };
 
@@ -25,6 +30,7 @@ decoder_new(void)
     if (decoder->zstd == NULL)
         g_error("out of memory for a zstd context");
     decoder->plain = g_malloc(PAGES_RAW_MAX);
+    decoder->made = g_malloc(PAGES_PER_RECORD_MAX * PAGE_BYTES);
     decoder->pages = g_new0(DecodedPage, PAGES_PER_RECORD_MAX);
     return decoder;
 }
@@ -36,6 +42,7 @@ decoder_free(Decoder *decoder)
         return;
     ZSTD_freeDCtx(decoder->zstd);
     g_free(decoder->plain);
+    g_free(decoder->made);
     g_free(decoder->pages);
     g_free(decoder);
 }
@@ -71,47 +78,199 @@ inflate_frame(ZSTD_DCtx *zstd, const uint8_t *frame, size_t frame_len, uint8_t *
     return TRUE;
 }
 
-/* Read the page table at the start of decoder->plain. */
-static gboolean
-read_table(Decoder *decoder, uint32_t count, size_t plain_len, uint64_t n_pages, GError **error)
+/* Where the parts of a record lie in its plain bytes, and where reading has come to. */
+typedef struct Parts {
+    uint32_t count;
+    uint32_t of_kind[PAGE_DELTA + 1];
+    const uint8_t *raw;
+    const uint8_t *refs;
+    const uint8_t *groups;
+    const uint8_t *masks;
+    const uint8_t *words;
+    uint64_t check;
+} Parts;
+
+static uint64_t
+read64(const uint8_t *at)
 {
-    size_t data_at = count * sizeof(uint64_t);
+    uint64_t value;
 
-    for (uint32_t i = 0; i < count; i++) {
-        DecodedPage *page = &decoder->pages[i];
-        uint64_t entry;
+    memcpy(&value, at, sizeof value);
+    return GUINT64_FROM_LE(value);
+}
 
-        memcpy(&entry, decoder->plain + i * sizeof entry, sizeof entry);
-        entry = GUINT64_FROM_LE(entry);
-        *page = (DecodedPage){.index = entry >> 8};
-        if (page->index >= n_pages)
+/* Read the page table at the start of decoder->plain: indices and kinds. */
+static gboolean
+read_table(Decoder *decoder, uint64_t n_pages, Parts *parts, GError **error)
+{
+    for (uint32_t i = 0; i < parts->count; i++) {
+        uint64_t entry = read64(decoder->plain + i * sizeof entry);
+        unsigned kind = entry & 0xff;
+
+        decoder->pages[i] = (DecodedPage){.index = entry >> 8};
+        if (entry >> 8 >= n_pages)
             return damaged(error,
                            "damaged PAGES record: page %" G_GUINT64_FORMAT
                            " of an image that has %" G_GUINT64_FORMAT,
-                           page->index, n_pages);
-        switch (entry & 0xff) {
-        case PAGE_ZERO:
-            break;
-        case PAGE_RAW:
-            if (plain_len - data_at < PAGE_BYTES)
-                return damaged(error, "damaged PAGES record: page data is missing");
-            page->data = decoder->plain + data_at;
-            data_at += PAGE_BYTES;
-            break;
-        default:
-            return damaged(error, "damaged PAGES record: there is no page kind %u",
-                           (unsigned)(entry & 0xff));
-        }
+                           (uint64_t)(entry >> 8), n_pages);
+        if (kind > PAGE_DELTA)
+            return damaged(error, "damaged PAGES record: there is no page kind %u", kind);
+        parts->of_kind[kind]++;
     }
-    if (data_at != plain_len)
-        return damaged(error, "damaged PAGES record: data that belongs to no page");
     return TRUE;
 }
 
-const DecodedPage *
-decoder_pages(Decoder *decoder, const uint8_t *payload, size_t len, const uint64_t *n_pages_of,
-              uint32_t n_images, uint32_t *image, uint32_t *count, GError **error)
+static bool
+take_part(const uint8_t **at, size_t *left, size_t bytes, const uint8_t **part)
 {
+    if (*left < bytes)
+        return false;
+    *part = *at;
+    *at += bytes;
+    *left -= bytes;
+    return true;
+}
+
+/* Count the groups of all deltas. */
+static uint32_t
+count_groups(const Parts *parts)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < parts->of_kind[PAGE_DELTA]; i++)
+        n += (uint32_t)__builtin_popcountll(read64(parts->groups + i * sizeof(uint64_t)));
+    return n;
+}
+
+/* Find the parts behind the table. They must be all there is. */
+static gboolean
+find_parts(const Decoder *decoder, size_t plain_len, Parts *parts, GError **error)
+{
+    size_t table = parts->count * sizeof(uint64_t), left = plain_len - table;
+    const uint8_t *at = decoder->plain + table, *check = NULL;
+    uint32_t n_refs = parts->of_kind[PAGE_DUPLICATE], n_deltas = parts->of_kind[PAGE_DELTA];
+    uint32_t n_groups, n_words = 0;
+    bool good = (n_refs + n_deltas == 0 || take_part(&at, &left, sizeof parts->check, &check)) &&
+                take_part(&at, &left, parts->of_kind[PAGE_RAW] * PAGE_BYTES, &parts->raw) &&
+                take_part(&at, &left, n_refs * sizeof(uint64_t), &parts->refs) &&
+                take_part(&at, &left, n_deltas * sizeof(uint64_t), &parts->groups);
+
+    if (good) {
+        n_groups = count_groups(parts);
+        good = take_part(&at, &left, n_groups, &parts->masks);
+        for (uint32_t i = 0; good && i < n_groups; i++)
+            n_words += (uint32_t)__builtin_popcount(parts->masks[i]);
+        good = good && take_part(&at, &left, n_words * PAGE_WORD_BYTES, &parts->words);
+    }
+    if (!good)
+        return damaged(error, "damaged PAGES record: page data is missing");
+    if (left != 0)
+        return damaged(error, "damaged PAGES record: data that belongs to no page");
+    parts->check = check != NULL ? read64(check) : 0;
+    return TRUE;
+}
+
+/* Put the words of the next delta into page. */
+static void
+apply_delta(Parts *parts, uint8_t *page)
+{
+    uint64_t groups = read64(parts->groups);
+
+    parts->groups += sizeof groups;
+    for (; groups != 0; groups &= groups - 1) {
+        uint8_t *group = page + (size_t)__builtin_ctzll(groups) * PAGE_GROUP_BYTES;
+
+        for (unsigned bits = *parts->masks++; bits != 0; bits &= bits - 1) {
+            memcpy(group + (size_t)__builtin_ctz(bits) * PAGE_WORD_BYTES, parts->words,
+                   PAGE_WORD_BYTES);
+            parts->words += PAGE_WORD_BYTES;
+        }
+    }
+}
+
+/* Copy the page that the next reference names to made. */
+static gboolean
+follow_reference(Parts *parts, const DecodeInput *input, uint8_t *made, GError **error)
+{
+    uint64_t ref = read64(parts->refs), page = ref >> 16;
+    uint32_t image = ref & 0xffff;
+
+    parts->refs += sizeof ref;
+    if (image >= input->n_ram || page >= input->n_pages_of[image])
+        return damaged(error,
+                       "damaged PAGES record: a duplicate of page %" G_GUINT64_FORMAT
+                       " of image %u, which there is not",
+                       page, image);
+    memcpy(made, input->content(input->opaque, image, page), PAGE_BYTES);
+    return TRUE;
+}
+
+/* The content of page i, by its kind. */
+static gboolean
+make_page(Decoder *decoder, uint32_t i, uint32_t image, Parts *parts, const DecodeInput *input,
+          GError **error)
+{
+    DecodedPage *page = &decoder->pages[i];
+    uint8_t *made = decoder->made + (size_t)i * PAGE_BYTES;
+
+    switch (read64(decoder->plain + i * sizeof(uint64_t)) & 0xff) {
+    case PAGE_RAW:
+        page->data = parts->raw;
+        parts->raw += PAGE_BYTES;
+        break;
+    case PAGE_DUPLICATE:
+        page->data = made;
+        return follow_reference(parts, input, made, error);
+    case PAGE_DELTA:
+        memcpy(made, input->content(input->opaque, image, page->index), PAGE_BYTES);
+        apply_delta(parts, made);
+        page->data = made;
+        break;
+    default: /* a zero page; there are no other kinds */
+        break;
+    }
+    return TRUE;
+}
+
+/* Are pages made of others what the writer meant? */
+static gboolean
+verify_made(const Decoder *decoder, const Parts *parts, GError **error)
+{
+    uint64_t check = 0;
+
+    for (uint32_t i = 0; i < parts->count; i++) {
+        if ((read64(decoder->plain + i * sizeof(uint64_t)) & 0xff) >= PAGE_DUPLICATE)
+            check = XXH3_64bits_withSeed(decoder->pages[i].data, PAGE_BYTES, check);
+    }
+    if (check == parts->check)
+        return TRUE;
+    return damaged(error, "deltas do not fit what is held here: the stream must begin anew");
+}
+
+static gboolean
+read_pages(Decoder *decoder, size_t plain_len, uint32_t image, Parts *parts,
+           const DecodeInput *input, GError **error)
+{
+    if (!read_table(decoder, input->n_pages_of[image], parts, error))
+        return FALSE;
+    bool derived = parts->of_kind[PAGE_DUPLICATE] + parts->of_kind[PAGE_DELTA] > 0;
+    if (derived && (input->content == NULL || image >= input->n_ram))
+        return damaged(error, "damaged PAGES record: deltas and duplicates are of RAM in a stream, "
+                              "not of a disk or in a file");
+    if (!find_parts(decoder, plain_len, parts, error))
+        return FALSE;
+    for (uint32_t i = 0; i < parts->count; i++) {
+        if (!make_page(decoder, i, image, parts, input, error))
+            return FALSE;
+    }
+    return !derived || verify_made(decoder, parts, error);
+}
+
+const DecodedPage *
+decoder_pages(Decoder *decoder, const uint8_t *payload, size_t len, const DecodeInput *input,
+              uint32_t *image, uint32_t *count, GError **error)
+{
+    Parts parts = {0};
     uint32_t words[4];
     uint32_t plain_len;
 
@@ -121,17 +280,18 @@ decoder_pages(Decoder *decoder, const uint8_t *payload, size_t len, const uint64
     }
     memcpy(words, payload, sizeof words);
     *image = GUINT32_FROM_LE(words[0]);
-    *count = GUINT32_FROM_LE(words[1]);
+    *count = parts.count = GUINT32_FROM_LE(words[1]);
     plain_len = GUINT32_FROM_LE(words[2]);
-    if (words[3] != 0 || *image >= n_images || *count == 0 || *count > PAGES_PER_RECORD_MAX ||
-        plain_len < *count * sizeof(uint64_t) || plain_len > *count * (8 + PAGE_BYTES)) {
+    if (words[3] != 0 || *image >= input->n_images || *count == 0 ||
+        *count > PAGES_PER_RECORD_MAX || plain_len < *count * sizeof(uint64_t) ||
+        plain_len > sizeof parts.check + *count * (8 + PAGE_BYTES)) {
         damaged(error, "damaged PAGES record: image %u, %u pages, %u bytes is not possible", *image,
                 *count, plain_len);
         return NULL;
     }
     if (!inflate_frame(decoder->zstd, payload + PAGES_HEADER_BYTES, len - PAGES_HEADER_BYTES,
                        decoder->plain, plain_len, "PAGES record", error) ||
-        !read_table(decoder, *count, plain_len, n_pages_of[*image], error))
+        !read_pages(decoder, plain_len, *image, &parts, input, error))
         return NULL;
     return decoder->pages;
 }

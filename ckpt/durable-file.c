@@ -90,7 +90,7 @@ put_hello(FileWriter *w, GError **error)
     District__StreamHello hello = DISTRICT__STREAM_HELLO__INIT;
     const DurableCut *cut = w->job->cut;
 
-    hello.version = STREAM_VERSION;
+    hello.version = FILE_VERSION;
     hello.software = (char *)"district-ckpt " DISTRICT_VERSION;
     hello.district = w->durable->district;
     hello.incarnation = cut->incarnation;

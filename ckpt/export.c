@@ -141,7 +141,7 @@ write_hello(Export *e, GError **error)
 {
     District__StreamHello hello = DISTRICT__STREAM_HELLO__INIT;
 
-    hello.version = STREAM_VERSION;
+    hello.version = FILE_VERSION;
     hello.software = (char *)"district-ckpt " DISTRICT_VERSION;
     hello.district = e->loaded->cut->district;
     hello.incarnation = e->loaded->cut->incarnation;

@@ -21,7 +21,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define STREAM_VERSION 3
+/* StreamHello.version of a stream, and of a checkpoint file. */
+#define STREAM_VERSION 4
+#define FILE_VERSION 3
 /* CutState.version. */
 #define CUT_STATE_VERSION 2
 /* Largest packed CutState, bytes. */

@@ -29,6 +29,7 @@ static gint64 opt_incarnation = 1;
 static gint64 opt_durable_every_ms = 10000;
 static gint64 opt_merge_rate = 64 << 20;
 static gint64 opt_disk_sync_rate;
+static gint64 opt_delta_cache = 64 << 20;
 static gint64 opt_load_rate;
 
 static const GOptionEntry options[] = {
@@ -90,6 +91,11 @@ static const GOptionEntry options[] = {
      "Bytes per second for moving old checkpoints to base images and homes (64 MiB)", "BYTES"},
     {"disk-sync-rate", 0, 0, G_OPTION_ARG_INT64, &opt_disk_sync_rate,
      "Bytes per second for the first copy of disks to a standby (0: no limit)", "BYTES"},
+    {"delta-cache", 0, 0, G_OPTION_ARG_INT64, &opt_delta_cache,
+     "Bytes of memory for what has been sent to a standby, to send only what changes of it (64 "
+     "MiB; "
+     "0: send whole pages)",
+     "BYTES"},
     {"load-rate", 0, 0, G_OPTION_ARG_INT64, &opt_load_rate,
      "Bytes per second for reading memory of a restored district ahead of its use (0: no limit)",
      "BYTES"},
@@ -170,7 +176,7 @@ parse_persist(CoordinatorConfig *config, GError **error)
                      keep->keep_last == 0))
         return usage_error(error, "--keep wants three numbers, the first at least 1");
     if (opt_durable_every_ms < 0 || opt_merge_rate < 1 || opt_disk_sync_rate < 0 ||
-        opt_load_rate < 0)
+        opt_delta_cache < 0 || opt_load_rate < 0)
         return usage_error(error, "--durable-every or a rate is negative");
     if (opt_clone_of && (!opt_store || !opt_overlay_dir || !layout_name_good(opt_clone_of)))
         return usage_error(error, "--clone-of wants a name, --store and --overlay-dir");
@@ -182,6 +188,7 @@ parse_persist(CoordinatorConfig *config, GError **error)
         opt_durable_every_ms == 0 ? INT64_MAX : opt_durable_every_ms * NS_PER_MS;
     config->persist.merge_rate = (uint64_t)opt_merge_rate;
     config->disk_sync_rate = (uint64_t)opt_disk_sync_rate;
+    config->delta_cache = (uint64_t)opt_delta_cache;
     config->load_rate = (uint64_t)opt_load_rate;
     return TRUE;
 }

@@ -218,7 +218,7 @@ persist_full_start(Coordinator *c)
     if (!durable_take_file(p->durable, &p->full_id, &fd))
         return;
     members_listed(c, wire_index);
-    coordinator_hello(c, &hello);
+    coordinator_hello(c, false, &hello);
     hello.checkpoint_id = p->full_id;
     hello.parent_id = p->parent_id;
     if (first)

@@ -104,7 +104,7 @@ protect_connect(Coordinator *c)
         return;
     }
     members_listed(c, wire_index);
-    coordinator_hello(c, &hello);
+    coordinator_hello(c, true, &hello);
     SinkConfig config = {.id = ++c->last_sink_id,
                          .transport = &stream_out_transport,
                          .opaque = transport,
@@ -113,7 +113,8 @@ protect_connect(Coordinator *c)
                          .hello = &hello,
                          .n_pages_of = c->n_pages_of,
                          .wire_index = wire_index,
-                         .n_members = c->n_members};
+                         .n_members = c->n_members,
+                         .cache_bytes = c->delta_cache};
     c->stream = target_new(c, sink_new(&config));
 }
 

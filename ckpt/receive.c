@@ -124,14 +124,16 @@ receiver_over(const Receiver *receiver)
 /* ---- One function per record type. Each leaves the next state set. ---- */
 
 static gboolean
-check_hello(const District__StreamHello *hello, GError **error)
+check_hello(const Receiver *receiver, const District__StreamHello *hello, GError **error)
 {
-    if (hello->version != STREAM_VERSION) {
+    uint32_t version = receiver->ops->content != NULL ? STREAM_VERSION : FILE_VERSION;
+
+    if (hello->version != version) {
         g_autofree char *software = g_strescape(hello->software, NULL);
         g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_FOREIGN,
                     "format version %u (written by %.64s), this program reads version %u: use the "
                     "same release on both sides",
-                    hello->version, *software ? software : "an unnamed program", STREAM_VERSION);
+                    hello->version, *software ? software : "an unnamed program", version);
         return FALSE;
     }
     if (!layout_name_good(hello->district))
@@ -149,7 +151,8 @@ take_hello(Receiver *receiver, const RecordHeader *header, const uint8_t *payloa
 
     if (message == NULL)
         return FALSE;
-    good = check_hello(hello, error) && receiver->ops->hello(receiver->opaque, hello, error);
+    good =
+        check_hello(receiver, hello, error) && receiver->ops->hello(receiver->opaque, hello, error);
     if (good) {
         receiver->district = g_strdup(hello->district);
         receiver->incarnation = hello->incarnation;
@@ -223,10 +226,16 @@ check_filling(const Receiver *receiver, uint32_t image, const DecodedPage *pages
 static gboolean
 take_pages(Receiver *receiver, const RecordHeader *header, const uint8_t *payload, GError **error)
 {
+    const DecodeInput input = {
+        .n_pages_of = receiver->n_pages_of,
+        .n_images = receiver->n_images,
+        .n_ram = (uint32_t)receiver->begin->n_members,
+        .content = receiver->ops->content,
+        .opaque = receiver->opaque,
+    };
     uint32_t image, count;
     const DecodedPage *pages =
-        decoder_pages(receiver->decoder, payload, header->length, receiver->n_pages_of,
-                      receiver->n_images, &image, &count, error);
+        decoder_pages(receiver->decoder, payload, header->length, &input, &image, &count, error);
 
     if (pages == NULL)
         return FALSE;

@@ -29,6 +29,9 @@ typedef struct ReceiverOps {
     /* A JOURNAL record in its order, checked on its own (layout_check_journal); it is of no epoch.
      * NULL where there are none: in files. */
     gboolean (*journal)(void *opaque, const District__StreamJournal *record, GError **error);
+    /* What the owner has of a page of RAM now, all that has come for it included (PageContentFunc).
+     * NULL where there are no deltas: in files. It says which version of the format is read, too. */
+    const uint8_t *(*content)(void *opaque, uint32_t image, uint64_t page);
 } ReceiverOps;
 
 typedef struct Receiver Receiver;

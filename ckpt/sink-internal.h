@@ -22,8 +22,9 @@ struct SinkItem {
     bool disk;
     uint32_t image;     /* as EPOCH_BEGIN counts them */
     PageHashes *hashes; /* of a member's RAM; NULL for a disk */
-    uint32_t pages;     /* in the record */
-    int64_t encode_ns;  /* that the worker took */
+    EncodeMemory memory;
+    uint32_t pages;    /* in the record */
+    int64_t encode_ns; /* that the worker took */
     uint32_t n_refs;
     PageRef *refs;      /* what to encode */
     uint8_t *copy;      /* owned pages behind refs; or they are in: */
@@ -42,12 +43,18 @@ struct Sink {
     uint32_t n_members;
     uint32_t *wire_index;
     PageHashes **hashes;   /* workers, by shard */
+    PageCache **caches;    /* likewise, one per shard; NULL: a file, which has no deltas */
+    Dedup *dedup;          /* NULL like caches */
     gint level;            /* atomic */
     gint sync_outstanding; /* atomic */
     GThread *thread;
     GByteArray *hello;
 
-    /* The coordinator's: disks of the epoch begun last; the first one is image n_ram. */
+    /* The coordinator's: when pages are sent, for dedup; and the last page queued of a full sync. */
+    DedupTime now;
+    DedupPage sync_at;
+
+    /* The coordinator's too: disks of the epoch begun last; the first one is image n_ram. */
     uint32_t n_ram, n_disks;
     char **disk_names; /* NULL-terminated */
     uint64_t *disk_bytes;
@@ -79,6 +86,8 @@ struct Sink {
 SinkItem *sink_item_new(Sink *sink, RecordType type, uint64_t number);
 /* Queue a batch; from here on it belongs to its worker, then to the sink's thread. */
 void sink_queue_batch(Sink *sink, SinkItem *item, unsigned shard);
+/* The same of pages of RAM, which are encoded with what the sink remembers. */
+void sink_queue_pages(Sink *sink, SinkItem *item, unsigned shard);
 
 /* ---- sink-disk.c ---- */
 /* Note the disks of an epoch. */

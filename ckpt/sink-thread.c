@@ -257,6 +257,10 @@ sink_thread_free(Sink *sink)
     for (uint32_t i = 0; i < sink->n_members; i++)
         page_hashes_free(sink->hashes[i]);
     g_free(sink->hashes);
+    for (unsigned i = 0; sink->caches && i < encode_pool_shards(pool); i++)
+        page_cache_free(sink->caches[i]);
+    g_free(sink->caches);
+    dedup_free(sink->dedup);
     g_free(sink->wire_index);
     sink_disk_clear(sink);
     g_byte_array_unref(sink->hello);

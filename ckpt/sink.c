@@ -10,6 +10,18 @@
 
 #define LEVEL_START 1
 
+/* Make room for what deltas and duplicates are made against. */
+static void
+sink_remember(Sink *sink, uint64_t cache_bytes)
+{
+    unsigned shards = encode_pool_shards(sink->pool);
+
+    sink->caches = g_new0(PageCache *, shards);
+    for (unsigned i = 0; cache_bytes > 0 && i < shards; i++)
+        sink->caches[i] = page_cache_new(cache_bytes / shards);
+    sink->dedup = dedup_new();
+}
+
 Sink *
 sink_new(const SinkConfig *config)
 {
@@ -29,6 +41,8 @@ sink_new(const SinkConfig *config)
     sink->hashes = g_new0(PageHashes *, config->n_members);
     for (uint32_t i = 0; i < config->n_members; i++)
         sink->hashes[i] = page_hashes_new(config->n_pages_of[i]);
+    if (sink->transport->is_stream)
+        sink_remember(sink, config->cache_bytes);
     sink->wire_index = g_memdup2(config->wire_index, config->n_members * sizeof(uint32_t));
     sink->level = LEVEL_START;
     sink->hello = sink_record_pack(&config->hello->base);
@@ -127,6 +141,15 @@ sink_queue_batch(Sink *sink, SinkItem *item, unsigned shard)
     encode_pool_push(sink->pool, shard, item);
 }
 
+void
+sink_queue_pages(Sink *sink, SinkItem *item, unsigned shard)
+{
+    if (sink->caches)
+        item->memory = (EncodeMemory){sink->caches[shard], sink->dedup, sink->now};
+    sink->now.order++;
+    sink_queue_batch(sink, item, shard);
+}
+
 static SinkItem *
 sink_batch_new(Sink *sink, Epoch *epoch, uint64_t number, uint32_t member, bool full)
 {
@@ -155,23 +178,35 @@ sink_member_pages(Sink *sink, Epoch *epoch, uint64_t number, uint32_t member, bo
             item = open[shard] = sink_batch_new(sink, epoch, number, member, full);
         item->refs[item->n_refs++] = ref;
         if (item->n_refs == PAGES_PER_RECORD_MAX) {
-            sink_queue_batch(sink, item, shard);
+            sink_queue_pages(sink, item, shard);
             open[shard] = NULL;
         }
     }
     for (unsigned shard = 0; shard < encode_pool_shards(sink->pool); shard++) {
         if (open[shard])
-            sink_queue_batch(sink, open[shard], shard);
+            sink_queue_pages(sink, open[shard], shard);
     }
 }
 
 void
 sink_epoch_pages(Sink *sink, Epoch *epoch, uint64_t number, bool full)
 {
+    sink->now.scope++;
     for (uint32_t member = 0; member < sink->n_members; member++) {
         if (sink->wire_index[member] != WIRE_INDEX_NONE)
             sink_member_pages(sink, epoch, number, member, full);
     }
+}
+
+/* Pages first to last, in ascending order, come next: could one of them have come in this scope? */
+static void
+sink_sync_scope(Sink *sink, uint32_t member, uint64_t first, uint64_t last)
+{
+    const DedupPage *at = &sink->sync_at;
+
+    if (member < at->image || (member == at->image && first <= at->page) || sink->now.scope == 0)
+        sink->now.scope++;
+    sink->sync_at = (DedupPage){member, last};
 }
 
 void
@@ -193,8 +228,9 @@ sink_sync_pages(Sink *sink, uint64_t number, uint32_t member, const uint64_t *pa
         memcpy(to, ram + pages[i] * PAGE_BYTES, PAGE_BYTES);
         item->refs[i] = (PageRef){.index = pages[i], .data = to};
     }
+    sink_sync_scope(sink, member, pages[0], pages[count - 1]);
     g_atomic_int_inc(&sink->sync_outstanding);
-    sink_queue_batch(sink, item, encode_pool_shard_of(sink->pool, pages[0]));
+    sink_queue_pages(sink, item, encode_pool_shard_of(sink->pool, pages[0]));
 }
 
 void
@@ -252,8 +288,8 @@ sink_item_encode_pages(SinkItem *item, Encoder *encoder, EncodeStats *stats)
     if (item->source && !sink_disk_read(item))
         return;
     encoder_set_level(encoder, g_atomic_int_get(&sink->level));
-    item->pages = encoder_pages(encoder, item->image, item->refs, item->n_refs, item->hashes,
-                                item->full, item->record, stats);
+    item->pages = encoder_stream_pages(encoder, item->image, item->refs, item->n_refs, item->hashes,
+                                       &item->memory, item->full, item->record, stats);
     if (item->disk)
         *stats = (EncodeStats){.disk_blocks = stats->raw + stats->zero, .disk_zero = stats->zero};
 }
@@ -277,11 +313,7 @@ sink_item_encode(SinkItem *item, Encoder *encoder)
     g_clear_pointer(&item->entries, g_free);
     g_clear_pointer(&item->source, disk_source_unref);
     g_mutex_lock(&sink->lock);
-    sink->stats.pages.zero += stats.zero;
-    sink->stats.pages.unchanged += stats.unchanged;
-    sink->stats.pages.raw += stats.raw;
-    sink->stats.pages.disk_blocks += stats.disk_blocks;
-    sink->stats.pages.disk_zero += stats.disk_zero;
+    encode_stats_add(&sink->stats.pages, &stats);
     item->ready = true;
     g_cond_signal(&sink->cond);
     g_mutex_unlock(&sink->lock);

@@ -11,7 +11,10 @@
  *
  * Page hashes are the sink's: they say what this sink's reader has. All batches with the same page
  * are encoded by the same worker, in order (EncodePool shards by page), so a hash always tells of
- * the batch queued before.
+ * the batch queued before. So does the cache of pages that deltas are made against, one per shard, and
+ * without a lock. Only a stream has deltas, and duplicates (dedup.h): what is in a file must be readable
+ * page by page. Each epoch is a scope of duplicates, and so is each pass of a full sync, as far
+ * as pages come in ascending order.
  *
  * Blocks of disks go the same way without hashes, so any worker takes any batch. Workers read them
  * from the overlay's data file (common/diskindex.h) themselves, and not further ahead of the
@@ -63,6 +66,7 @@ typedef struct SinkConfig {
     const uint64_t *n_pages_of;         /* RAM pages of each member; copied */
     const uint32_t *wire_index;         /* member -> index in EPOCH_BEGIN's list, or none; copied */
     uint32_t n_members;
+    uint64_t cache_bytes; /* of a stream, for deltas; 0: none */
 } SinkConfig;
 
 Sink *sink_new(const SinkConfig *config);

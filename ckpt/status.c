@@ -9,9 +9,7 @@ status_add_sink(Coordinator *c, const SinkStats *sink)
 {
     SinkStats *sum = &c->stats->closed_sinks;
 
-    sum->pages.zero += sink->pages.zero;
-    sum->pages.unchanged += sink->pages.unchanged;
-    sum->pages.raw += sink->pages.raw;
+    encode_stats_add(&sum->pages, &sink->pages);
     sum->bytes += sink->bytes;
 }
 
@@ -110,6 +108,8 @@ status_fill_counts(Coordinator *c, District__CkptStatusReply *s)
     s->wire_bytes = c->stats->closed_sinks.bytes + now.bytes;
     s->zero_pages = c->stats->closed_sinks.pages.zero + now.pages.zero;
     s->unchanged_pages = c->stats->closed_sinks.pages.unchanged + now.pages.unchanged;
+    s->delta_pages = c->stats->closed_sinks.pages.delta + now.pages.delta;
+    s->duplicate_pages = c->stats->closed_sinks.pages.duplicate + now.pages.duplicate;
     s->raw_pages = c->stats->closed_sinks.pages.raw + now.pages.raw;
     if (c->committed_cut_ns)
         s->lag_ns = (uint64_t)(clock_monotonic_ns() - c->committed_cut_ns);

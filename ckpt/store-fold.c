@@ -128,7 +128,7 @@ fold_write_start(FoldJob *job, const District__StreamEpochBegin *of_child, GErro
     District__StreamHello hello = DISTRICT__STREAM_HELLO__INIT;
     District__StreamEpochBegin begin = *of_child;
 
-    hello.version = STREAM_VERSION;
+    hello.version = FILE_VERSION;
     hello.software = (char *)"district " DISTRICT_VERSION;
     hello.district = job->store->district;
     hello.incarnation = job->child.incarnation;

@@ -254,13 +254,13 @@ static gboolean
 lazy_disk(Load *load, int fd, const StoreIndexRecord *record, GByteArray *payload, Decoder *decoder,
           GError **error)
 {
+    const DecodeInput input = {.n_pages_of = load->image_pages, .n_images = load->images->len};
     const DecodedPage *pages;
     uint32_t image, count;
 
     if (!storeram_read_record(fd, record->offset, RECORD_PAGES, payload, error))
         return FALSE;
-    pages = decoder_pages(decoder, payload->data, payload->len, load->image_pages,
-                          load->images->len, &image, &count, error);
+    pages = decoder_pages(decoder, payload->data, payload->len, &input, &image, &count, error);
     return pages != NULL && load_pages(load, image, pages, count, error);
 }
 

@@ -242,11 +242,12 @@ read_pages(StoreRam *ram, const RamRecord *record, uint32_t *count, GError **err
 {
     const RamFile *file = &g_array_index(ram->files, RamFile, record->file);
     const DecodedPage *pages = NULL;
+    const DecodeInput input = {.n_pages_of = file->n_pages_of, .n_images = file->n_images};
     uint32_t image = 0;
 
     if (storeram_read_record(file->fd, record->offset, RECORD_PAGES, ram->payload, error))
-        pages = decoder_pages(ram->decoder, ram->payload->data, ram->payload->len, file->n_pages_of,
-                              file->n_images, &image, count, error);
+        pages = decoder_pages(ram->decoder, ram->payload->data, ram->payload->len, &input, &image,
+                              count, error);
     if (pages != NULL && image != record->member) {
         g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
                     "damaged: the record at %" G_GUINT64_FORMAT " is of another image",

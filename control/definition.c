@@ -161,6 +161,19 @@ parse_journal(const char *value, void *field, GError **error)
 }
 
 static gboolean
+parse_delta_cache(const char *value, void *field, GError **error)
+{
+    uint64_t bytes = 0;
+
+    if (strcmp(value, "0") != 0 && !units_parse_size(value, &bytes, error))
+        return FALSE;
+    if (bytes != 0 && (bytes < DELTA_CACHE_MIN || bytes > DELTA_CACHE_MAX))
+        return bad_value(error, "%s is out of range: give 1M to 16G, or 0", value);
+    *(uint64_t *)field = bytes;
+    return TRUE;
+}
+
+static gboolean
 parse_cpus(const char *value, void *field, GError **error)
 {
     guint64 number = 0;
@@ -352,6 +365,7 @@ static const Key district_keys[] = {
     {"Bridge", parse_bridge, offsetof(Definition, bridge)},
     {"DurableEvery", parse_durable_every, offsetof(Definition, durable_every_us)},
     {"Keep", parse_keep, offsetof(Definition, keep)},
+    {"DeltaCache", parse_delta_cache, offsetof(Definition, delta_cache)},
     {"SyncRate", parse_rate, offsetof(Definition, sync_rate)},
     {"LoadRate", parse_rate, offsetof(Definition, load_rate)},
     {"Autostart", parse_bool, offsetof(Definition, autostart)},
@@ -689,6 +703,7 @@ definition_parse(const char *text, gsize len, const char *file, GError **error)
     definition->members = g_ptr_array_new_with_free_func(member_free);
     definition->text = g_strndup(text, len);
     definition->interval_us = 25000;
+    definition->delta_cache = DELTA_CACHE_DEFAULT;
     definition->output_commit = TRUE;
     definition->failover_after_ms = 1000;
     definition->detach_after_ms = 5000;

@@ -41,6 +41,11 @@ typedef struct DefinitionMember {
     uint64_t journal; /* size of the journal disk, bytes; 0: none */
 } DefinitionMember;
 
+/* Bytes. */
+#define DELTA_CACHE_DEFAULT ((uint64_t)64 << 20)
+#define DELTA_CACHE_MIN ((uint64_t)1 << 20)
+#define DELTA_CACHE_MAX ((uint64_t)16 << 30)
+
 typedef struct Definition {
     char *name;
     uint64_t interval_us;
@@ -52,10 +57,11 @@ typedef struct Definition {
     gboolean autostart;        /* when the host boots */
     uint64_t durable_every_us; /* or DEFINITION_NEVER; 0 while the file has not been read */
     DefinitionKeep keep;
-    uint64_t sync_rate; /* of disks to a standby, bytes per second; 0: no limit */
-    uint64_t load_rate; /* of memory from the store, the same */
-    GPtrArray *members; /* of DefinitionMember, at least one, in the order of the file */
-    char *text;         /* the file itself */
+    uint64_t delta_cache; /* bytes, of what has been sent to the standby; 0: none */
+    uint64_t sync_rate;   /* of disks to a standby, bytes per second; 0: no limit */
+    uint64_t load_rate;   /* of memory from the store, the same */
+    GPtrArray *members;   /* of DefinitionMember, at least one, in the order of the file */
+    char *text;           /* the file itself */
 } Definition;
 
 /*

@@ -260,6 +260,7 @@ add_store(const District *d, GPtrArray *argv)
     add(argv, "--durable-every", g_strdup_printf("%" G_GUINT64_FORMAT, ms));
     add(argv, "--keep", g_strdup_printf("%u,%u,%u", keep->last, keep->hourly, keep->daily));
     add(argv, "--disk-sync-rate", g_strdup_printf("%" G_GUINT64_FORMAT, definition->sync_rate));
+    add(argv, "--delta-cache", g_strdup_printf("%" G_GUINT64_FORMAT, definition->delta_cache));
     add(argv, "--load-rate", g_strdup_printf("%" G_GUINT64_FORMAT, definition->load_rate));
 }
 

@@ -78,6 +78,8 @@ ckpt_status_to_json(const District__CkptStatusReply *s)
         {"zero_pages", s->zero_pages},
         {"unchanged_pages", s->unchanged_pages},
         {"raw_pages", s->raw_pages},
+        {"delta_pages", s->delta_pages},
+        {"duplicate_pages", s->duplicate_pages},
         {"lag_ns", s->lag_ns},
         {"sync_done_pages", s->sync_done_pages},
         {"sync_total_pages", s->sync_total_pages},

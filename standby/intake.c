@@ -166,6 +166,12 @@ intake_good(Intake *intake, GError **error)
     return journals_good(intake->journals, error);
 }
 
+static const uint8_t *
+intake_content(void *opaque, uint32_t image, uint64_t page)
+{
+    return shadow_content(intake_target(opaque), image, page);
+}
+
 const ReceiverOps intake_ops = {
     .hello = intake_hello,
     .begin = intake_begin,
@@ -173,4 +179,5 @@ const ReceiverOps intake_ops = {
     .state = intake_state,
     .end = intake_end,
     .journal = intake_journal,
+    .content = intake_content,
 };

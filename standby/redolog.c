@@ -3,6 +3,7 @@
 #include "standby/redolog.h"
 
 #include "common/memfd.h"
+#include "standby/logindex.h"
 
 #define XXH_STATIC_LINKING_ONLY
 #include <assert.h>
@@ -39,6 +40,7 @@ struct RedoLog {
     uint64_t state_offset;
     uint64_t state_len;
     XXH3_state_t *hash;
+    LogIndex *index;
 };
 
 static uint64_t
@@ -58,8 +60,9 @@ log_limit(uint64_t image_bytes)
 }
 
 RedoLog *
-redolog_new(int fd, uint64_t image_bytes, GError **error)
+redolog_new(int fd, const Images *images, GError **error)
 {
+    uint64_t limit = log_limit(images_bytes(images));
     bool own = fd < 0;
     RedoLog *log;
     uint8_t *map;
@@ -71,7 +74,7 @@ redolog_new(int fd, uint64_t image_bytes, GError **error)
                     g_strerror(errno));
         return NULL;
     }
-    map = memfd_map(fd, log_limit(image_bytes), TRUE, error);
+    map = memfd_map(fd, limit, TRUE, error);
     if (map == NULL) {
         if (own)
             close(fd);
@@ -80,7 +83,8 @@ redolog_new(int fd, uint64_t image_bytes, GError **error)
     log = g_new0(RedoLog, 1);
     log->fd = fd;
     log->map = map;
-    log->limit = log_limit(image_bytes);
+    log->limit = limit;
+    log->index = log_index_new(images->ram);
     log->size = memfd_size(fd);
     log->hash = XXH3_createState();
     if (log->hash == NULL)
@@ -97,6 +101,7 @@ redolog_free(RedoLog *log)
     munmap(log->map, log->limit);
     close(log->fd);
     XXH3_freeState(log->hash);
+    log_index_free(log->index);
     g_free(log);
 }
 
@@ -115,6 +120,18 @@ redolog_reset(RedoLog *log)
     log->state_offset = 0;
     log->state_len = 0;
     XXH3_64bits_reset(log->hash);
+    log_index_clear(log->index);
+}
+
+const uint8_t *
+redolog_find(const RedoLog *log, uint32_t image, uint64_t page)
+{
+    static const uint8_t zeros[PAGE_BYTES];
+    uint64_t offset;
+
+    if (!log_index_get(log->index, image, page, &offset))
+        return NULL;
+    return offset == LOG_INDEX_ZERO ? zeros : log->map + offset;
 }
 
 /* ---- Writing ---- */
@@ -177,9 +194,12 @@ redolog_append_pages(RedoLog *log, uint32_t image, const DecodedPage *pages, uin
         uint64_t word = pages[i].index << 8 | (pages[i].data != NULL ? PAGE_RAW : PAGE_ZERO);
 
         memcpy(body + i * sizeof word, &word, sizeof word);
-        if (pages[i].data == NULL)
+        if (pages[i].data == NULL) {
+            log_index_set(log->index, image, pages[i].index, LOG_INDEX_ZERO);
             continue;
+        }
         memcpy(data, pages[i].data, PAGE_BYTES);
+        log_index_set(log->index, image, pages[i].index, (uint64_t)(data - log->map));
         data += PAGE_BYTES;
     }
     XXH3_64bits_update(log->hash, body - sizeof entry, sizeof entry + table);

@@ -19,8 +19,8 @@
 typedef struct RedoLog RedoLog;
 
 /* fd -1: a new memfd; else one from another process (ownership passes on success only).
- * image_bytes: of the district, bounds what an epoch can take. NULL with error set. */
-RedoLog *redolog_new(int fd, uint64_t image_bytes, GError **error);
+ * images: what it is a log of, bounds what an epoch can take. NULL with error set. */
+RedoLog *redolog_new(int fd, const Images *images, GError **error);
 void redolog_free(RedoLog *log);
 int redolog_fd(const RedoLog *log);
 
@@ -31,6 +31,10 @@ void redolog_reset(RedoLog *log);
 gboolean redolog_append_pages(RedoLog *log, uint32_t image, const DecodedPage *pages,
                               uint32_t count, GError **error);
 gboolean redolog_append_state(RedoLog *log, const uint8_t *packed, size_t len, GError **error);
+
+/* The content that was appended last of a page of RAM since redolog_reset; NULL: none. It is never of
+ * a log that another process has written. Valid until redolog_reset. */
+const uint8_t *redolog_find(const RedoLog *log, uint32_t image, uint64_t page);
 
 /* Fill in the log fields of slot for what has been appended. */
 void redolog_describe(const RedoLog *log, LedgerSlot *slot);

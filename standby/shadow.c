@@ -253,8 +253,7 @@ static gboolean
 shadow_make_logs(Shadow *shadow, int *fds, GError **error)
 {
     for (unsigned i = 0; i < LEDGER_SLOTS; i++) {
-        shadow->log[i] =
-            redolog_new(fds != NULL ? fds[i] : -1, images_bytes(&shadow->images), error);
+        shadow->log[i] = redolog_new(fds != NULL ? fds[i] : -1, &shadow->images, error);
         if (shadow->log[i] == NULL)
             return FALSE;
         if (fds != NULL)
@@ -566,6 +565,23 @@ shadow_pages(Shadow *shadow, uint32_t image, const DecodedPage *pages, uint32_t 
                                             pages, count, error))
         return FALSE;
     return redolog_append_pages(shadow->log[shadow->open_log], image, pages, count, error);
+}
+
+/*
+ * The applier may be copying the other log to the images right now. But what it touches is in that log,
+ * where it is found first; and a log is not written again before its epoch is in the images.
+ */
+const uint8_t *
+shadow_content(const Shadow *shadow, uint32_t image, uint64_t page)
+{
+    const uint8_t *content = NULL;
+
+    if (shadow->open == EPOCH_LOG) {
+        content = redolog_find(shadow->log[shadow->open_log], image, page);
+        if (content == NULL)
+            content = redolog_find(shadow->log[1 - shadow->open_log], image, page);
+    }
+    return content != NULL ? content : shadow->images.ram->maps[image] + page * PAGE_BYTES;
 }
 
 gboolean

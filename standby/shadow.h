@@ -58,6 +58,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Shadow, shadow_free)
 /* Open an epoch that builds on the committed one: members must be the same. Waits, bounded, for the
  * log of the last but one epoch to be applied. An epoch left open earlier is forgotten. */
 gboolean shadow_begin(Shadow *shadow, const District__StreamEpochBegin *begin, GError **error);
+/* What an epoch that comes now finds of a page of RAM: of the open epoch, else of the committed one. An
+ * epoch is open. Valid until the next epoch begins, unless the page comes again. The writer's. */
+const uint8_t *shadow_content(const Shadow *shadow, uint32_t image, uint64_t page);
 /* STANDBY_ERROR FULL if memory or room for disks runs out: the epoch can only be dropped then. */
 gboolean shadow_pages(Shadow *shadow, uint32_t image, const DecodedPage *pages, uint32_t count,
                       GError **error);

@@ -17,17 +17,21 @@
 
 #include "common/clock.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 typedef struct Variant {
     const char *name;
-    const char *what;
+    bool deltas;
+    bool duplicates;
 } Variant;
 
 static const Variant variants[] = {
-    {"plain", "zero, unchanged, raw"},
+    {"plain", false, false},
+    {"delta", true, false},
+    {"delta+dup", true, true},
 };
 #define N_VARIANTS G_N_ELEMENTS(variants)
 
@@ -48,12 +52,14 @@ typedef struct Side {
     uint32_t n_images;
     const uint64_t *n_pages_of;
     PageHashes **hashes;
+    EncodeMemory memory;
     uint8_t **ram; /* of the reader */
     GPtrArray *records;
     Result result;
 } Side;
 
 static char *opt_trace, *opt_json, *opt_workload;
+static gint opt_cache_mib = 64;
 static gint opt_epochs = 20, opt_dirty = 4096, opt_ram_mib = 256, opt_members = 2, opt_level = 1;
 static gboolean opt_quick;
 
@@ -69,6 +75,7 @@ static const GOptionEntry options[] = {
     {"dirty", 0, 0, G_OPTION_ARG_INT, &opt_dirty, "Pages written per epoch and member (4096)", "N"},
     {"ram", 0, 0, G_OPTION_ARG_INT, &opt_ram_mib, "RAM of a member (256)", "MIB"},
     {"members", 0, 0, G_OPTION_ARG_INT, &opt_members, "Members of a pattern (2)", "N"},
+    {"cache", 0, 0, G_OPTION_ARG_INT, &opt_cache_mib, "Cache for deltas (64)", "MIB"},
     {"level", 0, 0, G_OPTION_ARG_INT, &opt_level, "Level of zstd (1)", "N"},
     {"json", 0, 0, G_OPTION_ARG_FILENAME, &opt_json, "Also write the figures to this file", "FILE"},
     {"quick", 0, 0, G_OPTION_ARG_NONE, &opt_quick, "Small and short: does it work at all?", NULL},
@@ -84,6 +91,10 @@ side_start(Side *side, const Variant *variant, const EpochSource *source)
     side->n_pages_of = source->n_pages_of;
     side->encoder = encoder_new(opt_level);
     side->decoder = decoder_new();
+    if (variant->deltas)
+        side->memory.cache = page_cache_new((size_t)opt_cache_mib << 20);
+    if (variant->duplicates)
+        side->memory.dedup = dedup_new();
     side->records = g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
     side->hashes = g_new(PageHashes *, side->n_images);
     side->ram = g_new(uint8_t *, side->n_images);
@@ -102,6 +113,8 @@ side_end(Side *side)
     }
     g_free(side->hashes);
     g_free(side->ram);
+    page_cache_free(side->memory.cache);
+    dedup_free(side->memory.dedup);
     encoder_free(side->encoder);
     decoder_free(side->decoder);
     g_ptr_array_unref(side->records);
@@ -113,7 +126,9 @@ side_encode_batch(Side *side, uint32_t image, const PageRef *refs, uint32_t n, b
 {
     GByteArray *record = g_byte_array_new();
 
-    if (encoder_pages(side->encoder, image, refs, n, side->hashes[image], full, record, stats) > 0)
+    side->memory.now.order++;
+    if (encoder_stream_pages(side->encoder, image, refs, n, side->hashes[image], &side->memory,
+                             full, record, stats) > 0)
         g_ptr_array_add(side->records, record);
     else
         g_byte_array_unref(record);
@@ -138,15 +153,28 @@ side_encode(Side *side, const GArray *pages, bool full, EncodeStats *stats)
     }
 }
 
+static const uint8_t *
+side_content(void *opaque, uint32_t image, uint64_t page)
+{
+    return ((Side *)opaque)->ram[image] + page * PAGE_BYTES;
+}
+
 static gboolean
 side_decode(Side *side, GError **error)
 {
+    const DecodeInput input = {
+        .n_pages_of = side->n_pages_of,
+        .n_images = side->n_images,
+        .n_ram = side->n_images,
+        .content = side_content,
+        .opaque = side,
+    };
+
     for (guint i = 0; i < side->records->len; i++) {
         const GByteArray *record = g_ptr_array_index(side->records, i);
         uint32_t image, count;
         const DecodedPage *pages =
-            decoder_pages(side->decoder, record->data, record->len, side->n_pages_of,
-                          side->n_images, &image, &count, error);
+            decoder_pages(side->decoder, record->data, record->len, &input, &image, &count, error);
 
         if (pages == NULL)
             return FALSE;
@@ -179,14 +207,6 @@ side_check(const Side *side, const GArray *pages, GError **error)
     return TRUE;
 }
 
-static void
-add_stats(EncodeStats *sum, const EncodeStats *stats)
-{
-    sum->zero += stats->zero;
-    sum->unchanged += stats->unchanged;
-    sum->raw += stats->raw;
-}
-
 /* One epoch there and back. full: what comes first; not counted. */
 static gboolean
 side_epoch(Side *side, const GArray *pages, bool full, GError **error)
@@ -196,6 +216,7 @@ side_epoch(Side *side, const GArray *pages, bool full, GError **error)
     int64_t start, encoded, decoded;
 
     g_ptr_array_set_size(side->records, 0);
+    side->memory.now.scope++;
     start = clock_monotonic_ns();
     side_encode(side, pages, full, &stats);
     encoded = clock_monotonic_ns();
@@ -212,7 +233,7 @@ side_epoch(Side *side, const GArray *pages, bool full, GError **error)
         const GByteArray *record = g_ptr_array_index(side->records, i);
         r->wire_bytes += RECORD_HEADER_BYTES + record->len;
     }
-    add_stats(&r->stats, &stats);
+    encode_stats_add(&r->stats, &stats);
     return side_check(side, pages, error);
 }
 
@@ -260,20 +281,21 @@ print_result(const char *workload, const Variant *variant, const Result *r, GStr
     double ratio = ratio_of(r), encode = mb_per_second(r->pages, r->encode_ns);
     double decode = mb_per_second(r->pages, r->decode_ns);
 
-    g_print("%-16s %-10s %8.0f %8.1f %8.0f %8.0f %8" G_GUINT64_FORMAT " %9" G_GUINT64_FORMAT
-            " %8" G_GUINT64_FORMAT "\n",
+    g_print("%-16s %-10s %8.0f %8.1f %8.0f %8.0f %8" PRIu64 " %9" PRIu64 " %8" PRIu64 " %8" PRIu64
+            " %8" PRIu64 "\n",
             workload, variant->name, (double)r->pages / (double)MAX(r->epochs, 1), ratio, encode,
-            decode, s->zero, s->unchanged, s->raw);
+            decode, s->zero, s->unchanged, s->delta, s->duplicate, s->raw);
+    g_string_append_printf(json, "%s\n  {\"workload\": \"%s\", \"variant\": \"%s\", ",
+                           json->len > 1 ? "," : "", workload, variant->name);
     g_string_append_printf(
         json,
-        "%s\n  {\"workload\": \"%s\", \"variant\": \"%s\", "
-        "\"epochs\": %" G_GUINT64_FORMAT ", \"pages\": %" G_GUINT64_FORMAT
-        ", \"raw_bytes\": %" G_GUINT64_FORMAT ", \"wire_bytes\": %" G_GUINT64_FORMAT
-        ", \"encode_mb_s\": %.0f, \"decode_mb_s\": %.0f, "
-        "\"zero\": %" G_GUINT64_FORMAT ", \"unchanged\": %" G_GUINT64_FORMAT
-        ", \"raw\": %" G_GUINT64_FORMAT "}",
-        json->len > 1 ? "," : "", workload, variant->name, r->epochs, r->pages,
-        r->pages * PAGE_BYTES, r->wire_bytes, encode, decode, s->zero, s->unchanged, s->raw);
+        "\"epochs\": %" PRIu64 ", \"pages\": %" PRIu64 ", \"raw_bytes\": %" PRIu64
+        ", \"wire_bytes\": %" PRIu64 ", \"encode_mb_s\": %.0f, \"decode_mb_s\": %.0f, ",
+        r->epochs, r->pages, r->pages * PAGE_BYTES, r->wire_bytes, encode, decode);
+    g_string_append_printf(json,
+                           "\"zero\": %" PRIu64 ", \"unchanged\": %" PRIu64 ", \"delta\": %" PRIu64
+                           ", \"duplicate\": %" PRIu64 ", \"raw\": %" PRIu64 "}",
+                           s->zero, s->unchanged, s->delta, s->duplicate, s->raw);
 }
 
 static gboolean
@@ -342,13 +364,14 @@ read_options(int *argc, char ***argv, GError **error)
         opt_dirty = 300;
         opt_ram_mib = 4;
     }
-    if (opt_epochs > 0 && opt_dirty > 0 && opt_ram_mib > 0 && opt_ram_mib <= 4096 &&
-        opt_members > 0 && opt_members <= MEMBERS_MAX)
+    if (opt_epochs > 0 && opt_cache_mib > 0 && opt_dirty > 0 && opt_ram_mib > 0 &&
+        opt_ram_mib <= 4096 && opt_members > 0 && opt_members <= MEMBERS_MAX)
         return TRUE;
-    g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
-                "--epochs, --dirty, --ram and --members are to be positive, --ram at most 4096, "
-                "--members at most %d",
-                MEMBERS_MAX);
+    g_set_error(
+        error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+        "--epochs, --dirty, --ram, --cache and --members are to be positive, --ram at most 4096, "
+        "--members at most %d",
+        MEMBERS_MAX);
     return FALSE;
 }
 
@@ -359,8 +382,9 @@ main(int argc, char **argv)
     g_autoptr(GString) json = g_string_new("[");
 
     if (read_options(&argc, &argv, &error)) {
-        g_print("%-16s %-10s %8s %8s %8s %8s %8s %9s %8s\n", "workload", "variant", "pages/ep",
-                "ratio", "enc MB/s", "dec MB/s", "zero", "unchanged", "raw");
+        g_print("%-16s %-10s %8s %8s %8s %8s %8s %9s %8s %8s %8s\n", "workload", "variant",
+                "pages/ep", "ratio", "enc MB/s", "dec MB/s", "zero", "unchanged", "delta", "dup",
+                "raw");
         if (run_all(json, &error) && opt_json != NULL) {
             g_string_append(json, "\n]\n");
             g_file_set_contents(opt_json, json->str, -1, &error);

@@ -82,8 +82,20 @@ take_journal(void *opaque, const District__StreamJournal *record, GError **error
     return TRUE;
 }
 
-static const ReceiverOps ops = {take_hello, take_begin, take_pages,
-                                take_state, take_end,   take_journal};
+/* Every page is held with the same content. */
+static const uint8_t *
+take_content(void *opaque, uint32_t image, uint64_t page)
+{
+    static const uint8_t held[PAGE_BYTES];
+    Taken *taken = opaque;
+
+    if (image >= taken->n_images || page >= taken->n_pages_of[image])
+        g_error("a page is asked for that there is not");
+    return held;
+}
+
+static const ReceiverOps ops = {take_hello, take_begin,   take_pages,  take_state,
+                                take_end,   take_journal, take_content};
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

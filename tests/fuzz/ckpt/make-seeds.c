@@ -38,28 +38,64 @@ as_stream_input(const Writer *writer)
     return out;
 }
 
-/* Two epochs; disks: of the first member, the last one of them partly used. */
+/* Two epochs as a file has them, or a stream; disks: of the first member, the last one of them partly used. */
 static void
-make_seeds(const char *dir, const char *name, uint32_t disks)
+make_seeds(const char *dir, const char *name, uint32_t disks, uint32_t version)
 {
-    g_autoptr(GByteArray) stream = NULL, pages = g_byte_array_new();
+    g_autoptr(GByteArray) stream = NULL, first = g_byte_array_new(), pages = g_byte_array_new();
     Writer writer;
     size_t at;
 
     writer_init(&writer, 2, 16);
+    writer.version = version;
     for (uint32_t i = 0; i < disks; i++)
         writer_add_disk(&writer, 0, (uint64_t)3 * PAGE_BYTES + i * SECTOR_BYTES);
     writer_hello(&writer);
     writer_epoch(&writer, 1, 0, 0, 4, 1);
-    save(dir, "fuzz-import", name, writer.out);
+    g_byte_array_append(first, writer.out->data, writer.out->len);
     writer_epoch(&writer, 2, 1, 2, 2, 0);
-    save(dir, "fuzz-image", name, writer.out);
     stream = as_stream_input(&writer);
-    save(dir, "fuzz-stream", name, stream);
+    if (version == STREAM_VERSION) {
+        save(dir, "fuzz-stream", name, stream);
+    } else {
+        save(dir, "fuzz-import", name, first);
+        save(dir, "fuzz-image", name, writer.out);
+    }
     at = g_array_index(writer.starts, size_t, 2 + disks) + RECORD_HEADER_BYTES;
     g_byte_array_append(pages, writer.out->data + at,
                         (guint)(g_array_index(writer.starts, size_t, 3 + disks) - at));
     save(dir, "fuzz-pages", name, pages);
+    writer_clear(&writer);
+}
+
+/* A stream with deltas and duplicates, and the last of its records with deltas. */
+static void
+make_delta_seeds(const char *dir)
+{
+    g_autoptr(GByteArray) stream = NULL, pages = g_byte_array_new();
+    uint8_t page[PAGE_BYTES] = {1};
+    PageRef refs[2] = {{3, page}, {4, page}};
+    Writer writer;
+    size_t at;
+
+    writer_init(&writer, 2, 16);
+    writer_remember(&writer);
+    writer_hello(&writer);
+    for (uint64_t epoch = 1; epoch <= 3; epoch++) {
+        page[100]++;
+        writer_begin(&writer, epoch, epoch - 1);
+        writer_pages(&writer, 0, refs, epoch == 2 ? 1 : 2);
+        writer_pages(&writer, 1, refs, 2);
+        writer_state(&writer);
+        writer_end(&writer);
+    }
+    stream = as_stream_input(&writer);
+    save(dir, "fuzz-stream", "seed-deltas", stream);
+    at = g_array_index(writer.starts, size_t, writer.starts->len - 3);
+    g_byte_array_append(pages, writer.out->data + at + RECORD_HEADER_BYTES,
+                        (guint)(g_array_index(writer.starts, size_t, writer.starts->len - 2) - at -
+                                RECORD_HEADER_BYTES));
+    save(dir, "fuzz-pages", "seed-deltas", pages);
     writer_clear(&writer);
 }
 
@@ -70,7 +106,10 @@ main(int argc, char **argv)
 
     if (dir == NULL)
         g_error("usage: make-seeds DIRECTORY");
-    make_seeds(dir, "seed", 0);
-    make_seeds(dir, "seed-disks", 2);
+    make_seeds(dir, "seed", 0, FILE_VERSION);
+    make_seeds(dir, "seed-disks", 2, FILE_VERSION);
+    make_seeds(dir, "seed", 0, STREAM_VERSION);
+    make_seeds(dir, "seed-disks", 2, STREAM_VERSION);
+    make_delta_seeds(dir);
     return 0;
 }

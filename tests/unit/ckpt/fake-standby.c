@@ -146,8 +146,16 @@ on_journal(void *opaque, const District__StreamJournal *record, GError **error)
     return TRUE;
 }
 
-static const ReceiverOps receiver_ops = {on_hello, on_begin, on_pages,
-                                         on_state, on_end,   on_journal};
+static const uint8_t *
+on_content(void *opaque, uint32_t member, uint64_t page)
+{
+    FakeStandby *s = opaque;
+
+    return g_array_index(s->shadows, Shadow, member).ram + page * PAGE_BYTES;
+}
+
+static const ReceiverOps receiver_ops = {on_hello, on_begin,   on_pages,  on_state,
+                                         on_end,   on_journal, on_content};
 
 static gboolean
 say(FakeStandby *s, RecordType type, const ProtobufCMessage *message, GError **error)

@@ -408,7 +408,7 @@ rig_file(Rig *rig, uint64_t id, uint64_t parent, bool full, const char *label, G
 
     writer_init(&w, RIG_MEMBERS, 1);
     w.incarnation = rig->incarnation;
-    hello.version = STREAM_VERSION;
+    hello.version = FILE_VERSION;
     hello.district = (char *)"shop";
     hello.incarnation = rig->incarnation;
     hello.checkpoint_id = id;

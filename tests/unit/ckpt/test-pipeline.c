@@ -62,6 +62,7 @@ test_exact(void)
     g_assert_cmpuint(s->committed_epoch, >, 100);
     g_assert_cmpuint(s->unchanged_pages, >, 0);
     g_assert_cmpuint(s->zero_pages, >, 0);
+    g_assert_cmpuint(s->delta_pages, >, 0);
     g_test_message("pause p50 %.3f p99 %.3f ms, skew p50 %.3f ms, interval p50 %.3f ms, commit p50 "
                    "%.3f p99 %.3f ms, %" G_GUINT64_FORMAT " dirty pages, %" G_GUINT64_FORMAT
                    " bytes",

@@ -58,8 +58,8 @@ seen_journal(void *opaque, const District__StreamJournal *record, GError **error
     return TRUE;
 }
 
-static const ReceiverOps ops = {seen_hello, seen_begin, seen_pages,
-                                seen_state, seen_end,   seen_journal};
+static const ReceiverOps ops = {seen_hello, seen_begin,   seen_pages, seen_state,
+                                seen_end,   seen_journal, NULL};
 
 /* Feed len bytes as a reader of a stream would; TRUE if all were taken. */
 static gboolean
@@ -451,7 +451,7 @@ test_version(void)
     Seen seen;
 
     writer_init(&writer, 1, 8);
-    writer.version = STREAM_VERSION + 1;
+    writer.version = FILE_VERSION + 1;
     writer_hello(&writer);
     g_assert_false(feed(writer.out->data, writer.out->len, &seen, &error));
     g_assert_error(error, FORMAT_ERROR, FORMAT_ERROR_FOREIGN);

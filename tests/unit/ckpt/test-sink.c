@@ -134,8 +134,8 @@ take_end(void *opaque, uint64_t epoch, GError **error)
     return TRUE;
 }
 
-static const ReceiverOps receiver_ops = {take_hello, take_begin, take_pages,
-                                         take_state, take_end,   NULL};
+static const ReceiverOps receiver_ops = {take_hello, take_begin, take_pages, take_state,
+                                         take_end,   NULL,       NULL};
 
 static void
 receive_all(Fixture *f)
@@ -337,7 +337,7 @@ set_up(Fixture *f, gconstpointer data)
         fill_block(block, i);
         g_assert_cmpint(write(f->data_fd, block, sizeof block), ==, sizeof block);
     }
-    hello.version = STREAM_VERSION;
+    hello.version = FILE_VERSION;
     hello.district = (char *)"shop";
     hello.incarnation = 1;
     config.inbox = f->inbox = inbox_new();

@@ -20,7 +20,7 @@ writer_init(Writer *writer, uint32_t n_members, uint64_t ram_pages)
         .incarnation = 3,
         .n_members = n_members,
         .ram_pages = ram_pages,
-        .version = STREAM_VERSION,
+        .version = FILE_VERSION,
         .out = g_byte_array_new(),
         .starts = g_array_new(FALSE, FALSE, sizeof(size_t)),
         .encoder = encoder_new(1),
@@ -35,6 +35,20 @@ writer_clear(Writer *writer)
     g_byte_array_unref(writer->out);
     g_array_unref(writer->starts);
     encoder_free(writer->encoder);
+    for (uint32_t i = 0; i < writer->n_members; i++)
+        page_hashes_free(writer->hashes[i]);
+    page_cache_free(writer->memory.cache);
+    dedup_free(writer->memory.dedup);
+}
+
+void
+writer_remember(Writer *writer)
+{
+    writer->version = STREAM_VERSION;
+    for (uint32_t i = 0; i < writer->n_members; i++)
+        writer->hashes[i] = page_hashes_new(writer->ram_pages);
+    writer->memory.cache = page_cache_new(writer->n_members * writer->ram_pages * PAGE_BYTES);
+    writer->memory.dedup = dedup_new();
 }
 
 void
@@ -147,6 +161,7 @@ writer_begin(Writer *writer, uint64_t epoch, uint64_t base)
         epoch_tally_clear(&writer->tally);
     epoch_tally_start(&writer->tally);
     writer->tallying = true;
+    writer->memory.now.scope++;
     writer->epoch = epoch;
     writer_message(writer, RECORD_EPOCH_BEGIN, epoch, &begin.base);
 }
@@ -155,9 +170,13 @@ void
 writer_pages(Writer *writer, uint32_t image, const PageRef *pages, uint32_t count)
 {
     g_autoptr(GByteArray) payload = g_byte_array_new();
-    EncodeStats stats = {0};
-    uint32_t n = encoder_pages(writer->encoder, image, pages, count, NULL, false, payload, &stats);
+    PageHashes *hashes = image < writer->n_members ? writer->hashes[image] : NULL;
 
+    writer->memory.now.order++;
+    uint32_t n = encoder_stream_pages(writer->encoder, image, pages, count, hashes, &writer->memory,
+                                      false, payload, &writer->stats);
+    if (n == 0)
+        return;
     writer_record(writer, RECORD_PAGES, writer->epoch, payload->data, payload->len, n);
 }
 

@@ -26,10 +26,15 @@ typedef struct Writer {
     EpochTally tally;
     bool tallying;
     Encoder *encoder;
+    PageHashes *hashes[WRITER_MEMBERS_MAX]; /* NULL: as in a file */
+    EncodeMemory memory;
+    EncodeStats stats; /* of the pages written so far */
 } Writer;
 
 void writer_init(Writer *writer, uint32_t n_members, uint64_t ram_pages);
 void writer_clear(Writer *writer);
+/* From here on as a stream does: unchanged pages are left out, others sent as deltas and duplicates. */
+void writer_remember(Writer *writer);
 /* One more disk for member; before its first epoch. */
 void writer_add_disk(Writer *writer, uint32_t member, uint64_t bytes);
 /* The image of a disk in PAGES records. */

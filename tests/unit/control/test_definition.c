@@ -104,7 +104,8 @@ test_disks(void)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(Definition) d =
-        parse(HEAD "DurableEvery=1s\nKeep=5 hourly:24 daily:7\nSyncRate=8M\nLoadRate=4K\n" BODY
+        parse(HEAD "DurableEvery=1s\nKeep=5 hourly:24 "
+                   "daily:7\nSyncRate=8M\nLoadRate=4K\nDeltaCache=128M\n" BODY
                    "Disk=/srv/a.qcow2; /srv/b.img ;/srv/c,format=vmdk;/srv/iso,readonly\n",
               &error);
     static const char *const formats[] = {"qcow2", "raw", "vmdk", "raw"};
@@ -116,6 +117,7 @@ test_disks(void)
     g_assert_cmpuint(d->keep.daily, ==, 7);
     g_assert_cmpuint(d->sync_rate, ==, 8 << 20);
     g_assert_cmpuint(d->load_rate, ==, 4 << 10);
+    g_assert_cmpuint(d->delta_cache, ==, 128 << 20);
     const DefinitionMember *m = d->members->pdata[0];
     g_assert_cmpuint(m->disks->len, ==, G_N_ELEMENTS(formats));
     for (guint i = 0; i < m->disks->len; i++) {
@@ -222,6 +224,7 @@ static const Wrong wrongs[] = {
      {"Disk=/d", "DurableEvery=never"}},
     {"durable too often", HEAD "DurableEvery=1ms\n" BODY, {"DurableEvery=", "out of range"}},
     {"rate too low", HEAD "LoadRate=1K\n" BODY, {"LoadRate=", "4K to 1T"}},
+    {"cache too small", HEAD "DeltaCache=4K\n" BODY, {"DeltaCache=", "1M to 16G, or 0"}},
     {"keep nothing", HEAD "Keep=0\n" BODY, {"Keep=", "1 to 100000"}},
     {"keep yearly", HEAD "Keep=yearly:2\n" BODY, {"Keep=", "yearly", "daily:N"}},
     {"no kernel", HEAD "[Member db]\nMemory=1M\n", {"[Member db]", "Kernel=", "missing"}},

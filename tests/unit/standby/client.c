@@ -319,6 +319,7 @@ primary_open(Primary *primary, Rig *rig, const char *host, uint32_t n_members, u
     g_assert_no_error(error);
     *primary = (Primary){0};
     writer_init(&primary->writer, n_members, ram_pages);
+    primary->writer.version = STREAM_VERSION;
     primary->channel =
         tls_channel_client(identity, rig_tcp(rig, "home"), "spare", LIMIT_MS, &error);
     g_assert_no_error(error);

@@ -110,6 +110,7 @@ set_up(Fixture *f, gconstpointer data)
     g_assert_no_error(error);
     f->keeper = keeper_new("shop", f->dir, on_hold, f);
     writer_init(&f->writer, 2, RAM_PAGES);
+    f->writer.version = STREAM_VERSION;
     writer_add_disk(&f->writer, 0, DISK_BLOCKS * PAGE_BYTES);
     writer_add_disk(&f->writer, 0, SMALL_DISK);
     writer_add_disk(&f->writer, 1, DISK_BLOCKS * PAGE_BYTES);

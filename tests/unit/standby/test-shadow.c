@@ -87,6 +87,7 @@ fixture_set_up(Fixture *f, gconstpointer data)
     f->intake = intake_new(f->keeper, on_committed, NULL, f);
     f->receiver = receiver_new(&intake_ops, f->intake);
     writer_init(&f->writer, 2, RAM_PAGES);
+    f->writer.version = STREAM_VERSION;
     writer_hello(&f->writer);
     writer_epoch(&f->writer, 1, 0, 0, RAM_PAGES, 0x11);
     writer_epoch(&f->writer, 2, 1, 8, 8, 0x22);
@@ -305,6 +306,68 @@ test_full_epoch_out_of_memory(Fixture *f, gconstpointer data)
     g_assert_cmpuint(page_fill(before, 0, 8), ==, 0x22);
 }
 
+/* A stream of pages that change in one word, whose epochs come faster than they are applied. */
+static void
+stream_deltas(Fixture *f, uint8_t page[PAGE_BYTES], uint64_t first, uint64_t last)
+{
+    for (uint64_t epoch = first; epoch <= last; epoch++) {
+        PageRef refs[RAM_PAGES];
+
+        page[epoch % PAGE_BYTES] ^= 0x5a;
+        for (uint64_t p = 0; p < RAM_PAGES; p++)
+            refs[p] = (PageRef){p, page};
+        writer_begin(&f->writer, epoch, epoch - 1);
+        writer_pages(&f->writer, 0, refs, epoch % 2 == 0 ? RAM_PAGES : RAM_PAGES / 2);
+        writer_pages(&f->writer, 1, refs, RAM_PAGES);
+        writer_state(&f->writer);
+        writer_end(&f->writer);
+    }
+}
+
+static void
+test_deltas(Fixture *f, gconstpointer data)
+{
+    Shadow *shadow = keeper_shadow(f->keeper);
+    uint8_t page[PAGE_BYTES] = {1};
+
+    writer_remember(&f->writer);
+    stream_deltas(f, page, 3, 40);
+    g_assert_cmpuint(f->writer.stats.delta, >, 30 * RAM_PAGES);
+    g_assert_cmpuint(f->writer.stats.duplicate, >, 0);
+    feed_good(f);
+    g_assert_cmpuint(f->committed, ==, 40);
+    g_assert_true(shadow_settle(shadow, 1000, NULL));
+    for (uint64_t p = 0; p < RAM_PAGES; p++) {
+        g_assert_cmpmem(shadow_ram(shadow)->maps[0] + p * PAGE_BYTES, PAGE_BYTES, page, PAGE_BYTES);
+        g_assert_cmpmem(shadow_ram(shadow)->maps[1] + p * PAGE_BYTES, PAGE_BYTES, page, PAGE_BYTES);
+    }
+}
+
+/* The primary takes it that the standby has something else than it has. */
+static void
+test_delta_against_other(Fixture *f, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    Shadow *shadow = keeper_shadow(f->keeper);
+    uint8_t page[PAGE_BYTES] = {1};
+
+    writer_remember(&f->writer);
+    stream_deltas(f, page, 3, 6);
+    feed_good(f);
+    g_assert_true(shadow_settle(shadow, 1000, NULL));
+    memset(shadow_ram(shadow)->maps[1] + 5 * PAGE_BYTES + 2000, 0x77, 1);
+    /* Its epoch 6 is still in a log, where epoch 7 finds it; not so the one after. */
+    stream_deltas(f, page, 7, 7);
+    feed_good(f);
+    g_assert_true(shadow_settle(shadow, 1000, NULL));
+    memset(shadow_ram(shadow)->maps[0] + 60 * PAGE_BYTES + 2000, 0x77, 1);
+    stream_deltas(f, page, 8, 8);
+    g_assert_false(feed(f, &error));
+    g_assert_nonnull(strstr(error->message, "do not fit what is held here"));
+    g_assert_cmpint(standby_error_code(error), ==, STANDBY_DAMAGED);
+    g_assert_cmpuint(shadow_committed(shadow), ==, 7);
+}
+
 #define ADD(path, function)                                                                        \
     g_test_add(path, Fixture, NULL, fixture_set_up, function, fixture_tear_down)
 
@@ -322,5 +385,8 @@ main(int argc, char **argv)
     ADD("/shadow/an epoch that outgrows the RAM is refused", test_log_limit);
     ADD("/shadow/a full epoch for which memory runs out is refused and the old state kept",
         test_full_epoch_out_of_memory);
+    ADD("/shadow/deltas find the newest content, applied or not", test_deltas);
+    ADD("/shadow/deltas against something else are refused with their epoch",
+        test_delta_against_other);
     return g_test_run();
 }

@@ -372,7 +372,7 @@ test_other_version(Rig *rig, gconstpointer data)
     primary.writer.version = STREAM_VERSION - 1;
     writer_hello(&primary.writer);
     g_assert_true(primary_flush(&primary));
-    expect_error(&primary, CODE(VERSION), "version 2");
+    expect_error(&primary, CODE(VERSION), "version 3");
     primary_close(&primary);
 }
 
