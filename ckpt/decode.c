@@ -270,7 +270,9 @@ const DecodedPage *
 decoder_pages(Decoder *decoder, const uint8_t *payload, size_t len, const DecodeInput *input,
               uint32_t *image, uint32_t *count, GError **error)
 {
-    Parts parts = {0};
+    const uint8_t *plain = decoder->plain;
+    /* A part that is not there yet is empty. */
+    Parts parts = {.raw = plain, .refs = plain, .groups = plain, .masks = plain, .words = plain};
     uint32_t words[4];
     uint32_t plain_len;
 

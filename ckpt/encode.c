@@ -146,6 +146,8 @@ encode_stats_add(EncodeStats *sum, const EncodeStats *stats)
     sum->duplicate += stats->duplicate;
     sum->disk_blocks += stats->disk_blocks;
     sum->disk_zero += stats->disk_zero;
+    sum->plain_bytes += stats->plain_bytes;
+    sum->encoded_bytes += stats->encoded_bytes;
 }
 
 static XXH128_hash_t
@@ -402,6 +404,7 @@ encoder_stream_pages(Encoder *encoder, uint32_t image, const PageRef *pages, uin
 {
     Batch batch = {image, hashes, memory, full, stats};
     size_t plain_bytes;
+    guint before = out->len;
 
     g_return_val_if_fail(count <= PAGES_PER_RECORD_MAX, 0);
     encoder->n_entries = encoder->n_raw = encoder->n_refs = 0;
@@ -414,6 +417,8 @@ encoder_stream_pages(Encoder *encoder, uint32_t image, const PageRef *pages, uin
     plain_bytes = lay_parts(encoder);
     append_header(out, image, encoder->n_entries, (uint32_t)plain_bytes);
     append_frame(encoder->zstd, encoder->plain, plain_bytes, out);
+    stats->plain_bytes += plain_bytes;
+    stats->encoded_bytes += out->len - before;
     return encoder->n_entries;
 }
 

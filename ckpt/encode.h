@@ -55,6 +55,9 @@ typedef struct EncodeStats {
     /* Disks are counted apart, by the sink: blocks, and how many of them were zeros. */
     uint64_t disk_blocks;
     uint64_t disk_zero;
+    /* Of all records: into zstd, and out of it. */
+    uint64_t plain_bytes;
+    uint64_t encoded_bytes;
 } EncodeStats;
 void encode_stats_add(EncodeStats *sum, const EncodeStats *stats);
 

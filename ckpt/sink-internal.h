@@ -3,6 +3,7 @@
 #ifndef DISTRICT_CKPT_SINK_INTERNAL_H
 #define DISTRICT_CKPT_SINK_INTERNAL_H
 
+#include "ckpt/pace.h"
 #include "ckpt/sink.h"
 
 /* Batches of blocks, 1 MiB each, that are read ahead of the emission. */
@@ -72,15 +73,17 @@ struct Sink {
     SinkStats stats;
     SinkEpochTimes written[SINK_TIMES_KEPT]; /* a ring */
     unsigned n_written;
+    int64_t encode_ns; /* of all batches so far */
 
     /* The sink's thread only. */
     uint64_t sequence;
     EpochTally tally;
     bool tally_open;
-    SinkEpochTimes times;   /* of the epoch being written */
-    int64_t encode_wait_ns; /* since the level was last looked at */
-    int64_t write_ns;
-    int64_t level_looked_ns;
+    SinkEpochTimes times; /* of the epoch being written */
+    int64_t write_ns;     /* that writing has taken so far */
+    Pace pace;
+    PaceSample looked; /* all that had been done when the pace was last looked at */
+    int64_t looked_ns;
 };
 
 SinkItem *sink_item_new(Sink *sink, RecordType type, uint64_t number);

@@ -7,10 +7,7 @@
 #include "common/trace.h"
 
 #define HEARTBEAT_MS 100
-#define LEVEL_LOOK_NS NS_PER_S
-
-/* From fastest to tightest; 0 would mean zstd's default, which is 3. */
-static const int levels[] = {-5, -3, -1, 1, 2, 3};
+#define PACE_LOOK_NS (NS_PER_S / 4)
 
 static void
 sink_item_free(SinkItem *item)
@@ -30,49 +27,63 @@ static SinkItem *
 sink_thread_next(Sink *sink, int64_t until_us)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
-    int64_t waited_from = 0;
 
     for (;;) {
         SinkItem *head = g_queue_peek_head(&sink->items);
         if (!g_queue_is_empty(&sink->urgent))
             return g_queue_pop_head(&sink->urgent);
-        if (head && head->ready) {
-            if (waited_from)
-                sink->encode_wait_ns += clock_monotonic_ns() - waited_from;
+        if (head && head->ready)
             return g_queue_pop_head(&sink->items);
-        }
         if (!head && sink->released)
             return NULL;
-        if (head && !waited_from)
-            waited_from = clock_monotonic_ns();
         if (!g_cond_wait_until(&sink->cond, &sink->lock, until_us))
             return NULL;
     }
 }
 
-/* Slow link, idle encoder: compress more. Slow encoder, idle link: less. */
+/* All that has been done so far. */
+static PaceSample
+sink_thread_done(Sink *sink)
+{
+    PaceSample done;
+
+    g_mutex_lock(&sink->lock);
+    done = (PaceSample){
+        .plain_bytes = sink->stats.pages.plain_bytes,
+        .encoded_bytes = sink->stats.pages.encoded_bytes,
+        .encode_ns = sink->encode_ns,
+        .link_bytes = sink->stats.bytes,
+        .link_ns = sink->write_ns,
+    };
+    g_mutex_unlock(&sink->lock);
+    if (sink->transport->link &&
+        !sink->transport->link(sink->opaque, &done.link_bytes, &done.link_ns)) {
+        done.link_bytes = sink->looked.link_bytes;
+        done.link_ns = sink->looked.link_ns;
+    }
+    return done;
+}
+
+/* Follow what the link and the encoder can do (pace.h). */
 static void
 sink_thread_adapt(Sink *sink)
 {
     int64_t now = clock_monotonic_ns();
-    int64_t span = now - sink->level_looked_ns;
-    int at = 0;
+    PaceSample done, sample;
 
-    if (span < LEVEL_LOOK_NS)
+    if (now - sink->looked_ns < PACE_LOOK_NS)
         return;
-    while (levels[at] < sink->level)
-        at++;
-    /* Idle most of the time: neither is a bottleneck. */
-    if (sink->encode_wait_ns + sink->write_ns > span / 2) {
-        if (sink->encode_wait_ns > 2 * sink->write_ns)
-            at--;
-        else if (sink->write_ns > 2 * sink->encode_wait_ns)
-            at++;
-    }
-    g_atomic_int_set(&sink->level, levels[CLAMP(at, 0, (int)G_N_ELEMENTS(levels) - 1)]);
-    sink->level_looked_ns = now;
-    sink->encode_wait_ns = 0;
-    sink->write_ns = 0;
+    done = sink_thread_done(sink);
+    sample = (PaceSample){
+        .plain_bytes = done.plain_bytes - sink->looked.plain_bytes,
+        .encoded_bytes = done.encoded_bytes - sink->looked.encoded_bytes,
+        .encode_ns = done.encode_ns - sink->looked.encode_ns,
+        .link_bytes = done.link_bytes - sink->looked.link_bytes,
+        .link_ns = done.link_ns - sink->looked.link_ns,
+    };
+    g_atomic_int_set(&sink->level, pace_look(&sink->pace, &sample, now));
+    sink->looked = done;
+    sink->looked_ns = now;
 }
 
 /* Number, seal and write one record. record: header room and payload. */
@@ -285,7 +296,7 @@ sink_thread_run(gpointer data)
     Sink *sink = data;
     GError *error = NULL;
 
-    sink->level_looked_ns = clock_monotonic_ns();
+    sink->looked_ns = clock_monotonic_ns();
     if (!sink_thread_open(sink, &error))
         sink_fail(sink, error);
     while (!sink_thread_over(sink))

@@ -8,8 +8,6 @@
 
 #include <string.h>
 
-#define LEVEL_START 1
-
 /* Make room for what deltas and duplicates are made against. */
 static void
 sink_remember(Sink *sink, uint64_t cache_bytes)
@@ -44,7 +42,8 @@ sink_new(const SinkConfig *config)
     if (sink->transport->is_stream)
         sink_remember(sink, config->cache_bytes);
     sink->wire_index = g_memdup2(config->wire_index, config->n_members * sizeof(uint32_t));
-    sink->level = LEVEL_START;
+    pace_init(&sink->pace, encode_pool_shards(sink->pool));
+    sink->level = pace_level(&sink->pace);
     sink->hello = sink_record_pack(&config->hello->base);
     encode_pool_use(sink->pool);
     sink->thread = g_thread_new("sink", sink_thread_run, sink);
@@ -290,8 +289,11 @@ sink_item_encode_pages(SinkItem *item, Encoder *encoder, EncodeStats *stats)
     encoder_set_level(encoder, g_atomic_int_get(&sink->level));
     item->pages = encoder_stream_pages(encoder, item->image, item->refs, item->n_refs, item->hashes,
                                        &item->memory, item->full, item->record, stats);
-    if (item->disk)
-        *stats = (EncodeStats){.disk_blocks = stats->raw + stats->zero, .disk_zero = stats->zero};
+    if (!item->disk)
+        return;
+    stats->disk_blocks = stats->raw + stats->zero;
+    stats->disk_zero = stats->zero;
+    stats->raw = stats->zero = 0;
 }
 
 void
@@ -314,6 +316,8 @@ sink_item_encode(SinkItem *item, Encoder *encoder)
     g_clear_pointer(&item->source, disk_source_unref);
     g_mutex_lock(&sink->lock);
     encode_stats_add(&sink->stats.pages, &stats);
+    if (item->type == RECORD_PAGES)
+        sink->encode_ns += item->encode_ns;
     item->ready = true;
     g_cond_signal(&sink->cond);
     g_mutex_unlock(&sink->lock);

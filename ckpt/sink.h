@@ -50,6 +50,9 @@ typedef struct SinkTransport {
     gboolean (*write)(void *opaque, const void *data, size_t len, GError **error);
     /* Everything is written: make it safe. bye: written as the last record if set. */
     gboolean (*finish)(void *opaque, GError **error);
+    /* What the link has taken so far, bytes that the peer has acknowledged, and how long it had any to
+     * send. NULL: what write takes counts. False: not known. */
+    bool (*link)(void *opaque, uint64_t *bytes, int64_t *busy_ns);
     /* Make a blocked call fail soon; any thread. */
     void (*interrupt)(void *opaque);
     void (*free)(void *opaque);

@@ -4,7 +4,12 @@
 
 #include "ckpt/layout.h"
 
+/* glibc's tcp_info ends before the kernel's. */
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stddef.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define CONNECT_TIMEOUT_MS 3000
@@ -305,6 +310,23 @@ stream_out_write(void *opaque, const void *data, size_t len, GError **error)
     return TRUE;
 }
 
+/* Linux counts how long a connection had something to send: not so is the time in which the guests had
+ * nothing, and it is no matter how much fits the socket's buffer. */
+static bool
+stream_out_link(void *opaque, uint64_t *bytes, int64_t *busy_ns)
+{
+    StreamOut *out = opaque;
+    struct tcp_info info = {0};
+    socklen_t len = sizeof info;
+
+    if (getsockopt(tls_channel_fd(out->channel), IPPROTO_TCP, TCP_INFO, &info, &len) != 0 ||
+        len < offsetof(struct tcp_info, tcpi_busy_time) + sizeof info.tcpi_busy_time)
+        return false;
+    *bytes = info.tcpi_bytes_acked;
+    *busy_ns = (int64_t)(info.tcpi_busy_time * 1000);
+    return true;
+}
+
 /*
  * BYE has been written: go on hearing until the standby closes. To close while it still sends would
  * reset the connection under the records it has not read yet.
@@ -354,6 +376,7 @@ const SinkTransport stream_out_transport = {
     .open = stream_out_open,
     .greet = stream_out_greet,
     .write = stream_out_write,
+    .link = stream_out_link,
     .finish = stream_out_finish,
     .interrupt = stream_out_interrupt,
     .free = stream_out_free,

@@ -4,6 +4,7 @@
 #include "control/doctor.h"
 #include "control/units.h"
 
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -215,6 +216,22 @@ add_waiting(GPtrArray *rows, JsonArray *members)
                  json_get_string(element(members, i), "waiting", ""));
 }
 
+/* What became of the pages that went through the encoders of streams. */
+static void
+add_page_kinds(GPtrArray *rows, JsonObject *c)
+{
+    gint64 deltas = json_get_int(c, "delta_pages", 0);
+    gint64 duplicates = json_get_int(c, "duplicate_pages", 0);
+    gint64 zero = json_get_int(c, "zero_pages", 0), raw = json_get_int(c, "raw_pages", 0);
+    gint64 unchanged = json_get_int(c, "unchanged_pages", 0);
+    g_autofree char *text = g_strdup_printf("%" PRId64 " raw, %" PRId64 " deltas, %" PRId64
+                                            " duplicates, %" PRId64 " zero, %" PRId64 " unchanged",
+                                            raw, deltas, duplicates, zero, unchanged);
+
+    if (deltas + duplicates + zero + raw + unchanged > 0)
+        add_line(rows, "Pages sent", text);
+}
+
 static void
 add_checkpointing(GPtrArray *rows, JsonObject *c)
 {
@@ -230,6 +247,7 @@ add_checkpointing(GPtrArray *rows, JsonObject *c)
     add_times(rows, c);
     add_number(rows, "Dirty pages", c, "dirty_pages");
     add_number(rows, "Wire bytes", c, "wire_bytes");
+    add_page_kinds(rows, c);
     if (json_get_int(c, "durable_id", 0) > 0) {
         g_autofree char *age = units_format_ns((uint64_t)json_get_int(c, "durable_age_ns", 0));
         add_number(rows, "Durable", c, "durable_id");

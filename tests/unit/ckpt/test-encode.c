@@ -533,7 +533,8 @@ test_forged_deltas(Pair *p, gconstpointer data)
         g_autoptr(GError) error = NULL;
 
         memcpy(plain, entry, sizeof entry);
-        memcpy(plain + sizeof entry, behind->data, behind->len);
+        if (behind->len > 0)
+            memcpy(plain + sizeof entry, behind->data, behind->len);
         g_byte_array_set_size(p->record, 0);
         g_byte_array_append(p->record, (const guint8 *)words, sizeof words);
         g_byte_array_append(p->record, frame,
