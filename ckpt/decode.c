@@ -7,9 +7,8 @@
 #include "ckpt/encode.h"
 
 #include "ckpt/pagewords.h"
+#include "common/xxh.h"
 
-#define XXH_STATIC_LINKING_ONLY
-#include <xxhash.h>
 #include <zstd.h>
 
 #include <string.h>

@@ -11,8 +11,7 @@
  */
 #include "ckpt/format.h"
 
-#define XXH_STATIC_LINKING_ONLY
-#include <xxhash.h>
+#include "common/xxh.h"
 
 #include <assert.h>
 #include <string.h>
