@@ -3,7 +3,7 @@
 #ifndef DISTRICT_CKPT_SINK_INTERNAL_H
 #define DISTRICT_CKPT_SINK_INTERNAL_H
 
-#include "ckpt/pace.h"
+#include "ckpt/level.h"
 #include "ckpt/sink.h"
 
 /* Batches of blocks, 1 MiB each, that are read ahead of the emission. */
@@ -81,8 +81,8 @@ struct Sink {
     bool tally_open;
     SinkEpochTimes times; /* of the epoch being written */
     int64_t write_ns;     /* that writing has taken so far */
-    Pace pace;
-    PaceSample looked; /* all that had been done when the pace was last looked at */
+    Level zstd;
+    LevelSample looked; /* all that had been done when it was last looked at */
     int64_t looked_ns;
 };
 

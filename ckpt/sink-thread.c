@@ -42,13 +42,13 @@ sink_thread_next(Sink *sink, int64_t until_us)
 }
 
 /* All that has been done so far. */
-static PaceSample
+static LevelSample
 sink_thread_done(Sink *sink)
 {
-    PaceSample done;
+    LevelSample done;
 
     g_mutex_lock(&sink->lock);
-    done = (PaceSample){
+    done = (LevelSample){
         .plain_bytes = sink->stats.pages.plain_bytes,
         .encoded_bytes = sink->stats.pages.encoded_bytes,
         .encode_ns = sink->encode_ns,
@@ -64,24 +64,24 @@ sink_thread_done(Sink *sink)
     return done;
 }
 
-/* Follow what the link and the encoder can do (pace.h). */
+/* Follow what the link and the encoder can do (level.h). */
 static void
 sink_thread_adapt(Sink *sink)
 {
     int64_t now = clock_monotonic_ns();
-    PaceSample done, sample;
+    LevelSample done, sample;
 
     if (now - sink->looked_ns < PACE_LOOK_NS)
         return;
     done = sink_thread_done(sink);
-    sample = (PaceSample){
+    sample = (LevelSample){
         .plain_bytes = done.plain_bytes - sink->looked.plain_bytes,
         .encoded_bytes = done.encoded_bytes - sink->looked.encoded_bytes,
         .encode_ns = done.encode_ns - sink->looked.encode_ns,
         .link_bytes = done.link_bytes - sink->looked.link_bytes,
         .link_ns = done.link_ns - sink->looked.link_ns,
     };
-    g_atomic_int_set(&sink->level, pace_look(&sink->pace, &sample, now));
+    g_atomic_int_set(&sink->level, level_look(&sink->zstd, &sample, now));
     sink->looked = done;
     sink->looked_ns = now;
 }

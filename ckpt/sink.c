@@ -42,8 +42,8 @@ sink_new(const SinkConfig *config)
     if (sink->transport->is_stream)
         sink_remember(sink, config->cache_bytes);
     sink->wire_index = g_memdup2(config->wire_index, config->n_members * sizeof(uint32_t));
-    pace_init(&sink->pace, encode_pool_shards(sink->pool));
-    sink->level = pace_level(&sink->pace);
+    level_init(&sink->zstd, encode_pool_shards(sink->pool));
+    sink->level = level_zstd(&sink->zstd);
     sink->hello = sink_record_pack(&config->hello->base);
     encode_pool_use(sink->pool);
     sink->thread = g_thread_new("sink", sink_thread_run, sink);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The zstd level that a stream comes to, with links and encoders made up. */
-#include "ckpt/pace.h"
+#include "ckpt/level.h"
 
 #include "common/clock.h"
 
@@ -12,7 +12,7 @@
 
 /* An encoder like the usual one, at so many MB/s with level 1, and a link of so many. */
 typedef struct Model {
-    Pace pace;
+    Level zstd;
     double encoder_mb_s, link_mb_s;
     int64_t now_ns;
     unsigned moves;
@@ -33,15 +33,15 @@ size_of(int level)
 static void
 look(Model *m, uint64_t plain_bytes)
 {
-    int level = pace_level(&m->pace);
-    PaceSample sample = {.plain_bytes = plain_bytes};
+    int level = level_zstd(&m->zstd);
+    LevelSample sample = {.plain_bytes = plain_bytes};
 
     sample.encoded_bytes = (uint64_t)((double)plain_bytes * size_of(level));
     sample.encode_ns = (int64_t)((double)plain_bytes * cost_of(level) * 1e3 / m->encoder_mb_s);
     sample.link_bytes = sample.encoded_bytes;
     sample.link_ns = (int64_t)((double)sample.link_bytes * 1e3 / m->link_mb_s);
     m->now_ns += NS_PER_S / 4;
-    m->moves += pace_look(&m->pace, &sample, m->now_ns) != level;
+    m->moves += level_look(&m->zstd, &sample, m->now_ns) != level;
 }
 
 static int
@@ -50,14 +50,14 @@ settle(Model *m, double link_mb_s, unsigned looks)
     m->link_mb_s = link_mb_s;
     for (unsigned i = 0; i < looks; i++)
         look(m, 16 * MIB);
-    return pace_level(&m->pace);
+    return level_zstd(&m->zstd);
 }
 
 static void
 model_init(Model *m)
 {
     *m = (Model){.encoder_mb_s = 400, .now_ns = NS_PER_S};
-    pace_init(&m->pace, 1);
+    level_init(&m->zstd, 1);
 }
 
 static void
@@ -115,10 +115,10 @@ test_little_says_nothing(void)
 
     model_init(&m);
     m.link_mb_s = 1;
-    level = pace_level(&m.pace);
+    level = level_zstd(&m.zstd);
     for (unsigned i = 0; i < 100; i++)
         look(&m, 10000);
-    g_assert_cmpint(pace_level(&m.pace), ==, level);
+    g_assert_cmpint(level_zstd(&m.zstd), ==, level);
 }
 
 static void
@@ -128,7 +128,7 @@ test_threads(void)
 
     model_init(&one);
     model_init(&four);
-    pace_init(&four.pace, 4);
+    level_init(&four.zstd, 4);
     /* The link is what one thread feeds: four have time for more. */
     g_assert_cmpint(settle(&one, 300, 100), <, settle(&four, 300, 100));
 }
@@ -137,11 +137,11 @@ int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/pace/a slow link has the encoder take its time", test_slow_link);
-    g_test_add_func("/pace/a fast link makes it hurry", test_fast_link);
-    g_test_add_func("/pace/it follows a link that changes", test_changing_link);
-    g_test_add_func("/pace/it settles", test_settles);
-    g_test_add_func("/pace/it goes by nothing that is too little", test_little_says_nothing);
-    g_test_add_func("/pace/more threads leave time for a tighter level", test_threads);
+    g_test_add_func("/level/a slow link has the encoder take its time", test_slow_link);
+    g_test_add_func("/level/a fast link makes it hurry", test_fast_link);
+    g_test_add_func("/level/it follows a link that changes", test_changing_link);
+    g_test_add_func("/level/it settles", test_settles);
+    g_test_add_func("/level/it goes by nothing that is too little", test_little_says_nothing);
+    g_test_add_func("/level/more threads leave time for a tighter level", test_threads);
     return g_test_run();
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The pace of a stream: the zstd level at which epochs arrive soonest.
+ * The zstd level of a stream: the one at which epochs arrive soonest.
  *
  * Theory of operation. An epoch has arrived when its last byte has been encoded and sent, which go on at
  * the same time: it takes about as long as the slower of the two. What the encoder costs and how small
@@ -11,36 +11,36 @@
  * does not swing between two that are about as good, nor by one odd measurement. What came of a step is
  * measured, and the level goes back if it was wrong.
  */
-#ifndef DISTRICT_CKPT_PACE_H
-#define DISTRICT_CKPT_PACE_H
+#ifndef DISTRICT_CKPT_LEVEL_H
+#define DISTRICT_CKPT_LEVEL_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PACE_LEVELS 7
+#define ZSTD_LEVELS 7
 
 /* What was done since the last look. */
-typedef struct PaceSample {
+typedef struct LevelSample {
     uint64_t plain_bytes;   /* into zstd */
     uint64_t encoded_bytes; /* out of it */
     int64_t encode_ns;      /* that took, over all threads */
     uint64_t link_bytes;    /* that the link took */
     int64_t link_ns;        /* while it had something to send */
-} PaceSample;
+} LevelSample;
 
-typedef struct Pace {
+typedef struct Level {
     unsigned threads;              /* that encode */
     unsigned at;                   /* of the levels, from the fastest */
     bool moved;                    /* since the last look: what is measured now is of both levels */
     double link_ns_per_byte;       /* 0: not known yet */
-    double cost[PACE_LEVELS];      /* ns per plain byte and thread */
-    double size[PACE_LEVELS];      /* encoded bytes per plain byte */
-    int64_t known_ns[PACE_LEVELS]; /* when they were measured; 0: never */
-} Pace;
+    double cost[ZSTD_LEVELS];      /* ns per plain byte and thread */
+    double size[ZSTD_LEVELS];      /* encoded bytes per plain byte */
+    int64_t known_ns[ZSTD_LEVELS]; /* when they were measured; 0: never */
+} Level;
 
-void pace_init(Pace *pace, unsigned threads);
-int pace_level(const Pace *pace);
+void level_init(Level *choice, unsigned threads);
+int level_zstd(const Level *choice);
 /* Look at what has been done; too little changes nothing. Returns the level from now on. */
-int pace_look(Pace *pace, const PaceSample *sample, int64_t now_ns);
+int level_look(Level *choice, const LevelSample *sample, int64_t now_ns);
 
 #endif
