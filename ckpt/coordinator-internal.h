@@ -13,6 +13,7 @@
 #include "ckpt/loader.h"
 #include "ckpt/member.h"
 #include "ckpt/netctl.h"
+#include "ckpt/pace.h"
 #include "ckpt/persist.h"
 #include "ckpt/stats.h"
 #include "ckpt/target.h"
@@ -62,7 +63,9 @@ typedef struct Protection {
     char *peer_name;
     char *address;
     uint16_t port;
-    int64_t interval_ns;
+    int64_t interval_ns; /* as asked for; 0: auto */
+    Pace pace;           /* whichever: it also says what guests lose */
+    int64_t acked_ns;    /* when an epoch was acknowledged last */
     bool output_commit;
     int64_t detach_after_ns;
     bool detach_said; /* DETACHED has been sent since it was last protected */
@@ -148,6 +151,7 @@ struct Coordinator {
     uint64_t cut_pages;  /* found dirty by the last cut and the harvests just before it */
     bool cut_few;        /* these were few: cut.c */
     int64_t pause_ns;    /* of the member that stood still for longest: running median */
+    uint64_t *faults_of; /* of each member: pages it was found to have written since the last cut */
     int64_t throttle_ns; /* throttled: until; running: not before */
     int64_t net_retry_ns;
     CoordinatorStats *stats;
@@ -244,6 +248,9 @@ bool cut_make(Coordinator *c, bool leave_paused);
 /* Make a cut if one is due and possible. */
 void cut_tick(Coordinator *c, int64_t now);
 bool cut_possible(const Coordinator *c);
+/* Between cuts for the standby, as wished; and as it is to be after the pauses of late. */
+int64_t cut_interval_ns(const Coordinator *c);
+int64_t cut_interval_now_ns(const Coordinator *c);
 /* Connect to a restarted district-net, if it is time to, and tell it what to do. */
 void cut_reach_net(Coordinator *c, int64_t now);
 

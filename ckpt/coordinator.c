@@ -463,6 +463,7 @@ coordinator_connect(Coordinator *c, const CoordinatorConfig *config, int connect
     c->n_members = g_strv_length(config->member_names);
     c->members = g_new0(Member *, c->n_members);
     c->n_pages_of = g_new0(uint64_t, c->n_members);
+    c->faults_of = g_new0(uint64_t, c->n_members);
     for (uint32_t i = 0; i < c->n_members; i++)
         c->members[i] = member_new(config->member_names[i], config->member_paths[i]);
     for (uint32_t i = 0; i < c->n_members; i++) {
@@ -501,6 +502,7 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     c->inbox = inbox;
     c->stats = g_new0(CoordinatorStats, 1);
     c->protect.net_told = NET_TOLD_UNKNOWN;
+    pace_init(&c->protect.pace, 0, 0);
     g_queue_init(&c->in_flight);
     g_queue_init(&c->journals.told);
     numbers_open(c, config->numbers_path);
@@ -542,6 +544,7 @@ coordinator_join(Coordinator *c)
     g_queue_clear_full(&c->journals.told, g_free);
     g_free(c->members);
     g_free(c->n_pages_of);
+    g_free(c->faults_of);
     g_free(c->protect.peer_name);
     g_free(c->protect.address);
     g_free(c->protect.error);

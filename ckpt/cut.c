@@ -269,6 +269,19 @@ cut_record_pause(Coordinator *c, const EpochMember *em, int64_t now)
     coordinator_measure(c, MEASURE_RESIDUE_PAGES, (int64_t)em->residue_pages, now);
 }
 
+/* The first cut of a stream ends a full copy: it says nothing of those after it. */
+static void
+cut_note_pace(Coordinator *c, int64_t longest_ns, int64_t interval_ns)
+{
+    uint64_t faults = 0;
+
+    for (uint32_t i = 0; i < c->n_members; i++)
+        faults = MAX(faults, c->faults_of[i] / MAX(c->members[i]->vcpus, 1));
+    memset(c->faults_of, 0, c->n_members * sizeof(*c->faults_of));
+    if (c->stream && c->stream->phase == TARGET_STEADY)
+        pace_cut(&c->protect.pace, longest_ns, faults, interval_ns);
+}
+
 static void
 cut_record_times(Coordinator *c, const Epoch *epoch, bool leave_paused)
 {
@@ -287,8 +300,10 @@ cut_record_times(Coordinator *c, const Epoch *epoch, bool leave_paused)
         longest = MAX(longest, em->resumed_ns - em->stopped_ns);
         cut_record_pause(c, em, now);
     }
-    if (!leave_paused)
+    if (!leave_paused) {
         cut_note_pause(c, longest);
+        cut_note_pace(c, longest, epoch->cut_ns - c->last_cut_ns);
+    }
     coordinator_measure(c, MEASURE_SKEW, last - first, now);
     if (c->last_cut_ns)
         coordinator_measure(c, MEASURE_INTERVAL, epoch->cut_ns - c->last_cut_ns, now);
@@ -373,14 +388,27 @@ cut_reach_net(Coordinator *c, int64_t now)
 /*
  * Pauses that are long (much residue, or a host that is short of CPU) would leave the guests no time
  * for their work at the interval asked for: it is stretched. What is done ahead of a cut does not
- * count, as guests run meanwhile.
+ * count, as guests run meanwhile. An interval of its own choice has been stretched already, but for
+ * what the last pause came as a surprise.
  */
-static void
-cut_rest(Coordinator *c)
+static int64_t
+cut_rest_ns(const Coordinator *c)
 {
-    int64_t rest = MIN(c->pause_ns * CUT_REST, CUT_REST_MAX_NS);
+    if (c->protect.interval_ns == 0)
+        return pace_interval_ns(&c->protect.pace) / 2;
+    return MIN(c->pause_ns * CUT_REST, CUT_REST_MAX_NS);
+}
 
-    c->next_cut_ns = MAX(c->next_cut_ns, clock_monotonic_ns() + rest);
+int64_t
+cut_interval_ns(const Coordinator *c)
+{
+    return c->protect.interval_ns ? c->protect.interval_ns : pace_interval_ns(&c->protect.pace);
+}
+
+int64_t
+cut_interval_now_ns(const Coordinator *c)
+{
+    return MAX(cut_interval_ns(c), c->pause_ns + cut_rest_ns(c));
 }
 
 void
@@ -389,11 +417,11 @@ cut_tick(Coordinator *c, int64_t now)
     if (c->run != RUN_RUNNING || !cut_due(c, now) || !cut_possible(c))
         return;
     /* Keep the beat; after a wait, start a new one. */
-    c->next_cut_ns += c->protect.interval_ns;
+    c->next_cut_ns += cut_interval_ns(c);
     if (c->next_cut_ns < now)
-        c->next_cut_ns = now + c->protect.interval_ns;
+        c->next_cut_ns = now + cut_interval_ns(c);
     if (cut_make(c, false))
-        cut_rest(c);
+        c->next_cut_ns = MAX(c->next_cut_ns, clock_monotonic_ns() + cut_rest_ns(c));
     else
         c->next_cut_ns = MAX(c->next_cut_ns, now + NET_RETRY_NS);
 }

@@ -19,7 +19,7 @@
 static int64_t
 harvest_shortest_ns(const Coordinator *c)
 {
-    int64_t interval = c->stream ? c->protect.interval_ns : HARVEST_MAX_NS;
+    int64_t interval = c->stream ? cut_interval_ns(c) : HARVEST_MAX_NS;
 
     return CLAMP(interval / HARVESTS_PER_INTERVAL, HARVEST_MIN_NS, HARVEST_MAX_NS);
 }
@@ -27,7 +27,7 @@ harvest_shortest_ns(const Coordinator *c)
 static int64_t
 harvest_longest_ns(const Coordinator *c)
 {
-    return MAX(HARVEST_LONGEST_NS, c->stream ? c->protect.interval_ns : 0);
+    return MAX(HARVEST_LONGEST_NS, c->stream ? cut_interval_ns(c) : 0);
 }
 
 bool
@@ -103,6 +103,7 @@ harvest_take(Coordinator *c, uint32_t member)
         pages += (uint64_t)__builtin_popcountll(bits);
     }
     c->stats->dirty_pages += pages;
+    c->faults_of[member] += pages;
     return pages;
 }
 

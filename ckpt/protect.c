@@ -118,6 +118,24 @@ protect_connect(Coordinator *c)
     c->stream = target_new(c, sink_new(&config));
 }
 
+/* NULL, or what is wrong with the time between cuts that is wanted. */
+static const char *
+protect_refuse_interval(const District__CkptProtectRequest *want)
+{
+    if (!want->auto_interval)
+        return want->interval_us != 0 &&
+                       (want->interval_us < INTERVAL_MIN_US || want->interval_us > INTERVAL_MAX_US)
+                   ? "the interval must be 1 ms to 60 s"
+                   : NULL;
+    if (want->max_slowdown != 0 &&
+        (want->max_slowdown < PACE_SLOWDOWN_MIN || want->max_slowdown > PACE_SLOWDOWN_MAX))
+        return "the slowdown must be 1 to 50 per cent";
+    if (want->max_lag_us != 0 && (want->max_lag_us < PACE_LAG_MIN_NS / NS_PER_US ||
+                                  want->max_lag_us > PACE_LAG_MAX_NS / NS_PER_US))
+        return "the lag must be 10 ms to 4 s";
+    return NULL;
+}
+
 static const char *
 protect_refuse(const Coordinator *c, const District__CkptProtectRequest *want)
 {
@@ -128,10 +146,16 @@ protect_refuse(const Coordinator *c, const District__CkptProtectRequest *want)
     if (want->peer_name[0] == '\0' || want->address[0] == '\0' || want->port == 0 ||
         want->port > UINT16_MAX)
         return "name, address and port of the standby host are needed";
-    if (want->interval_us != 0 &&
-        (want->interval_us < INTERVAL_MIN_US || want->interval_us > INTERVAL_MAX_US))
-        return "the interval must be 1 ms to 60 s";
-    return NULL;
+    return protect_refuse_interval(want);
+}
+
+static void
+protect_set_interval(Protection *p, const District__CkptProtectRequest *want)
+{
+    uint64_t interval_us = want->interval_us ? want->interval_us : INTERVAL_DEFAULT_US;
+
+    p->interval_ns = want->auto_interval ? 0 : (int64_t)interval_us * NS_PER_US;
+    pace_init(&p->pace, want->max_slowdown, (int64_t)want->max_lag_us * NS_PER_US);
 }
 
 void
@@ -148,8 +172,7 @@ protect_request(Coordinator *c, ControlRequest *request)
     p->peer_name = g_strdup(want->peer_name);
     p->address = g_strdup(want->address);
     p->port = (uint16_t)want->port;
-    p->interval_ns =
-        (int64_t)(want->interval_us ? want->interval_us : INTERVAL_DEFAULT_US) * NS_PER_US;
+    protect_set_interval(p, want);
     p->output_commit = want->output_commit;
     p->detach_after_ns =
         (int64_t)(want->detach_after_ms ? want->detach_after_ms : DETACH_DEFAULT_MS) * NS_PER_MS;
@@ -309,6 +332,9 @@ protect_committed(Coordinator *c, Epoch *epoch)
         coordinator_measure(c, MEASURE_ENCODE, times.encode_ns, now);
         coordinator_measure(c, MEASURE_SEND, times.send_ns, now);
     }
+    if (c->protect.state != PROTECT_SYNCING)
+        pace_drained(&c->protect.pace, now - MAX(epoch->cut_ns, c->protect.acked_ns));
+    c->protect.acked_ns = now;
     trace_epoch_committed(epoch->number, now - epoch->cut_ns);
     c->committed = epoch->number;
     c->committed_cut_ns = epoch->cut_ns;

@@ -117,6 +117,10 @@ status_fill_counts(Coordinator *c, District__CkptStatusReply *s)
         s->sync_total_pages = sync->total;
         s->sync_done_pages = sync->total - MIN(target_pending(sync), sync->total);
     }
+    if (c->protect.state != PROTECT_OFF) {
+        s->interval_now_ns = (uint64_t)cut_interval_now_ns(c);
+        s->slowdown_ppm = (uint32_t)c->protect.pace.slowdown_ppm;
+    }
     if (c->loader)
         loader_progress(c->loader, &s->load_done_pages, &s->load_total_pages);
 }

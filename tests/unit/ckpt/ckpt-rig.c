@@ -205,21 +205,41 @@ rig_start(Rig *rig)
     rig_call_ok(rig, &request);
 }
 
+/* protect has the rest. */
+static void
+rig_protect_as(Rig *rig, District__CkptProtectRequest *protect)
+{
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+
+    protect->peer_name = (char *)"a";
+    protect->address = (char *)"127.0.0.1";
+    protect->port = fake_standby_port(rig->standby);
+    protect->output_commit = true;
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_PROTECT;
+    request.protect = protect;
+    rig_call_ok(rig, &request);
+}
+
 void
 rig_protect(Rig *rig, unsigned interval_us, unsigned detach_after_ms)
 {
-    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
     District__CkptProtectRequest protect = DISTRICT__CKPT_PROTECT_REQUEST__INIT;
 
-    protect.peer_name = (char *)"a";
-    protect.address = (char *)"127.0.0.1";
-    protect.port = fake_standby_port(rig->standby);
     protect.interval_us = interval_us;
-    protect.output_commit = true;
     protect.detach_after_ms = detach_after_ms;
-    request.op_case = DISTRICT__CKPT_REQUEST__OP_PROTECT;
-    request.protect = &protect;
-    rig_call_ok(rig, &request);
+    rig_protect_as(rig, &protect);
+}
+
+void
+rig_protect_auto(Rig *rig, unsigned max_slowdown, unsigned max_lag_ms)
+{
+    District__CkptProtectRequest protect = DISTRICT__CKPT_PROTECT_REQUEST__INIT;
+
+    protect.auto_interval = true;
+    protect.max_slowdown = max_slowdown;
+    protect.max_lag_us = (uint64_t)max_lag_ms * 1000;
+    protect.detach_after_ms = 30000;
+    rig_protect_as(rig, &protect);
 }
 
 void

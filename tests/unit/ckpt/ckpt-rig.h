@@ -53,6 +53,8 @@ District__CkptReply *rig_receive(Rig *rig, int timeout_ms);
 /* The reply must not be an error. */
 void rig_start(Rig *rig);
 void rig_protect(Rig *rig, unsigned interval_us, unsigned detach_after_ms);
+/* The same with an interval of its own choice; 0: the default. */
+void rig_protect_auto(Rig *rig, unsigned max_slowdown, unsigned max_lag_ms);
 void rig_unprotect(Rig *rig);
 /* A new file for a checkpoint, open for writing. */
 int rig_create(const char *path);

@@ -90,6 +90,109 @@ test_stretched(void)
     rig_free(rig);
 }
 
+static double
+interval_now_ms(Rig *rig)
+{
+    District__CkptReply *hold;
+    double ms = (double)rig_status(rig, &hold)->interval_now_ns / 1e6;
+
+    district__ckpt_reply__free_unpacked(hold, NULL);
+    return ms;
+}
+
+/* Until it is at most or, if above, at least that. */
+static void
+wait_interval(Rig *rig, bool above, double ms)
+{
+    double now = 0;
+
+    for (int i = 0; i < 2000; i++) {
+        now = interval_now_ms(rig);
+        if (above ? now >= ms : now <= ms)
+            return;
+        g_usleep(10000);
+    }
+    g_error("the interval is %.1f ms after 20 s, not %s %.1f", now, above ? "above" : "below", ms);
+}
+
+/* Acknowledgements that take 100 ms ask for 125; pauses here ask for little. */
+static void
+test_auto(void)
+{
+    const FakeMemberConfig calm = {.ram_size = 4 * MIB, .writes_per_ms = 2};
+    Rig *rig = rig_new(2, &calm);
+
+    rig_run(rig);
+    rig_start(rig);
+    g_assert_cmpfloat(interval_now_ms(rig), ==, 0);
+    rig_protect_auto(rig, 50, 2000);
+    rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_PROTECTED);
+    wait_interval(rig, false, 24);
+    fake_standby_delay_acks(rig->standby, 100);
+    wait_interval(rig, true, 110);
+    rig_wait_good(rig, fake_standby_good(rig->standby) + 5);
+    g_assert_cmpfloat(interval_now_ms(rig), >=, 110);
+    g_assert_cmpfloat(interval_now_ms(rig), <, 300);
+    fake_standby_delay_acks(rig->standby, 0);
+    wait_interval(rig, false, 40);
+    /* Nothing had to be throttled or sent anew. */
+    assert_goes_on(rig->members[0]);
+    g_assert_cmpuint(fake_standby_full(rig->standby), ==, 1);
+    rig_free(rig);
+}
+
+/* A standby that acknowledges nothing for a while: the lag bounds what it is stretched to. */
+static void
+test_auto_lag(void)
+{
+    const FakeMemberConfig calm = {.ram_size = 4 * MIB, .writes_per_ms = 2};
+    Rig *rig = rig_new(1, &calm);
+
+    rig_run(rig);
+    rig_start(rig);
+    rig_protect_auto(rig, 50, 100);
+    rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_PROTECTED);
+    fake_standby_delay_acks(rig->standby, 100);
+    wait_interval(rig, true, 49.9);
+    rig_wait_good(rig, fake_standby_good(rig->standby) + 5);
+    g_assert_cmpfloat(interval_now_ms(rig), >=, 49.9);
+    g_assert_cmpfloat(interval_now_ms(rig), <=, 50.1);
+    rig_free(rig);
+}
+
+static void
+protect_refused(Rig *rig, uint32_t max_slowdown, uint64_t max_lag_us, const char *why)
+{
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptProtectRequest protect = DISTRICT__CKPT_PROTECT_REQUEST__INIT;
+
+    protect.peer_name = (char *)"a";
+    protect.address = (char *)"127.0.0.1";
+    protect.port = 1;
+    protect.auto_interval = true;
+    protect.max_slowdown = max_slowdown;
+    protect.max_lag_us = max_lag_us;
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_PROTECT;
+    request.protect = &protect;
+    District__CkptReply *reply = rig_call(rig, &request, NULL, 0);
+    g_assert_nonnull(strstr(reply->error, why));
+    district__ckpt_reply__free_unpacked(reply, NULL);
+}
+
+static void
+test_auto_refused(void)
+{
+    Rig *rig = rig_new(1, &busy);
+
+    rig_run(rig);
+    rig_start(rig);
+    protect_refused(rig, 51, 0, "1 to 50 per cent");
+    protect_refused(rig, UINT32_MAX, 0, "1 to 50 per cent");
+    protect_refused(rig, 10, 9999, "10 ms to 4 s");
+    protect_refused(rig, 10, UINT64_MAX, "10 ms to 4 s");
+    rig_free(rig);
+}
+
 static const District__CkptMeasure *
 measure_of(const District__CkptStatusReply *s, const char *name)
 {
@@ -734,6 +837,10 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/pipeline/epochs get longer where guests stand still for long",
                     test_stretched);
+    g_test_add_func("/pipeline/a slow standby stretches auto, and a quick one shortens it again",
+                    test_auto);
+    g_test_add_func("/pipeline/auto is not stretched above half of the lag", test_auto_lag);
+    g_test_add_func("/pipeline/limits out of range are refused", test_auto_refused);
     g_test_add_func("/pipeline/the phases of a pause add up to it", test_phases);
     g_test_add_func(
         "/pipeline/an engine that lies about its times costs no more than their meaning",
