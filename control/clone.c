@@ -150,7 +150,7 @@ make_clone(const Job *job, Definition *definition, uint64_t incarnation, GError 
     clone->record = (Record){
         .role = ROLE_HOME,
         .uuid = g_uuid_string_random(),
-        .interval_us = definition->interval_us,
+        .pacing = definition->pacing,
         .lineage = district_lineage(original),
         .clone_of = g_strdup(original->name),
         .clone_id = job->id,

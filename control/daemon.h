@@ -258,7 +258,8 @@ struct Job {
     char *label;
     uint64_t incarnation;
     uint64_t id;
-    uint64_t interval_us;
+    Pacing pacing;
+    uint64_t timeout_us;
     int64_t started_ns;
     gboolean force;
     gboolean output_commit;
@@ -339,7 +340,7 @@ JsonArray *checkpoint_list(District *district, GError **error);
 /* Number of the checkpoint that what (a number, a label or "latest"; NULL: the latest) stands for; 0
  * with error set. */
 uint64_t checkpoint_find(District *district, const char *what, GError **error);
-void operation_protect(District *district, const char *host, uint64_t interval_us,
+void operation_protect(District *district, const char *host, const Pacing *pacing,
                        gboolean output_commit, JobDone done, gpointer data);
 void operation_unprotect(District *district, gboolean force, JobDone done, gpointer data);
 /* Bring the protection that is wanted about (again), in the background. */

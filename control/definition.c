@@ -58,14 +58,19 @@ parse_bool(const char *value, void *field, GError **error)
 static gboolean
 parse_interval(const char *value, void *field, GError **error)
 {
-    uint64_t us = 0;
+    return pacing_parse_interval(value, field, error);
+}
 
-    if (!units_parse_time(value, &us, error))
-        return FALSE;
-    if (us < 1000 || us > 10000000)
-        return bad_value(error, "%s is out of range: give 1ms to 10s", value);
-    *(uint64_t *)field = us;
-    return TRUE;
+static gboolean
+parse_slowdown(const char *value, void *field, GError **error)
+{
+    return pacing_parse_slowdown(value, field, error);
+}
+
+static gboolean
+parse_lag(const char *value, void *field, GError **error)
+{
+    return pacing_parse_lag(value, field, error);
 }
 
 static gboolean
@@ -357,7 +362,9 @@ parse_disks(const char *value, void *field, GError **error)
 
 static const Key district_keys[] = {
     {"Name", parse_name, offsetof(Definition, name)},
-    {"Interval", parse_interval, offsetof(Definition, interval_us)},
+    {"Interval", parse_interval, offsetof(Definition, pacing.interval_us)},
+    {"MaxSlowdown", parse_slowdown, offsetof(Definition, pacing.max_slowdown)},
+    {"MaxLag", parse_lag, offsetof(Definition, pacing.max_lag_us)},
     {"OutputCommit", parse_bool, offsetof(Definition, output_commit)},
     {"AutoFailover", parse_bool, offsetof(Definition, auto_failover)},
     {"FailoverAfter", parse_failover_after, offsetof(Definition, failover_after_ms)},
@@ -702,7 +709,7 @@ definition_parse(const char *text, gsize len, const char *file, GError **error)
     g_autoptr(Definition) definition = g_new0(Definition, 1);
     definition->members = g_ptr_array_new_with_free_func(member_free);
     definition->text = g_strndup(text, len);
-    definition->interval_us = 25000;
+    pacing_init(&definition->pacing);
     definition->delta_cache = DELTA_CACHE_DEFAULT;
     definition->output_commit = TRUE;
     definition->failover_after_ms = 1000;

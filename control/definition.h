@@ -3,6 +3,8 @@
 #ifndef DISTRICT_CONTROL_DEFINITION_H
 #define DISTRICT_CONTROL_DEFINITION_H
 
+#include "control/pacing.h"
+
 #include <glib.h>
 #include <stdint.h>
 
@@ -48,7 +50,7 @@ typedef struct DefinitionMember {
 
 typedef struct Definition {
     char *name;
-    uint64_t interval_us;
+    Pacing pacing;
     uint32_t failover_after_ms;
     uint32_t detach_after_ms;
     char *bridge; /* or NULL: no way out of the district */

@@ -586,7 +586,7 @@ district_describe(District *d)
     json_object_set_boolean_member(object, "protect", d->record.protect);
     json_object_set_boolean_member(object, "output_commit", d->record.output_commit);
     json_object_set_boolean_member(object, "auto_failover", d->definition->auto_failover);
-    json_object_set_int_member(object, "interval_us", (gint64)d->record.interval_us);
+    pacing_to_json(&d->record.pacing, object);
     if (d->ckpt_status != NULL && d->record.role != ROLE_STANDBY)
         json_object_set_object_member(object, "checkpointing", json_object_ref(d->ckpt_status));
     if (d->standby_status != NULL)

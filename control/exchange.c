@@ -358,7 +358,8 @@ update_standby(District *d, Definition *definition, uint64_t incarnation, GError
 }
 
 static gboolean
-become_standby(District *d, Peer *peer, JsonObject *arguments, uint64_t incarnation, GError **error)
+become_standby(District *d, Peer *peer, JsonObject *arguments, const Pacing *pacing,
+               uint64_t incarnation, GError **error)
 {
     unsigned lineage = d->record.lineage;
     unsigned copy = d->record.role == ROLE_STANDBY ? d->record.copy : 0;
@@ -374,7 +375,7 @@ become_standby(District *d, Peer *peer, JsonObject *arguments, uint64_t incarnat
     d->record.peer = g_strdup(peer_name(peer));
     d->record.home_incarnation = incarnation;
     d->record.output_commit = json_get_bool(arguments, "output_commit", TRUE);
-    d->record.interval_us = (uint64_t)json_get_int(arguments, "interval_us", 25000);
+    d->record.pacing = *pacing;
     if (!district_save_record(d, error))
         return FALSE;
     district_set_state(d, STATE_STANDBY, NULL);
@@ -443,17 +444,21 @@ prepare_standby(Peer *peer, JsonObject *arguments, GError **error)
 {
     const char *text = json_get_string(arguments, "definition", "");
     uint64_t incarnation = (uint64_t)MAX(json_get_int(arguments, "incarnation", 0), 0);
+    Pacing pacing;
 
     if (!g_uuid_string_is_valid(json_get_string(arguments, "uuid", ""))) {
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
                     "a district without a UUID: update the older host");
         return FALSE;
     }
+    pacing_init(&pacing);
+    if (!pacing_from_json(arguments, "prepare-standby", &pacing, error))
+        return FALSE;
     Definition *definition = definition_parse(text, strlen(text), "definition", error);
     if (definition == NULL)
         return FALSE;
     District *d = take_definition(peer_daemon(peer), peer, definition, arguments, error);
-    return d != NULL && become_standby(d, peer, arguments, incarnation, error);
+    return d != NULL && become_standby(d, peer, arguments, &pacing, incarnation, error);
 }
 
 static void

@@ -195,8 +195,8 @@ resume_done(JsonObject *result, const GError *error, gpointer data)
     if (error != NULL)
         g_warning("%s", error->message);
     else if (d->record.protect && host != NULL)
-        operation_protect(d, host, d->record.interval_us, d->record.output_commit,
-                          operation_done_log, NULL);
+        operation_protect(d, host, &d->record.pacing, d->record.output_commit, operation_done_log,
+                          NULL);
 }
 
 static const JobStep resume_steps[] = {step_resume, NULL};

@@ -183,7 +183,7 @@ make_district(const Import *import, District *d, GError **error)
 
     d->record.role = ROLE_HOME;
     d->record.uuid = g_uuid_string_random();
-    d->record.interval_us = d->definition->interval_us;
+    d->record.pacing = d->definition->pacing;
     d->record.output_commit = d->definition->output_commit;
     d->record.lineage = 1;
     d->record.resume = TRUE;

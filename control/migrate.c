@@ -376,8 +376,7 @@ operation_migrate(District *d, const char *host, JobDone done, gpointer data)
     if (job == NULL)
         return;
     job->host = g_strdup(host);
-    job->interval_us =
-        d->record.interval_us != 0 ? d->record.interval_us : d->definition->interval_us;
+    job->pacing = d->record.pacing;
     job->output_commit = d->record.protect ? d->record.output_commit : d->definition->output_commit;
     job->undo = undo_migrate;
     job_next(job);

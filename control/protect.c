@@ -43,7 +43,7 @@ protect_step_prepare(Job *job)
     json_object_set_string_member(arguments, "definition", d->definition->text);
     json_object_set_int_member(arguments, "incarnation", (gint64)d->incarnation);
     json_object_set_boolean_member(arguments, "output_commit", job->output_commit);
-    json_object_set_int_member(arguments, "interval_us", (gint64)job->interval_us);
+    pacing_to_json(&job->pacing, arguments);
     job_ask(job, job->host, "prepare-standby", arguments, PREPARE_TIMEOUT_MS, NULL);
 }
 
@@ -58,7 +58,7 @@ protect_step_record(Job *job)
     d->record.peer = g_strdup(job->host);
     d->record.protect = TRUE;
     d->record.output_commit = job->output_commit;
-    d->record.interval_us = job->interval_us;
+    d->record.pacing = job->pacing;
     if (district_save_record(d, &error))
         job_next(job);
     else
@@ -80,7 +80,10 @@ protect_step_ckpt(Job *job)
     protect.peer_name = job->host;
     protect.address = host->address;
     protect.port = host->port;
-    protect.interval_us = job->interval_us;
+    protect.interval_us = job->pacing.interval_us;
+    protect.auto_interval = job->pacing.interval_us == PACING_AUTO;
+    protect.max_slowdown = job->pacing.max_slowdown;
+    protect.max_lag_us = job->pacing.max_lag_us;
     protect.output_commit = job->output_commit;
     protect.detach_after_ms = d->definition->detach_after_ms;
     request.op_case = DISTRICT__CKPT_REQUEST__OP_PROTECT;
@@ -92,14 +95,14 @@ static const JobStep protect_steps[] = {step_check, protect_step_prepare, protec
                                         protect_step_ckpt, NULL};
 
 void
-operation_protect(District *d, const char *host, uint64_t interval_us, gboolean output_commit,
+operation_protect(District *d, const char *host, const Pacing *pacing, gboolean output_commit,
                   JobDone done, gpointer data)
 {
     Job *job = job_new(d, "protect", protect_steps, done, data);
     if (job == NULL)
         return;
     job->host = g_strdup(host);
-    job->interval_us = interval_us;
+    job->pacing = *pacing;
     job->output_commit = output_commit;
     job_next(job);
 }
@@ -121,8 +124,7 @@ protect_resume(District *d)
     if (strcmp(json_get_string(d->ckpt_status, "protection", ""), "off") != 0)
         return;
     g_autofree char *host = g_strdup(d->record.peer);
-    operation_protect(d, host, d->record.interval_us, d->record.output_commit, protect_resumed,
-                      NULL);
+    operation_protect(d, host, &d->record.pacing, d->record.output_commit, protect_resumed, NULL);
 }
 
 /* ---- Unprotect ---- */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Steps of protection that migration shares. They use job's host, interval_us and output_commit. */
+/* Steps of protection that migration shares. They use job's host, pacing and output_commit. */
 #ifndef DISTRICT_CONTROL_PROTECT_H
 #define DISTRICT_CONTROL_PROTECT_H
 

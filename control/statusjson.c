@@ -81,6 +81,8 @@ ckpt_status_to_json(const District__CkptStatusReply *s)
         {"delta_pages", s->delta_pages},
         {"duplicate_pages", s->duplicate_pages},
         {"lag_ns", s->lag_ns},
+        {"interval_now_ns", s->interval_now_ns},
+        {"slowdown_ppm", s->slowdown_ppm},
         {"sync_done_pages", s->sync_done_pages},
         {"sync_total_pages", s->sync_total_pages},
         {"load_done_pages", s->load_done_pages},

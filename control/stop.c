@@ -110,7 +110,7 @@ step_await_off(Job *job)
         job_next(job); /* nobody listens */
         return;
     }
-    job->deadline_ns = clock_monotonic_ns() + (int64_t)job->interval_us * 1000;
+    job->deadline_ns = clock_monotonic_ns() + (int64_t)job->timeout_us * 1000;
     job->poll = g_timeout_add(OFF_POLL_MS, look_whether_off, job);
 }
 
@@ -248,6 +248,6 @@ operation_shut_down(District *d, uint64_t timeout_us, JobDone done, gpointer dat
     if (job == NULL)
         return;
     job->undo = undo_shut_down;
-    job->interval_us = timeout_us;
+    job->timeout_us = timeout_us;
     job_next(job);
 }

@@ -169,7 +169,7 @@ record_to_text(const Record *record)
     json_object_set_boolean_member(object, "home_stopped", record->home_stopped);
     json_object_set_int_member(object, "lineage", record->lineage);
     json_object_set_int_member(object, "copy", record->copy);
-    json_object_set_int_member(object, "interval_us", (gint64)record->interval_us);
+    pacing_to_json(&record->pacing, object);
     json_object_set_int_member(object, "home_incarnation", (gint64)record->home_incarnation);
     json_object_set_int_member(object, "superseded_incarnation",
                                (gint64)record->superseded_incarnation);
@@ -383,7 +383,9 @@ record_from_json(JsonObject *object, Record *record)
     record->home_stopped = json_get_bool(object, "home_stopped", FALSE);
     record->lineage = (unsigned)json_get_int(object, "lineage", 0);
     record->copy = (unsigned)json_get_int(object, "copy", 0);
-    record->interval_us = (uint64_t)json_get_int(object, "interval_us", 25000);
+    /* A district is not given up for a time out of range: it has the defaults. */
+    pacing_init(&record->pacing);
+    pacing_from_json(object, "", &record->pacing, NULL);
     record->home_incarnation = (uint64_t)json_get_int(object, "home_incarnation", 0);
     record->superseded_incarnation = (uint64_t)json_get_int(object, "superseded_incarnation", 0);
     record->ended_incarnation = (uint64_t)json_get_int(object, "ended_incarnation", 0);

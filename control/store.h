@@ -18,6 +18,8 @@
 #ifndef DISTRICT_CONTROL_STORE_H
 #define DISTRICT_CONTROL_STORE_H
 
+#include "control/pacing.h"
+
 #include <glib.h>
 #include <json-glib/json-glib.h>
 #include <stdint.h>
@@ -35,7 +37,7 @@ typedef struct Record {
     unsigned lineage;       /* whose homes and store are this host's; 0: the definition's */
     uint64_t clone_id;      /* a clone: checkpoint that it runs, of that lineage of clone_of */
     unsigned copy;          /* standby: lineage of the copy; 0: it has no disks, no journals */
-    uint64_t interval_us;   /* of the protection */
+    Pacing pacing;          /* of the protection */
     uint64_t home_incarnation;       /* standby: what the home runs; older streams are refused */
     uint64_t superseded_incarnation; /* the newer life elsewhere; 0: none */
     uint64_t

@@ -70,7 +70,7 @@ create_district(Daemon *daemon, District *d, GError **error)
         return FALSE;
     d->record.role = ROLE_HOME;
     d->record.uuid = g_uuid_string_random();
-    d->record.interval_us = d->definition->interval_us;
+    d->record.pacing = d->definition->pacing;
     d->record.output_commit = d->definition->output_commit;
     d->pins_ns = clock_monotonic_ns() + PINS_LOOK_S * NS_PER_S; /* there are none */
     return store_create(daemon->config->state_dir, d->name, d->definition->text, &d->record, 0,
@@ -397,6 +397,23 @@ verb_import(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 
 /* ---- Protection ---- */
 
+/* The definition's, but for what is asked for. Limits that would bound nothing are refused. */
+static gboolean
+protect_pacing(const District *d, JsonObject *arguments, Pacing *pacing, GError **error)
+{
+    if (!pacing_from_json(arguments, d->name, pacing, error))
+        return FALSE;
+    if (pacing->interval_us == PACING_AUTO ||
+        (!json_object_has_member(arguments, "max_slowdown_percent") &&
+         !json_object_has_member(arguments, "max_lag_us")))
+        return TRUE;
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+                "%s: the interval is fixed, so nothing is bound by a most slowdown or lag: leave "
+                "them out, or add --interval auto",
+                d->name);
+    return FALSE;
+}
+
 static void
 verb_protect(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
 {
@@ -406,10 +423,9 @@ verb_protect(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
     if (d == NULL)
         return;
     const char *standby = json_get_string(arguments, "standby", NULL);
-    gint64 interval = json_get_int(arguments, "interval_us", (gint64)d->definition->interval_us);
-    if (interval < 1000 || interval > 10000000) {
-        fail(request, CONTROL_ERROR_INVALID, "%s: the interval is out of range: give 1ms to 10s",
-             d->name);
+    Pacing pacing = d->definition->pacing;
+    if (!protect_pacing(d, arguments, &pacing, &error)) {
+        api_fail(request, error);
         return;
     }
     if (daemon_find_host(daemon, standby, &error) == NULL &&
@@ -417,7 +433,7 @@ verb_protect(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
         api_fail(request, error);
         return;
     }
-    operation_protect(d, standby, (uint64_t)interval,
+    operation_protect(d, standby, &pacing,
                       json_get_bool(arguments, "output_commit", d->definition->output_commit),
                       api_job_done, request);
 }

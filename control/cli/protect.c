@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Verbs: protect, unprotect, failover, migrate. */
 #include "control/cli/cli.h"
+#include "control/pacing.h"
 #include "control/units.h"
 
 #include <stdio.h>
@@ -38,27 +39,61 @@ wait_protected(Cli *cli, Client *client, const char *name, GError **error)
     }
 }
 
+/* What protect was given; NULL: not. */
+typedef struct ProtectOptions {
+    char *standby;
+    char *interval;
+    char *max_slowdown;
+    char *max_lag;
+    char *output_commit;
+} ProtectOptions;
+
+static void
+protect_options_clear(ProtectOptions *o)
+{
+    g_free(o->standby);
+    g_free(o->interval);
+    g_free(o->max_slowdown);
+    g_free(o->max_lag);
+    g_free(o->output_commit);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ProtectOptions, protect_options_clear)
+
+/* What is left out is the definition's. */
+static gboolean
+protect_pacing(const ProtectOptions *o, JsonObject *arguments, GError **error)
+{
+    Pacing pacing;
+
+    if ((o->interval && !pacing_parse_interval(o->interval, &pacing.interval_us, error)) ||
+        (o->max_slowdown && !pacing_parse_slowdown(o->max_slowdown, &pacing.max_slowdown, error)) ||
+        (o->max_lag && !pacing_parse_lag(o->max_lag, &pacing.max_lag_us, error)))
+        return FALSE;
+    if (o->interval)
+        json_object_set_int_member(arguments, "interval_us", (gint64)pacing.interval_us);
+    if (o->max_slowdown)
+        json_object_set_int_member(arguments, "max_slowdown_percent", pacing.max_slowdown);
+    if (o->max_lag)
+        json_object_set_int_member(arguments, "max_lag_us", (gint64)pacing.max_lag_us);
+    return TRUE;
+}
+
 static JsonObject *
-protect_arguments(const char *name, const char *standby, const char *interval, const char *commit,
-                  GError **error)
+protect_arguments(const char *name, const ProtectOptions *o, GError **error)
 {
     g_autoptr(JsonObject) arguments = cli_name(name);
-    uint64_t us = 0;
     gboolean output_commit = FALSE;
 
-    if (standby == NULL) {
+    if (o->standby == NULL) {
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
                     "protect: --standby HOST is missing: see district host list");
         return NULL;
     }
-    json_object_set_string_member(arguments, "standby", standby);
-    if (interval != NULL) {
-        if (!units_parse_time(interval, &us, error))
-            return NULL;
-        json_object_set_int_member(arguments, "interval_us", (gint64)us);
-    }
-    if (commit != NULL) {
-        if (!units_parse_bool(commit, &output_commit, error))
+    json_object_set_string_member(arguments, "standby", o->standby);
+    if (!protect_pacing(o, arguments, error))
+        return NULL;
+    if (o->output_commit != NULL) {
+        if (!units_parse_bool(o->output_commit, &output_commit, error))
             return NULL;
         json_object_set_boolean_member(arguments, "output_commit", output_commit);
     }
@@ -82,24 +117,27 @@ gboolean
 cli_protect(Cli *cli, int argc, char **argv, GError **error)
 {
     static const char usage[] =
-        "NAME --standby HOST [--interval TIME] [--output-commit yes|no] [--wait]";
+        "NAME --standby HOST [--interval TIME|auto] [--max-slowdown N%] [--max-lag TIME] "
+        "[--output-commit yes|no] [--wait]";
     char *name = NULL;
     gboolean wait = FALSE;
-    g_autofree char *standby = NULL;
-    g_autofree char *interval = NULL;
-    g_autofree char *commit = NULL;
+    g_auto(ProtectOptions) o = {0};
     const GOptionEntry options[] = {
-        {"standby", 0, 0, G_OPTION_ARG_STRING, &standby, "Host that keeps the copy", "HOST"},
-        {"interval", 0, 0, G_OPTION_ARG_STRING, &interval, "Time between cuts", "TIME"},
-        {"output-commit", 0, 0, G_OPTION_ARG_STRING, &commit, "Hold output until committed",
-         "yes|no"},
+        {"standby", 0, 0, G_OPTION_ARG_STRING, &o.standby, "Host that keeps the copy", "HOST"},
+        {"interval", 0, 0, G_OPTION_ARG_STRING, &o.interval, "Time between cuts", "TIME|auto"},
+        {"max-slowdown", 0, 0, G_OPTION_ARG_STRING, &o.max_slowdown,
+         "With auto: what guests may lose", "N%"},
+        {"max-lag", 0, 0, G_OPTION_ARG_STRING, &o.max_lag,
+         "With auto: how old the last committed cut may be", "TIME"},
+        {"output-commit", 0, 0, G_OPTION_ARG_STRING, &o.output_commit,
+         "Hold output until committed", "yes|no"},
         {"wait", 0, 0, G_OPTION_ARG_NONE, &wait, "Until the copy is complete", NULL},
         {0},
     };
 
     if (!cli_parse(&argc, &argv, usage, options, 1, &name, error))
         return FALSE;
-    JsonObject *arguments = protect_arguments(name, standby, interval, commit, error);
+    JsonObject *arguments = protect_arguments(name, &o, error);
     Client *client = arguments != NULL ? cli_connect(cli, error) : NULL;
     if (client == NULL) {
         if (arguments != NULL)

@@ -262,6 +262,28 @@ add_checkpointing(GPtrArray *rows, JsonObject *c)
     add_waiting(rows, json_get_array(c, "members"));
 }
 
+/* How often it is cut, of what was asked for, and what guests lose by it. */
+static void
+add_pace(GPtrArray *rows, JsonObject *d)
+{
+    JsonObject *c = json_get_object(d, "checkpointing");
+    gint64 asked_us = json_get_int(d, "interval_us", 0);
+    gint64 now_ns = json_get_int(c, "interval_now_ns", 0);
+
+    if (now_ns == 0)
+        return;
+    g_autofree char *now = units_format_ns((uint64_t)now_ns);
+    g_autofree char *asked = units_format_ns((uint64_t)asked_us * 1000);
+    g_autofree char *lag = units_format_ns((uint64_t)json_get_int(d, "max_lag_us", 0) * 1000);
+    g_autofree char *limits =
+        g_strdup_printf("auto: at most %" G_GINT64_FORMAT " %% slowdown, %s lag",
+                        json_get_int(d, "max_slowdown_percent", 0), lag);
+    g_ptr_array_add(rows, g_strdup_printf("Cut every\t%s (%s%s)", now, asked_us ? asked : limits,
+                                          asked_us ? " asked" : ""));
+    g_ptr_array_add(rows, g_strdup_printf("Slowdown\t%.1f %%, if a write fault costs 2 us",
+                                          (double)json_get_int(c, "slowdown_ppm", 0) / 1e4));
+}
+
 static void
 add_standby(GPtrArray *rows, JsonObject *s)
 {
@@ -328,6 +350,7 @@ cli_show(Cli *cli, int argc, char **argv, GError **error)
     add_line(rows, "Standby", json_get_string(d, "standby_reason", ""));
     add_number(rows, "Incarnation", d, "incarnation");
     add_checkpointing(rows, json_get_object(d, "checkpointing"));
+    add_pace(rows, d);
     add_standby(rows, json_get_object(d, "standby"));
     add_members(rows, json_get_array(d, "members"));
     cli_print_table(rows);

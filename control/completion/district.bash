@@ -35,6 +35,14 @@ _district()
 		mapfile -t COMPREPLY < <(compgen -W "$(_district_hosts)" -- "$cur")
 		return
 		;;
+	--interval)
+		mapfile -t COMPREPLY < <(compgen -W "auto 10ms 25ms 100ms" -- "$cur")
+		return
+		;;
+	--max-slowdown)
+		mapfile -t COMPREPLY < <(compgen -W "5% 10% 20%" -- "$cur")
+		return
+		;;
 	--output-commit)
 		mapfile -t COMPREPLY < <(compgen -W "yes no" -- "$cur")
 		return
@@ -66,7 +74,7 @@ _district()
 	console) words="$(_district_names) --log" ;;
 	clone) words="$(_district_names) --at --as" ;;
 	checkpoint) words="$(_district_names) --label" ;;
-	protect) words="$(_district_names) --standby --interval --output-commit --wait" ;;
+	protect) words="$(_district_names) --standby --interval --max-slowdown --max-lag --output-commit --wait" ;;
 	migrate) words="$(_district_names) --to" ;;
 	events) words="--follow" ;;
 	top) words="--once" ;;

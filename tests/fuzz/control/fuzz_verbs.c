@@ -185,7 +185,7 @@ checkpoint_find(District *d, const char *what, GError **error)
 }
 
 void
-operation_protect(District *d, const char *host, uint64_t interval_us, gboolean output_commit,
+operation_protect(District *d, const char *host, const Pacing *pacing, gboolean output_commit,
                   JobDone done, gpointer data)
 {
     finish(done, data);

@@ -21,7 +21,9 @@ test_defaults(void)
     g_autoptr(Definition) d = parse(HEAD BODY, &error);
 
     g_assert_no_error(error);
-    g_assert_cmpuint(d->interval_us, ==, 25000);
+    g_assert_cmpuint(d->pacing.interval_us, ==, 25000);
+    g_assert_cmpuint(d->pacing.max_slowdown, ==, 10);
+    g_assert_cmpuint(d->pacing.max_lag_us, ==, 1000000);
     g_assert_true(d->output_commit);
     g_assert_false(d->auto_failover);
     g_assert_false(d->autostart);
@@ -73,6 +75,21 @@ test_clone(void)
 }
 
 static void
+test_auto_interval(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Definition) d =
+        parse("[District]\nName=shop\nInterval=auto\nMaxSlowdown=50%\nMaxLag=4s\n"
+              "[Member db]\nKernel=/k\nMemory=1M\n",
+              &error);
+
+    g_assert_no_error(error);
+    g_assert_cmpuint(d->pacing.interval_us, ==, PACING_AUTO);
+    g_assert_cmpuint(d->pacing.max_slowdown, ==, 50);
+    g_assert_cmpuint(d->pacing.max_lag_us, ==, 4000000);
+}
+
+static void
 test_all_keys(void)
 {
     g_autoptr(GError) error = NULL;
@@ -87,7 +104,7 @@ test_all_keys(void)
               &error);
 
     g_assert_no_error(error);
-    g_assert_cmpuint(d->interval_us, ==, 10000);
+    g_assert_cmpuint(d->pacing.interval_us, ==, 10000);
     g_assert_true(d->auto_failover);
     g_assert_true(d->autostart);
     g_assert_cmpstr(d->bridge, ==, "br0");
@@ -203,6 +220,14 @@ static const Wrong wrongs[] = {
     {"bad member name", HEAD "[Member D B]\nKernel=/k\nMemory=1M\n", {"[Member D B]", "a-z"}},
     {"interval without unit", HEAD "Interval=25\n" BODY, {"Interval=", "25ms"}},
     {"interval too long", HEAD "Interval=1min\n" BODY, {"Interval=", "range"}},
+    {"interval of nothing", HEAD "Interval=0ms\n" BODY, {"Interval=", "range", "auto"}},
+    {"slowdown without sign", HEAD "MaxSlowdown=10\n" BODY, {"MaxSlowdown=", "like 10%"}},
+    {"no slowdown at all", HEAD "MaxSlowdown=0%\n" BODY, {"MaxSlowdown=", "range", "1% to 50%"}},
+    {"slowdown too large",
+     HEAD "MaxSlowdown=18446744073709551615%\n" BODY,
+     {"MaxSlowdown=", "range", "1% to 50%"}},
+    {"lag too short", HEAD "MaxLag=9ms\n" BODY, {"MaxLag=", "range", "10ms to 4s"}},
+    {"lag too long", HEAD "MaxLag=5s\n" BODY, {"MaxLag=", "range", "10ms to 4s"}},
     {"failover too soon", HEAD "FailoverAfter=999ms\n" BODY, {"FailoverAfter=", "range"}},
     {"detached too soon", HEAD "DetachAfter=199ms\n" BODY, {"DetachAfter=", "range"}},
     {"neither yes nor no", HEAD "OutputCommit=maybe\n" BODY, {"OutputCommit=", "yes", "no"}},
@@ -303,6 +328,7 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/definition/what is left out has a default", test_defaults);
     g_test_add_func("/definition/every key is understood", test_all_keys);
+    g_test_add_func("/definition/the interval may be auto, within limits", test_auto_interval);
     g_test_add_func("/definition/disks, their formats and what is kept are understood", test_disks);
     g_test_add_func("/definition/a clone's is the same, but it is alone", test_clone);
     g_test_add_func("/definition/a member may have a journal", test_journal);

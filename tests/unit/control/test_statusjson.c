@@ -46,7 +46,11 @@ test_phases(void)
     }
     s.n_measures = N;
     s.measures = list;
+    s.interval_now_ns = 12500000;
+    s.slowdown_ppm = 31000;
     g_autoptr(JsonObject) object = ckpt_status_to_json(&s);
+    g_assert_cmpint(json_get_int(object, "interval_now_ns", 0), ==, 12500000);
+    g_assert_cmpint(json_get_int(object, "slowdown_ppm", 0), ==, 31000);
     JsonObject *phases = json_get_object(object, "phases");
     g_assert_cmpuint(json_object_get_size(phases), ==, 2);
     g_assert_cmpint(number(phases, "kick_ns", "p50"), ==, 999);

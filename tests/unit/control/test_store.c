@@ -54,7 +54,7 @@ test_round_trip(Fixture *f, gconstpointer data)
                  .stopped = TRUE,
                  .resume = TRUE,
                  .home_stopped = TRUE,
-                 .interval_us = 1000,
+                 .pacing = {.interval_us = PACING_AUTO, .max_slowdown = 7, .max_lag_us = 20000},
                  .home_incarnation = 5,
                  .superseded_incarnation = 6,
                  .ended_incarnation = 7,
@@ -70,7 +70,9 @@ test_round_trip(Fixture *f, gconstpointer data)
     g_assert_cmpint(out.role, ==, ROLE_STANDBY);
     g_assert_true(out.protect && out.stopped && out.resume && out.home_stopped &&
                   !out.output_commit);
-    g_assert_cmpuint(out.interval_us, ==, 1000);
+    g_assert_cmpuint(out.pacing.interval_us, ==, PACING_AUTO);
+    g_assert_cmpuint(out.pacing.max_slowdown, ==, 7);
+    g_assert_cmpuint(out.pacing.max_lag_us, ==, 20000);
     g_assert_cmpuint(out.home_incarnation, ==, 5);
     g_assert_cmpuint(out.superseded_incarnation, ==, 6);
     g_assert_cmpuint(out.ended_incarnation, ==, 7);

@@ -195,6 +195,61 @@ test_phases(void)
     pair_free(pair);
 }
 
+/* Guests lose what they may, with a fifth of it for what is uneven; fails the test if not in time. */
+static void
+wait_slowdown(Pair *pair, gint64 ppm)
+{
+    gint64 deadline = g_get_monotonic_time() + RIG_LIMIT_MS * 1000, told = 0, now_ns = 0;
+
+    while (g_get_monotonic_time() < deadline) {
+        told = pair_number(pair, pair_home(pair), "checkpointing.slowdown_ppm");
+        now_ns = pair_number(pair, pair_home(pair), "checkpointing.interval_now_ns");
+        if (now_ns > 0 && told > 0 && told <= ppm + ppm / 5) {
+            g_assert_cmpint(now_ns, >=, 2000000);
+            g_assert_cmpint(now_ns, <=, 2000000000);
+            g_test_message("cut every %.1f ms, %.1f %% slowdown", (double)now_ns / 1e6,
+                           (double)told / 1e4);
+            return;
+        }
+        g_usleep(50000);
+    }
+    rig_fail(pair->dir, "guests lose %" G_GINT64_FORMAT " ppm, cut every %" G_GINT64_FORMAT " ns",
+             told, now_ns);
+}
+
+static void
+test_auto_interval(void)
+{
+    const char *fixed[] = {"protect", "shop", "--standby", "h2", "--max-lag", "500ms", NULL};
+    const char *wrong[] = {"protect", "shop", "--standby", "h2", "--max-slowdown", "99%", NULL};
+    const char *chosen[] = {"protect",        "shop", "--standby", "h2",    "--interval", "auto",
+                            "--max-slowdown", "20%",  "--max-lag", "500ms", "--wait",     NULL};
+    const char *unprotect[] = {"unprotect", "shop", NULL};
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
+    g_autofree char *why_fixed = NULL, *why_wrong = NULL;
+
+    g_assert_null(pair_command(pair, pair_home(pair), &why_fixed, fixed));
+    g_assert_nonnull(strstr(why_fixed, "add --interval auto"));
+    g_assert_null(pair_command(pair, pair_home(pair), &why_wrong, wrong));
+    g_assert_nonnull(strstr(why_wrong, "1% to 50%"));
+    g_assert_cmpint(pair_number(pair, pair_home(pair), "interval_us"), ==, 5000);
+    pair_must(pair, pair_home(pair), unprotect);
+    pair_must(pair, pair_home(pair), chosen);
+    /* As many epochs as what is told of it remembers, and some more. */
+    pair_wait_above(pair, pair_home(pair), "checkpointing.interval_now_ns", 0);
+    gint64 epoch = pair_number(pair, pair_home(pair), "checkpointing.committed_epoch");
+    pair_wait_above(pair, pair_home(pair), "checkpointing.committed_epoch", epoch + 40);
+    wait_slowdown(pair, 200000);
+    const Host *both[] = {pair_home(pair), pair_standby(pair)};
+    for (guint i = 0; i < G_N_ELEMENTS(both); i++) {
+        g_assert_cmpint(pair_number(pair, both[i], "interval_us"), ==, 0);
+        g_assert_cmpint(pair_number(pair, both[i], "max_slowdown_percent"), ==, 20);
+        g_assert_cmpint(pair_number(pair, both[i], "max_lag_us"), ==, 500000);
+    }
+    pair_check_output(pair, pair_home(pair));
+    pair_free(pair);
+}
+
 static void
 test_helpers(void)
 {
@@ -747,6 +802,9 @@ main(int argc, char **argv)
     g_test_add_func("/districtd/whichever process is killed, protection returns by itself",
                     test_helpers);
     g_test_add_func("/districtd/show tells where the time of pauses goes", test_phases);
+    g_test_add_func(
+        "/districtd/auto finds an interval that guests bear, and goes along to the standby",
+        test_auto_interval);
     g_test_add_func("/districtd/a switch started again holds output from the start",
                     test_net_holds);
     g_test_add_func(
