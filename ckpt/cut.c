@@ -388,8 +388,8 @@ cut_reach_net(Coordinator *c, int64_t now)
 /*
  * Pauses that are long (much residue, or a host that is short of CPU) would leave the guests no time
  * for their work at the interval asked for: it is stretched. What is done ahead of a cut does not
- * count, as guests run meanwhile. An interval of its own choice has been stretched already, but for
- * what the last pause came as a surprise.
+ * count, as guests run meanwhile. Interval=auto takes pauses into account already; there it is left to
+ * see that a cut that took unusually long is not followed by the next one at once.
  */
 static int64_t
 cut_rest_ns(const Coordinator *c)
