@@ -92,19 +92,19 @@ json_step(JsonNode *node, const char *word)
     return index < json_array_get_length(array) ? json_array_get_element(array, index) : NULL;
 }
 
-char *
-pair_field(Pair *pair, const Host *host, const char *path)
+JsonNode *
+pair_show(Pair *pair, const Host *host, const char *district)
 {
-    return pair_field_of(pair, host, "shop", path);
+    const char *args[] = {"show", district, NULL};
+
+    return pair_command(pair, host, NULL, args);
 }
 
 char *
-pair_field_of(Pair *pair, const Host *host, const char *district, const char *path)
+pair_shown(JsonNode *show, const char *path)
 {
-    const char *args[] = {"show", district, NULL};
-    g_autoptr(JsonNode) answer = pair_command(pair, host, NULL, args);
     g_auto(GStrv) words = g_strsplit(path, ".", -1);
-    JsonNode *at = answer;
+    JsonNode *at = show;
 
     for (char **word = words; at && *word; word++)
         at = json_step(at, *word);
@@ -116,11 +116,33 @@ pair_field_of(Pair *pair, const Host *host, const char *district, const char *pa
 }
 
 gint64
-pair_number(Pair *pair, const Host *host, const char *path)
+pair_shown_number(JsonNode *show, const char *path)
 {
-    g_autofree char *value = pair_field(pair, host, path);
+    g_autofree char *value = pair_shown(show, path);
 
     return value ? g_ascii_strtoll(value, NULL, 10) : 0;
+}
+
+char *
+pair_field(Pair *pair, const Host *host, const char *path)
+{
+    return pair_field_of(pair, host, "shop", path);
+}
+
+char *
+pair_field_of(Pair *pair, const Host *host, const char *district, const char *path)
+{
+    g_autoptr(JsonNode) answer = pair_show(pair, host, district);
+
+    return pair_shown(answer, path);
+}
+
+gint64
+pair_number(Pair *pair, const Host *host, const char *path)
+{
+    g_autoptr(JsonNode) answer = pair_show(pair, host, "shop");
+
+    return pair_shown_number(answer, path);
 }
 
 GPid
@@ -539,8 +561,8 @@ pair_define_more(Pair *pair, const char *key, const char *value)
     g_assert_true(g_file_set_contents(pair->definition, with, -1, NULL));
 }
 
-static void
-make_disk(const char *path, const char *format)
+void
+pair_make_disk(const char *path, const char *format)
 {
     g_autofree char *bytes = g_strdup_printf("%d", PAIR_DISK_BYTES);
     const char *create[] = {"qemu-img", "create", "-q", "-f", format, path, bytes, NULL};
@@ -559,7 +581,7 @@ pair_new_disk_with(const char *options, const char *format, const char *app)
     Pair *pair = pair_make(options, command);
     g_autofree char *disk = g_strdup_printf("%s/app.%s", pair->dir, format);
 
-    make_disk(disk, format);
+    pair_make_disk(disk, format);
     pair_define_more(pair, "Disk", disk);
     return pair_run(pair);
 }
@@ -688,7 +710,7 @@ pair_free(Pair *pair)
 
     bool on = pair_home(pair)->daemon.pid != 0;
     g_autofree char *state = on ? pair_field(pair, pair_home(pair), "state") : NULL;
-    if (on && g_strcmp0(state, "stopped") != 0 && g_strcmp0(state, "superseded") != 0)
+    if (state && strcmp(state, "stopped") != 0 && strcmp(state, "superseded") != 0)
         pair_must(pair, pair_home(pair), stop);
     for (int i = 0; i < 2; i++) {
         /* What a standby keeps is ended with it; whatever is left dies with the test. */
@@ -709,26 +731,59 @@ pair_free(Pair *pair)
     g_free(pair);
 }
 
+static void
+add_pid(GArray *pids, JsonNode *show, const char *path)
+{
+    GPid pid = (GPid)pair_shown_number(show, path);
+
+    if (pid > 1)
+        g_array_append_val(pids, pid);
+}
+
+/* What a home runs for shop; a member that is off has no process. */
+static GArray *
+home_pids(Pair *pair)
+{
+    g_autoptr(JsonNode) show = pair_show(pair, pair_home(pair), "shop");
+    GArray *pids = g_array_new(FALSE, FALSE, sizeof(GPid));
+    JsonArray *members =
+        show ? json_object_get_array_member(json_node_get_object(show), "members") : NULL;
+
+    add_pid(pids, show, "processes.ckpt");
+    add_pid(pids, show, "processes.net");
+    for (guint i = 0; members && i < json_array_get_length(members); i++) {
+        g_autofree char *path = g_strdup_printf("members.%u.pid", i);
+        add_pid(pids, show, path);
+    }
+    return pids;
+}
+
+static void
+kill_pids(const GArray *pids)
+{
+    for (guint i = 0; i < pids->len; i++)
+        kill(g_array_index(pids, GPid, i), SIGKILL);
+}
+
+void
+pair_kill_district(Pair *pair)
+{
+    g_autoptr(GArray) pids = home_pids(pair);
+
+    kill_pids(pids);
+}
+
 void
 pair_lose_power(Pair *pair)
 {
     Host *home = pair_home(pair);
-    g_autofree char *state = pair_field(pair, home, "state");
+    g_autoptr(GArray) pids = home_pids(pair);
     g_autofree char *run = g_strdup_printf("%s/%s/run", pair->dir, home->name);
     const char *rm[] = {"rm", "-rf", run, NULL};
-    GPid pids[PAIR_HOME_PROCESSES] = {0};
 
     g_assert_true(g_file_test(run, G_FILE_TEST_IS_DIR));
-    for (guint i = 0; strcmp(state, "running") == 0 && i < PAIR_HOME_PROCESSES; i++) {
-        /* A member that is off has none. */
-        g_autofree char *pid = pair_field(pair, home, pair_home_paths[i]);
-        pids[i] = pid ? (GPid)g_ascii_strtoll(pid, NULL, 10) : 0;
-    }
     proc_kill(&home->daemon);
-    for (guint i = 0; i < G_N_ELEMENTS(pids); i++) {
-        if (pids[i] != 0)
-            kill(pids[i], SIGKILL);
-    }
+    kill_pids(pids);
     g_assert_true(g_spawn_sync(NULL, (char **)rm, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL,
                                NULL, NULL));
 }

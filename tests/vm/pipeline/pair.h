@@ -61,6 +61,8 @@ Pair *pair_new_disk(void);
 /* The same with lines for [District], an image of this format ("raw", "qcow2"; DIR/app.FORMAT), and
  * more options for app. */
 Pair *pair_new_disk_with(const char *options, const char *format, const char *app);
+/* An image of PAIR_DISK_BYTES in this format. */
+void pair_make_disk(const char *path, const char *format);
 /* The same with a journal in place of the disk (op=journal), and lines of its own in the definition's
  * [District]. */
 Pair *pair_new_journal(const char *options);
@@ -103,6 +105,11 @@ void pair_command_start(Pair *pair, const Host *host, Proc *proc, const char *co
  * "members.0.pid"): a string or number as text, NULL if there is none or districtd does not answer.
  */
 char *pair_field(Pair *pair, const Host *host, const char *path);
+/* For several values of one moment: what it shows of a district, NULL if it does not answer (free with
+ * json_node_unref), and values in that; 0 for a number that is not there. */
+JsonNode *pair_show(Pair *pair, const Host *host, const char *district);
+char *pair_shown(JsonNode *show, const char *path);
+gint64 pair_shown_number(JsonNode *show, const char *path);
 /* The same of another district. */
 char *pair_field_of(Pair *pair, const Host *host, const char *district, const char *path);
 gint64 pair_number(Pair *pair, const Host *host, const char *path);
@@ -126,6 +133,8 @@ gboolean pair_had_event(Pair *pair, const Host *host, const char *kind);
 /* What the last event of this kind on a host said; NULL if there was none. Caller frees. */
 char *pair_event_text(Pair *pair, const Host *host, const char *kind);
 
+/* kill -9 of all that the home runs for shop; its districtd stays. */
+void pair_kill_district(Pair *pair);
 /* The home loses its power: nothing of it is left but what is on disk. */
 void pair_lose_power(Pair *pair);
 
