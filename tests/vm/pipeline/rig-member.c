@@ -17,6 +17,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define LOG_TAIL 2000
+#define LOG_LEVELS 3 /* DIR/HOST/log/DISTRICT */
+
 /* ---- Processes ---- */
 
 void
@@ -25,19 +28,30 @@ rig_sleep_at_random(int limit_ms)
     g_usleep((gulong)g_random_int_range(0, limit_ms * 1000));
 }
 
+/* The end of each log in a directory and, so many levels deep, in those in it; not of guests' consoles. */
+static void
+tell_logs(const char *dir, int deep)
+{
+    g_autoptr(GDir) entries = g_dir_open(dir, 0, NULL);
+
+    for (const char *name; entries && (name = g_dir_read_name(entries));) {
+        g_autofree char *path = g_build_filename(dir, name, NULL), *text = NULL;
+        if (deep > 0 && g_file_test(path, G_FILE_TEST_IS_DIR))
+            tell_logs(path, deep - 1);
+        if (!g_str_has_suffix(name, ".log") || g_str_has_suffix(name, ".console.log") ||
+            !g_file_get_contents(path, &text, NULL, NULL))
+            continue;
+        size_t len = strlen(text);
+        g_printerr("# %s: %s\n", path, text + (len > LOG_TAIL ? len - LOG_TAIL : 0));
+    }
+}
+
 void
 rig_fail(const char *dir, const char *format, ...)
 {
     va_list args;
-    g_autoptr(GDir) logs = g_dir_open(dir, 0, NULL);
 
-    for (const char *name; logs && (name = g_dir_read_name(logs));) {
-        g_autofree char *path = g_build_filename(dir, name, NULL), *text = NULL;
-        if (!g_str_has_suffix(name, ".log") || !g_file_get_contents(path, &text, NULL, NULL))
-            continue;
-        size_t len = strlen(text);
-        g_printerr("# %s: %s\n", name, text + (len > 2000 ? len - 2000 : 0));
-    }
+    tell_logs(dir, LOG_LEVELS);
     va_start(args, format);
     g_autofree char *message = g_strdup_vprintf(format, args);
     va_end(args);
