@@ -806,11 +806,25 @@ kill_children(void)
     return n;
 }
 
+static volatile sig_atomic_t guarded;
+
+/* A test that takes too long is ended so. */
+static void
+end_guarded(int signal_number)
+{
+    kill((pid_t)guarded, SIGKILL);
+}
+
 static int
 guard_tests(pid_t tests)
 {
+    const struct sigaction end = {.sa_handler = end_guarded};
     int status = 0, result = 1;
     pid_t pid;
+
+    guarded = tests;
+    sigaction(SIGTERM, &end, NULL);
+    sigaction(SIGINT, &end, NULL);
 
     while ((pid = waitpid(-1, &status, 0)) > 0 || errno == EINTR) {
         if (pid != tests)
