@@ -128,9 +128,8 @@ write_text(PatternSource *s, uint8_t *page)
             g_snprintf(number, sizeof number, "%u ", (unsigned)(next_random(s) % 100000));
             word = number;
         }
-        size_t len = MIN(strlen(word), PAGE_BYTES - at);
-        memcpy(page + at, word, len);
-        at += len;
+        for (; *word != '\0' && at < PAGE_BYTES; word++)
+            page[at++] = (uint8_t)*word;
     }
 }
 
