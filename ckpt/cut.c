@@ -8,7 +8,6 @@
 #include "ckpt/coordinator-internal.h"
 
 #include "common/trace.h"
-
 #include "common/urgent.h"
 
 #include <poll.h>
