@@ -46,18 +46,6 @@ decoder_free(Decoder *decoder)
     g_free(decoder);
 }
 
-static gboolean G_GNUC_PRINTF(2, 3) damaged(GError **error, const char *format, ...)
-{
-    g_autofree char *text = NULL;
-    va_list args;
-
-    va_start(args, format);
-    text = g_strdup_vprintf(format, args);
-    va_end(args);
-    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED, "%s", text);
-    return FALSE;
-}
-
 /* Inflate exactly one frame of exactly plain_len bytes into plain. */
 static gboolean
 inflate_frame(ZSTD_DCtx *zstd, const uint8_t *frame, size_t frame_len, uint8_t *plain,
@@ -66,14 +54,15 @@ inflate_frame(ZSTD_DCtx *zstd, const uint8_t *frame, size_t frame_len, uint8_t *
     size_t done;
 
     if (ZSTD_getFrameContentSize(frame, frame_len) != plain_len)
-        return damaged(error, "damaged %s: its zstd frame is not of %zu bytes", what, plain_len);
+        return format_damaged(error, "damaged %s: its zstd frame is not of %zu bytes", what,
+                              plain_len);
     if (ZSTD_findFrameCompressedSize(frame, frame_len) != frame_len)
-        return damaged(error, "damaged %s: not exactly one zstd frame", what);
+        return format_damaged(error, "damaged %s: not exactly one zstd frame", what);
     done = ZSTD_decompressDCtx(zstd, plain, plain_len, frame, frame_len);
     if (ZSTD_isError(done))
-        return damaged(error, "damaged %s: zstd: %s", what, ZSTD_getErrorName(done));
+        return format_damaged(error, "damaged %s: zstd: %s", what, ZSTD_getErrorName(done));
     if (done != plain_len)
-        return damaged(error, "damaged %s: %zu bytes instead of %zu", what, done, plain_len);
+        return format_damaged(error, "damaged %s: %zu bytes instead of %zu", what, done, plain_len);
     return TRUE;
 }
 
@@ -108,12 +97,12 @@ read_table(Decoder *decoder, uint64_t n_pages, Parts *parts, GError **error)
 
         decoder->pages[i] = (DecodedPage){.index = entry >> 8};
         if (entry >> 8 >= n_pages)
-            return damaged(error,
-                           "damaged PAGES record: page %" G_GUINT64_FORMAT
-                           " of an image that has %" G_GUINT64_FORMAT,
-                           (uint64_t)(entry >> 8), n_pages);
+            return format_damaged(error,
+                                  "damaged PAGES record: page %" G_GUINT64_FORMAT
+                                  " of an image that has %" G_GUINT64_FORMAT,
+                                  (uint64_t)(entry >> 8), n_pages);
         if (kind > PAGE_DELTA)
-            return damaged(error, "damaged PAGES record: there is no page kind %u", kind);
+            return format_damaged(error, "damaged PAGES record: there is no page kind %u", kind);
         parts->of_kind[kind]++;
     }
     return TRUE;
@@ -162,9 +151,9 @@ find_parts(const Decoder *decoder, size_t plain_len, Parts *parts, GError **erro
         good = good && take_part(&at, &left, n_words * PAGE_WORD_BYTES, &parts->words);
     }
     if (!good)
-        return damaged(error, "damaged PAGES record: page data is missing");
+        return format_damaged(error, "damaged PAGES record: page data is missing");
     if (left != 0)
-        return damaged(error, "damaged PAGES record: data that belongs to no page");
+        return format_damaged(error, "damaged PAGES record: data that belongs to no page");
     parts->check = check != NULL ? read64(check) : 0;
     return TRUE;
 }
@@ -196,10 +185,10 @@ follow_reference(Parts *parts, const DecodeInput *input, uint8_t *made, GError *
 
     parts->refs += sizeof ref;
     if (image >= input->n_ram || page >= input->n_pages_of[image])
-        return damaged(error,
-                       "damaged PAGES record: a duplicate of page %" G_GUINT64_FORMAT
-                       " of image %u, which there is not",
-                       page, image);
+        return format_damaged(error,
+                              "damaged PAGES record: a duplicate of page %" G_GUINT64_FORMAT
+                              " of image %u, which there is not",
+                              page, image);
     memcpy(made, input->content(input->opaque, image, page), PAGE_BYTES);
     return TRUE;
 }
@@ -243,7 +232,7 @@ verify_made(const Decoder *decoder, const Parts *parts, GError **error)
     }
     if (check == parts->check)
         return TRUE;
-    return damaged(error, "deltas do not fit what is held here: the stream must begin anew");
+    return format_damaged(error, "deltas do not fit what is held here: the stream must begin anew");
 }
 
 static gboolean
@@ -254,7 +243,8 @@ read_pages(Decoder *decoder, size_t plain_len, uint32_t image, Parts *parts,
         return FALSE;
     bool derived = parts->of_kind[PAGE_DUPLICATE] + parts->of_kind[PAGE_DELTA] > 0;
     if (derived && (input->content == NULL || image >= input->n_ram))
-        return damaged(error, "damaged PAGES record: deltas and duplicates are of RAM in a stream, "
+        return format_damaged(error,
+                              "damaged PAGES record: deltas and duplicates are of RAM in a stream, "
                               "not of a disk or in a file");
     if (!find_parts(decoder, plain_len, parts, error))
         return FALSE;
@@ -276,7 +266,7 @@ decoder_pages(Decoder *decoder, const uint8_t *payload, size_t len, const Decode
     uint32_t plain_len;
 
     if (len < PAGES_HEADER_BYTES) {
-        damaged(error, "damaged PAGES record: %zu bytes are too few", len);
+        format_damaged(error, "damaged PAGES record: %zu bytes are too few", len);
         return NULL;
     }
     memcpy(words, payload, sizeof words);
@@ -286,8 +276,8 @@ decoder_pages(Decoder *decoder, const uint8_t *payload, size_t len, const Decode
     if (words[3] != 0 || *image >= input->n_images || *count == 0 ||
         *count > PAGES_PER_RECORD_MAX || plain_len < *count * sizeof(uint64_t) ||
         plain_len > sizeof parts.check + *count * (8 + PAGE_BYTES)) {
-        damaged(error, "damaged PAGES record: image %u, %u pages, %u bytes is not possible", *image,
-                *count, plain_len);
+        format_damaged(error, "damaged PAGES record: image %u, %u pages, %u bytes is not possible",
+                       *image, *count, plain_len);
         return NULL;
     }
     if (!inflate_frame(decoder->zstd, payload + PAGES_HEADER_BYTES, len - PAGES_HEADER_BYTES,
@@ -306,7 +296,7 @@ state_decompress(const void *data, size_t len, GError **error)
     gboolean good;
 
     if (plain_len == ZSTD_CONTENTSIZE_ERROR || plain_len == ZSTD_CONTENTSIZE_UNKNOWN) {
-        damaged(error, "damaged STATE record: not a zstd frame with its size");
+        format_damaged(error, "damaged STATE record: not a zstd frame with its size");
         return NULL;
     }
     if (plain_len > CUT_STATE_BYTES_MAX) {

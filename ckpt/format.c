@@ -18,6 +18,19 @@
 
 G_DEFINE_QUARK(district - format - error, format_error)
 
+gboolean
+format_damaged(GError **error, const char *format, ...)
+{
+    g_autofree char *text = NULL;
+    va_list args;
+
+    va_start(args, format);
+    text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED, "%s", text);
+    return FALSE;
+}
+
 /* Offsets in the header. */
 enum {
     AT_MAGIC = 0,

@@ -70,6 +70,9 @@ typedef enum {
 #define FORMAT_ERROR (format_error_quark())
 GQuark format_error_quark(void);
 
+/* Set an error of FORMAT_ERROR_DAMAGED; always FALSE. */
+gboolean format_damaged(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
 /* "PAGES" for RECORD_PAGES and so on, for messages; never NULL. */
 const char *record_type_name(uint16_t type);
 

@@ -11,18 +11,6 @@
 #define UNPACK_FACTOR 32
 #define UNPACK_EXTRA_MAX ((size_t)16 * 1024 * 1024)
 
-static gboolean G_GNUC_PRINTF(2, 3) damaged(GError **error, const char *format, ...)
-{
-    g_autofree char *text = NULL;
-    va_list args;
-
-    va_start(args, format);
-    text = g_strdup_vprintf(format, args);
-    va_end(args);
-    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED, "%s", text);
-    return FALSE;
-}
-
 /* ---- Unpacking ---- */
 
 ProtobufCMessage *
@@ -33,7 +21,7 @@ layout_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_
     ProtobufCMessage *message = pbmsg_unpack(type, data, len, budget);
 
     if (message == NULL)
-        damaged(error, "damaged %s: it does not parse", what);
+        format_damaged(error, "damaged %s: it does not parse", what);
     return message;
 }
 
@@ -73,14 +61,14 @@ check_region(const char *name, uint64_t ram_size, District__RamRegion *const *re
     const District__RamRegion *r = regions[i];
 
     if (r->size == 0 || !pages_whole(r->size) || !pages_whole(r->gpa) || !pages_whole(r->offset))
-        return damaged(error, "member %s: RAM region %zu is not of whole pages", name, i);
+        return format_damaged(error, "member %s: RAM region %zu is not of whole pages", name, i);
     if (r->size > ram_size || r->offset > ram_size - r->size || r->gpa > UINT64_MAX - r->size)
-        return damaged(error, "member %s: RAM region %zu is out of range", name, i);
+        return format_damaged(error, "member %s: RAM region %zu is out of range", name, i);
     for (size_t j = 0; j < i; j++) {
         const District__RamRegion *q = regions[j];
         if (ranges_overlap(r->gpa, r->size, q->gpa, q->size) ||
             ranges_overlap(r->offset, r->size, q->offset, q->size))
-            return damaged(error, "member %s: RAM regions %zu and %zu overlap", name, j, i);
+            return format_damaged(error, "member %s: RAM regions %zu and %zu overlap", name, j, i);
     }
     return TRUE;
 }
@@ -90,13 +78,13 @@ check_member(const char *name, uint64_t ram_size, District__RamRegion *const *re
              size_t n_regions, GError **error)
 {
     if (!layout_name_good(name))
-        return damaged(error, "a member's name is not one");
+        return format_damaged(error, "a member's name is not one");
     if (ram_size == 0 || ram_size > RAM_BYTES_MAX || !pages_whole(ram_size))
-        return damaged(error, "member %s: %" G_GUINT64_FORMAT " is not a possible RAM size", name,
-                       ram_size);
+        return format_damaged(error, "member %s: %" G_GUINT64_FORMAT " is not a possible RAM size",
+                              name, ram_size);
     if (n_regions > REGIONS_MAX)
-        return damaged(error, "member %s: %zu RAM regions, at most %d are allowed", name, n_regions,
-                       REGIONS_MAX);
+        return format_damaged(error, "member %s: %zu RAM regions, at most %d are allowed", name,
+                              n_regions, REGIONS_MAX);
     for (size_t i = 0; i < n_regions; i++) {
         if (!check_region(name, ram_size, regions, i, error))
             return FALSE;
@@ -108,14 +96,14 @@ static gboolean
 check_disks(const char *name, District__StreamDisk *const *disks, size_t n_disks, GError **error)
 {
     if (n_disks > DISKS_MAX)
-        return damaged(error, "member %s: %zu disks, at most %d are allowed", name, n_disks,
-                       DISKS_MAX);
+        return format_damaged(error, "member %s: %zu disks, at most %d are allowed", name, n_disks,
+                              DISKS_MAX);
     for (size_t i = 0; i < n_disks; i++) {
         uint64_t size = disks[i]->size;
 
         if (size == 0 || size > DISK_BYTES_MAX || size % SECTOR_BYTES != 0)
-            return damaged(error, "member %s: %" G_GUINT64_FORMAT " is not a possible disk size",
-                           name, size);
+            return format_damaged(
+                error, "member %s: %" G_GUINT64_FORMAT " is not a possible disk size", name, size);
     }
     return TRUE;
 }
@@ -143,7 +131,7 @@ layout_check_begin(const District__StreamEpochBegin *begin, GError **error)
             return FALSE;
         for (size_t j = 0; j < i; j++) {
             if (strcmp(begin->members[j]->name, m->name) == 0)
-                return damaged(error, "two members are named %s", m->name);
+                return format_damaged(error, "two members are named %s", m->name);
         }
     }
     return TRUE;
@@ -160,9 +148,9 @@ layout_check_cut(const District__CutState *cut, GError **error)
         return FALSE;
     }
     if (!layout_name_good(cut->district))
-        return damaged(error, "the cut's district name is not one");
+        return format_damaged(error, "the cut's district name is not one");
     if (cut->epoch == 0 || cut->epoch > EPOCH_NUMBER_MAX || cut->cut > EPOCH_NUMBER_MAX)
-        return damaged(error, "the cut has no possible epoch number");
+        return format_damaged(error, "the cut has no possible epoch number");
     if (!check_member_count(cut->n_members, error))
         return FALSE;
     for (size_t i = 0; i < cut->n_members; i++) {
@@ -203,27 +191,27 @@ layout_check_match(const District__StreamEpochBegin *begin, const District__CutS
                    GError **error)
 {
     if (cut->epoch != begin->epoch)
-        return damaged(error,
-                       "the cut's state is of epoch %" G_GUINT64_FORMAT
-                       " inside epoch %" G_GUINT64_FORMAT,
-                       cut->epoch, begin->epoch);
+        return format_damaged(error,
+                              "the cut's state is of epoch %" G_GUINT64_FORMAT
+                              " inside epoch %" G_GUINT64_FORMAT,
+                              cut->epoch, begin->epoch);
     if (cut->n_members != begin->n_members)
-        return damaged(error, "the cut has state of %zu members, its RAM is of %zu", cut->n_members,
-                       begin->n_members);
+        return format_damaged(error, "the cut has state of %zu members, its RAM is of %zu",
+                              cut->n_members, begin->n_members);
     for (size_t i = 0; i < cut->n_members; i++) {
         const District__CutMember *c = cut->members[i];
         const District__StreamMember *b = begin->members[i];
 
         if (strcmp(c->name, b->name) != 0)
-            return damaged(error, "the cut's member %zu is %s, its RAM is of %s", i, c->name,
-                           b->name);
+            return format_damaged(error, "the cut's member %zu is %s, its RAM is of %s", i, c->name,
+                                  b->name);
         if (c->ram_size != b->ram_size ||
             !regions_equal(c->regions, c->n_regions, b->regions, b->n_regions))
-            return damaged(error, "member %s: the cut's state and its RAM differ in layout",
-                           c->name);
+            return format_damaged(error, "member %s: the cut's state and its RAM differ in layout",
+                                  c->name);
         if (!disks_equal(c->disks, c->n_disks, b->disks, b->n_disks))
-            return damaged(error, "member %s: the cut's state and the epoch differ in disks",
-                           c->name);
+            return format_damaged(error, "member %s: the cut's state and the epoch differ in disks",
+                                  c->name);
     }
     return TRUE;
 }

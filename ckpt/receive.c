@@ -62,18 +62,6 @@ struct Receiver {
     Decoder *decoder;
 };
 
-static gboolean G_GNUC_PRINTF(2, 3) damaged(GError **error, const char *format, ...)
-{
-    g_autofree char *text = NULL;
-    va_list args;
-
-    va_start(args, format);
-    text = g_strdup_vprintf(format, args);
-    va_end(args);
-    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED, "%s", text);
-    return FALSE;
-}
-
 Receiver *
 receiver_new(const ReceiverOps *ops, void *opaque)
 {
@@ -137,7 +125,7 @@ check_hello(const Receiver *receiver, const District__StreamHello *hello, GError
         return FALSE;
     }
     if (!layout_name_good(hello->district))
-        return damaged(error, "damaged HELLO: its district name is not one");
+        return format_damaged(error, "damaged HELLO: its district name is not one");
     return TRUE;
 }
 
@@ -168,14 +156,15 @@ check_begin(const Receiver *receiver, const RecordHeader *header,
 {
     if (begin->epoch != header->epoch || begin->epoch <= receiver->last_epoch ||
         begin->epoch > EPOCH_NUMBER_MAX)
-        return damaged(error, "epoch %" G_GUINT64_FORMAT " cannot follow epoch %" G_GUINT64_FORMAT,
-                       begin->epoch, receiver->last_epoch);
+        return format_damaged(error,
+                              "epoch %" G_GUINT64_FORMAT " cannot follow epoch %" G_GUINT64_FORMAT,
+                              begin->epoch, receiver->last_epoch);
     if (!begin->full && (begin->base_epoch == 0 || begin->base_epoch >= begin->epoch ||
                          (receiver->last_epoch != 0 && begin->base_epoch != receiver->last_epoch)))
-        return damaged(error,
-                       "epoch %" G_GUINT64_FORMAT " builds on epoch %" G_GUINT64_FORMAT
-                       ", the last one is %" G_GUINT64_FORMAT,
-                       begin->epoch, begin->base_epoch, receiver->last_epoch);
+        return format_damaged(error,
+                              "epoch %" G_GUINT64_FORMAT " builds on epoch %" G_GUINT64_FORMAT
+                              ", the last one is %" G_GUINT64_FORMAT,
+                              begin->epoch, begin->base_epoch, receiver->last_epoch);
     return layout_check_begin(begin, error);
 }
 
@@ -218,7 +207,7 @@ check_filling(const Receiver *receiver, uint32_t image, const DecodedPage *pages
             memcmp(pages[i].data + used, zeros, PAGE_BYTES - used) == 0)
             continue;
         name = layout_image_name(receiver->begin, image);
-        return damaged(error, "damaged PAGES record: %s has data beyond its end", name);
+        return format_damaged(error, "damaged PAGES record: %s has data beyond its end", name);
     }
     return TRUE;
 }
@@ -250,13 +239,13 @@ check_cut(const Receiver *receiver, const District__CutState *cut, GError **erro
     if (!layout_check_cut(cut, error) || !layout_check_match(receiver->begin, cut, error))
         return FALSE;
     if (strcmp(cut->district, receiver->district) != 0)
-        return damaged(error, "the cut is of district %s in a stream of district %s", cut->district,
-                       receiver->district);
+        return format_damaged(error, "the cut is of district %s in a stream of district %s",
+                              cut->district, receiver->district);
     if (cut->incarnation != receiver->incarnation)
-        return damaged(error,
-                       "the cut is of incarnation %" G_GUINT64_FORMAT
-                       " in a stream of incarnation %" G_GUINT64_FORMAT,
-                       cut->incarnation, receiver->incarnation);
+        return format_damaged(error,
+                              "the cut is of incarnation %" G_GUINT64_FORMAT
+                              " in a stream of incarnation %" G_GUINT64_FORMAT,
+                              cut->incarnation, receiver->incarnation);
     return TRUE;
 }
 
@@ -289,14 +278,15 @@ check_end(const Receiver *receiver, const District__StreamEpochEnd *end, GError 
 
     if (end->epoch != receiver->begin->epoch || end->pages_records != tally->pages_records ||
         end->pages != tally->pages || end->payload_bytes != tally->payload_bytes)
-        return damaged(error,
-                       "epoch %" G_GUINT64_FORMAT
-                       " is not complete: its end counts %" G_GUINT64_FORMAT
-                       " pages, %" G_GUINT64_FORMAT " arrived",
-                       receiver->begin->epoch, end->pages, tally->pages);
+        return format_damaged(error,
+                              "epoch %" G_GUINT64_FORMAT
+                              " is not complete: its end counts %" G_GUINT64_FORMAT
+                              " pages, %" G_GUINT64_FORMAT " arrived",
+                              receiver->begin->epoch, end->pages, tally->pages);
     if (end->checksum != epoch_tally_checksum(tally))
-        return damaged(error, "epoch %" G_GUINT64_FORMAT ": the checksum over its records is wrong",
-                       receiver->begin->epoch);
+        return format_damaged(error,
+                              "epoch %" G_GUINT64_FORMAT ": the checksum over its records is wrong",
+                              receiver->begin->epoch);
     return TRUE;
 }
 
@@ -331,12 +321,12 @@ take_journal(Receiver *receiver, const RecordHeader *header, const uint8_t *payl
     if (message == NULL)
         return FALSE;
     if (receiver->ops->journal == NULL)
-        good = damaged(error, "JOURNAL record: a journal is in no file");
+        good = format_damaged(error, "JOURNAL record: a journal is in no file");
     else if (record->seq != receiver->last_journal + 1 || header->epoch != 0)
-        good = damaged(error,
-                       "JOURNAL record number %" G_GUINT64_FORMAT
-                       " cannot follow number %" G_GUINT64_FORMAT,
-                       record->seq, receiver->last_journal);
+        good = format_damaged(error,
+                              "JOURNAL record number %" G_GUINT64_FORMAT
+                              " cannot follow number %" G_GUINT64_FORMAT,
+                              record->seq, receiver->last_journal);
     else
         good = layout_check_journal(record, error) &&
                receiver->ops->journal(receiver->opaque, record, error);
@@ -356,7 +346,7 @@ take_error(const RecordHeader *header, const uint8_t *payload, GError **error)
         return FALSE;
     text = g_strescape(((District__StreamError *)message)->text, NULL);
     protobuf_c_message_free_unpacked(message, NULL);
-    return damaged(error, "the peer gave up: %.512s", text);
+    return format_damaged(error, "the peer gave up: %.512s", text);
 }
 
 /* ---- All records ---- */
@@ -365,18 +355,18 @@ static gboolean
 check_place(const Receiver *receiver, const RecordHeader *header, GError **error)
 {
     if (header->sequence != receiver->sequence)
-        return damaged(error,
-                       "%s record %" G_GUINT64_FORMAT " where record %" G_GUINT64_FORMAT
-                       " was due: records are lost or repeated",
-                       record_type_name(header->type), header->sequence, receiver->sequence);
+        return format_damaged(error,
+                              "%s record %" G_GUINT64_FORMAT " where record %" G_GUINT64_FORMAT
+                              " was due: records are lost or repeated",
+                              record_type_name(header->type), header->sequence, receiver->sequence);
     if (!(allowed[receiver->state] & BIT(header->type)))
-        return damaged(error, "%s record %s: out of order", record_type_name(header->type),
-                       state_names[receiver->state]);
+        return format_damaged(error, "%s record %s: out of order", record_type_name(header->type),
+                              state_names[receiver->state]);
     if (receiver->begin != NULL && header->type <= RECORD_EPOCH_END &&
         header->epoch != receiver->begin->epoch)
-        return damaged(error,
-                       "%s record of epoch %" G_GUINT64_FORMAT " inside epoch %" G_GUINT64_FORMAT,
-                       record_type_name(header->type), header->epoch, receiver->begin->epoch);
+        return format_damaged(
+            error, "%s record of epoch %" G_GUINT64_FORMAT " inside epoch %" G_GUINT64_FORMAT,
+            record_type_name(header->type), header->epoch, receiver->begin->epoch);
     return TRUE;
 }
 
@@ -415,7 +405,7 @@ take_record(Receiver *receiver, const uint8_t raw_header[RECORD_HEADER_BYTES],
     case RECORD_JOURNAL_ACK:
         break;
     }
-    return damaged(error, "unexpected record type %u", header.type);
+    return format_damaged(error, "unexpected record type %u", header.type);
 }
 
 gboolean
@@ -423,7 +413,7 @@ receiver_record(Receiver *receiver, const uint8_t raw_header[RECORD_HEADER_BYTES
                 const uint8_t *payload, GError **error)
 {
     if (receiver->state == RECEIVE_FAILED)
-        return damaged(error, "an earlier record was refused");
+        return format_damaged(error, "an earlier record was refused");
     if (take_record(receiver, raw_header, payload, error))
         return TRUE;
     close_epoch(receiver);

@@ -166,18 +166,6 @@ storefile_unmap(void *map, uint64_t bytes)
 
 /* ---- What the file says of itself ---- */
 
-static gboolean G_GNUC_PRINTF(2, 3) damaged(GError **error, const char *format, ...)
-{
-    g_autofree char *text = NULL;
-    va_list args;
-
-    va_start(args, format);
-    text = g_strdup_vprintf(format, args);
-    va_end(args);
-    g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED, "%s", text);
-    return FALSE;
-}
-
 static gboolean
 reader_hello(void *opaque, const District__StreamHello *hello, GError **error)
 {
@@ -190,16 +178,17 @@ reader_hello(void *opaque, const District__StreamHello *hello, GError **error)
         return FALSE;
     }
     if (hello->checkpoint_id != e->id)
-        return damaged(error, "it is checkpoint %" G_GUINT64_FORMAT ", not %" G_GUINT64_FORMAT,
-                       hello->checkpoint_id, e->id);
+        return format_damaged(error,
+                              "it is checkpoint %" G_GUINT64_FORMAT ", not %" G_GUINT64_FORMAT,
+                              hello->checkpoint_id, e->id);
     /* What the root once built on has gone. */
     if (reader->known &&
         ((e->parent != 0 && hello->parent_id != e->parent) || hello->incarnation != e->incarnation))
-        return damaged(error,
-                       "it builds on checkpoint %" G_GUINT64_FORMAT
-                       " in incarnation %" G_GUINT64_FORMAT ", in the catalog on %" G_GUINT64_FORMAT
-                       " in incarnation %" G_GUINT64_FORMAT,
-                       hello->parent_id, hello->incarnation, e->parent, e->incarnation);
+        return format_damaged(
+            error,
+            "it builds on checkpoint %" G_GUINT64_FORMAT " in incarnation %" G_GUINT64_FORMAT
+            ", in the catalog on %" G_GUINT64_FORMAT " in incarnation %" G_GUINT64_FORMAT,
+            hello->parent_id, hello->incarnation, e->parent, e->incarnation);
     reader->found.parent = hello->parent_id;
     reader->found.incarnation = hello->incarnation;
     if (ckpt_store_label_good(hello->label))
@@ -215,18 +204,18 @@ reader_begin(void *opaque, const District__StreamEpochBegin *begin, GError **err
     const CatalogRow *e = &reader->expected;
 
     if (reader->begun)
-        return damaged(error, "it has more than one epoch");
+        return format_damaged(error, "it has more than one epoch");
     found->epoch = begin->epoch;
     found->full = begin->full;
     found->base_epoch = begin->full ? 0 : begin->base_epoch;
     found->layout = storefile_layout_sum(begin);
     if (reader->known && (found->epoch != e->epoch || found->full != e->full ||
                           found->base_epoch != e->base_epoch || found->layout != e->layout))
-        return damaged(error,
-                       "it is epoch %" G_GUINT64_FORMAT " on epoch %" G_GUINT64_FORMAT
-                       ", in the catalog epoch %" G_GUINT64_FORMAT " on epoch %" G_GUINT64_FORMAT
-                       ", or of other members",
-                       found->epoch, found->base_epoch, e->epoch, e->base_epoch);
+        return format_damaged(error,
+                              "it is epoch %" G_GUINT64_FORMAT " on epoch %" G_GUINT64_FORMAT
+                              ", in the catalog epoch %" G_GUINT64_FORMAT
+                              " on epoch %" G_GUINT64_FORMAT ", or of other members",
+                              found->epoch, found->base_epoch, e->epoch, e->base_epoch);
     reader->begun = true;
     reader->n_members = (uint32_t)begin->n_members;
     return reader->visitor->begin == NULL || reader->visitor->begin(reader->opaque, begin, error);
@@ -325,10 +314,10 @@ reader_check_end(StoreReader *reader, GError **error)
     }
     if (reader->known &&
         (reader->found.bytes != e->bytes || reader->found.realtime_ns != e->realtime_ns))
-        return damaged(error,
-                       "it has %" G_GUINT64_FORMAT " bytes, in the catalog %" G_GUINT64_FORMAT
-                       ", or is of another time",
-                       reader->found.bytes, e->bytes);
+        return format_damaged(error,
+                              "it has %" G_GUINT64_FORMAT
+                              " bytes, in the catalog %" G_GUINT64_FORMAT ", or is of another time",
+                              reader->found.bytes, e->bytes);
     return TRUE;
 }
 
