@@ -14,7 +14,7 @@ set -euo pipefail
 ROUNDS=${ROUNDS:-1}
 FAILOVERS=${FAILOVERS:-1}
 RATE=${RATE:-10}
-GUESTS_LIMIT=${GUESTS_LIMIT:-240}
+GUESTS_LIMIT=${GUESTS_LIMIT:-480}
 SEED=${SEED:-$RANDOM}
 RANDOM=$SEED
 
@@ -112,7 +112,7 @@ disk_of_copy()
 	report=$(on --timeout 120 "$host" sh -c '
 		image=$(find /var/lib/district -name postgres-0.raw) && e2fsck -y -E journal_only "$image" >/dev/null 2>&1
 		e2fsck -fn "$image" && echo "e2fsck clean"' 2>&1) || true
-	dst "$host" destroy look || die "the copy is not removed"
+	dst "$host" destroy look --force || die "the copy is not removed"
 	claim "$what: the disk of the checkpoint is a sound file system" "$(tail -n 2 <<<"$report")" \
 		has "^e2fsck clean" <<<"$report"
 }
@@ -186,7 +186,7 @@ within 60 durable_above "$HOME_HOST" "$id" || die "no durable checkpoints: $(dst
 dst "$HOME_HOST" stop bank --force || die "stop failed"
 on "$HOME_HOST" sh -c ': >/var/log/district/bank/postgres.console.log'
 dst "$HOME_HOST" start bank || die "start failed"
-within 240 above "$HOME_HOST" 0 || true
+within "$GUESTS_LIMIT" above "$HOME_HOST" 0 || true
 claim "a boot from what the disk has after that finds a clean file system" \
 	"$(console_of "$HOME_HOST" postgres | grep e2fsck)" eval 'console_of "$HOME_HOST" postgres | has "e2fsck clean"'
 # The client is a new one, whose numbers begin anew and are refused: only the sums can agree.
