@@ -68,7 +68,8 @@ typedef struct Protection {
     int64_t acked_ns;    /* when an epoch was acknowledged last */
     bool output_commit;
     int64_t detach_after_ns;
-    bool detach_said; /* DETACHED has been sent since it was last protected */
+    int failover_after_ms; /* 0: not known */
+    bool detach_said;      /* DETACHED has been sent since it was last protected */
     NetTold net_told;
     int64_t lost_ns;  /* since when there has been no working stream; 0: there is one */
     int64_t retry_ns; /* when to connect next */
@@ -152,7 +153,11 @@ struct Coordinator {
     bool cut_few;        /* these were few: cut.c */
     int64_t pause_ns;    /* of the member that stood still for longest: running median */
     uint64_t *faults_of; /* of each member: pages it was found to have written since the last cut */
-    int64_t throttle_ns; /* throttled: until; running: not before */
+    uint64_t epoch_pages;  /* that the last cut's epoch has */
+    int64_t rest_until_ns; /* 0: no rest; rest.c */
+    unsigned rest_pass;    /* cuts before another rest is tried */
+    unsigned rest_futile;  /* how many, the last time */
+    int64_t throttle_ns;   /* throttled: until; running: not before */
     int64_t net_retry_ns;
     CoordinatorStats *stats;
 };
@@ -253,6 +258,16 @@ int64_t cut_interval_ns(const Coordinator *c);
 int64_t cut_interval_now_ns(const Coordinator *c);
 /* Connect to a restarted district-net, if it is time to, and tell it what to do. */
 void cut_reach_net(Coordinator *c, int64_t now);
+
+/* ---- rest.c: no cuts while guests do nothing ---- */
+/* Shall the engines watch their guests from the cut on that is about to be made? */
+bool rest_wanted(Coordinator *c, int64_t now);
+/* They do. */
+void rest_begin(Coordinator *c);
+/* Neither cuts nor harvests now. */
+bool rest_holds(const Coordinator *c, int64_t now);
+/* The engine of a member says that its guest stirs. */
+void rest_stir(Coordinator *c, const Member *member);
 
 /* ---- freeze.c: a cut becomes epochs on sinks ---- */
 /* A packed StreamEpochBegin for the members that are on. */

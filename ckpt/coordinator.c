@@ -24,7 +24,8 @@
 /* Throttled guests are held and run in turn for as long. */
 #define THROTTLE_HOLD_NS (10 * NS_PER_MS)
 #define THROTTLE_RUN_NS (2 * NS_PER_MS)
-#define IDLE_NS (200 * NS_PER_MS)
+#define IDLE_NS (500 * NS_PER_MS)
+#define REST_LOOK_NS (2 * NS_PER_S)
 #define FINISH_WAIT_MS 2000
 /* A last checkpoint has so long to become durable. */
 #define QUIT_CHECKPOINT_NS (30 * NS_PER_S)
@@ -348,15 +349,17 @@ coordinator_harvests(const Coordinator *c, int64_t now)
                   (c->file && c->file->phase != TARGET_FINISHING) || persist_harvests(c, now);
 
     /* A district about to be handed over is harvested until its last cut. */
-    return wanted &&
+    return wanted && !rest_holds(c, now) &&
            (c->run == RUN_RUNNING || (c->run == RUN_HANDING_OVER && c->hand_over.number == 0));
 }
 
 static int64_t
 coordinator_deadline(const Coordinator *c, int64_t now)
 {
-    int64_t next = now + IDLE_NS;
+    int64_t next = now + (c->run == RUN_WAITING ? REST_LOOK_NS : IDLE_NS);
 
+    if (rest_holds(c, now))
+        return MIN(MIN(now + REST_LOOK_NS, c->rest_until_ns), persist_deadline(c, now));
     if (coordinator_harvests(c, now))
         next = MIN(next, c->next_harvest_ns);
     if (c->run == RUN_RUNNING && !(c->stream && c->stream->phase == TARGET_STEADY))
@@ -367,6 +370,8 @@ coordinator_deadline(const Coordinator *c, int64_t now)
         next = MIN(next, c->throttle_ns);
     if (c->protect.state != PROTECT_OFF && !c->stream)
         next = MIN(next, MAX(c->protect.retry_ns, now + NS_PER_MS));
+    if (c->protect.lost_ns && now < c->protect.lost_ns + c->protect.detach_after_ns)
+        next = MIN(next, c->protect.lost_ns + c->protect.detach_after_ns);
     return next;
 }
 
@@ -399,24 +404,29 @@ coordinator_tick(Coordinator *c)
 static void
 coordinator_sleep(Coordinator *c)
 {
-    uint32_t n = 2 * c->n_members + 1;
+    uint32_t n = 3 * c->n_members + 1;
     g_autofree struct pollfd *polls = g_new0(struct pollfd, n);
     int64_t now = clock_monotonic_ns();
     int64_t wait = MAX(coordinator_deadline(c, now) - now, 0);
     struct timespec ts = {.tv_sec = wait / NS_PER_S, .tv_nsec = wait % NS_PER_S};
-    bool members = false, full = journals_full(c);
+    bool members = false, full = journals_full(c), rests = c->rest_until_ns != 0;
 
     for (uint32_t i = 0; i < c->n_members; i++) {
         const MemberJournal *journal = &c->members[i]->journal;
         polls[i] = (struct pollfd){.fd = c->members[i]->fd, .events = POLLIN | POLLRDHUP};
         polls[c->n_members + i] =
             (struct pollfd){.fd = journal->path && !full ? journal->link : -1, .events = POLLIN};
+        polls[2 * c->n_members + i] =
+            (struct pollfd){.fd = rests ? c->members[i]->stir_fd : -1, .events = POLLIN};
     }
     polls[n - 1] = (struct pollfd){.fd = inbox_fd(c->inbox), .events = POLLIN};
     if (ppoll(polls, n, &ts, NULL) <= 0)
         return;
-    for (uint32_t i = 0; i < c->n_members; i++)
+    for (uint32_t i = 0; i < c->n_members; i++) {
         members = members || polls[i].revents != 0;
+        if (polls[2 * c->n_members + i].revents != 0)
+            rest_stir(c, c->members[i]);
+    }
     if (members)
         members_check_idle(c);
 }

@@ -34,6 +34,7 @@ typedef struct Cut {
     Coordinator *c;
     Epoch *epoch;
     bool leave_paused;
+    bool watch;        /* the members that are resumed */
     int64_t precut_ns; /* that the harvests just before it took */
     int64_t asked_ns;  /* when members were asked to pause */
     MemberStep *steps;
@@ -158,7 +159,7 @@ cut_member(Cut *cut, uint32_t i)
     if (cut->leave_paused)
         return true;
     cut->steps[i] = MEMBER_OUT;
-    if (!member_send_resume(m, &cut->errors[i]))
+    if (!member_send_resume(m, cut->watch, &cut->errors[i]))
         return false;
     cut->steps[i] = MEMBER_RESUMING;
     return true;
@@ -318,6 +319,8 @@ cut_make(Coordinator *c, bool leave_paused)
     if (c->stream && c->stream->phase == TARGET_COMPLETING && !protect_tell_net(c, true))
         return false;
     int64_t start = clock_monotonic_ns();
+    cut.watch = !leave_paused && rest_wanted(c, start);
+    c->rest_until_ns = 0;
     if (!cut_prepare(c)) {
         urgent_set(0, false);
         return false;
@@ -342,8 +345,11 @@ cut_make(Coordinator *c, bool leave_paused)
     c->last_cut = cut.epoch->cut;
     c->cut_few = c->cut_pages <= PRECUT_PAGES_FEW;
     c->harvested_again = 0;
+    c->epoch_pages = staging_pages(c->staging);
     c->next_harvest_ns = clock_monotonic_ns() + harvest_interval_ns(c);
     freeze_epoch(c, cut.epoch);
+    if (cut.watch)
+        rest_begin(c);
     return true;
 }
 

@@ -144,7 +144,7 @@ durable_merge_slice(Durable *d, uint64_t budget, bool *idle, GError **error)
     gboolean merged = FALSE, held = FALSE, indexed;
     uint64_t root = 0;
 
-    /* It is looked at again after MERGE_IDLE_MS. */
+    /* It is looked at again after a while. */
     *idle = ckpt_store_is_read(d->store);
     if (*idle)
         return TRUE;

@@ -17,6 +17,7 @@
 #define MERGE_SLICE_MS 50
 /* Looks for something to merge or prune this often when there was nothing. */
 #define MERGE_IDLE_MS 1000
+#define MERGE_IDLE_MAX_MS 4000
 
 /* Wait until there is a job, the process ends, or ms have passed. */
 static void
@@ -245,9 +246,10 @@ gpointer
 durable_writer_run(gpointer data)
 {
     Durable *d = data;
-    bool idle = false;
+    int idle_ms = MERGE_IDLE_MS;
 
     while (!writer_stops(d)) {
+        bool idle = false;
         g_mutex_lock(&d->lock);
         WriteJob *job = d->write;
         bool prepare = d->prepared == 0 && !(d->write_taken && job == NULL);
@@ -258,16 +260,14 @@ durable_writer_run(gpointer data)
         }
         if (job != NULL) {
             writer_do(d, job);
-            idle = false;
+            idle_ms = MERGE_IDLE_MS;
             continue;
         }
         if (durable_do_pin(d))
             continue;
-        if (!idle)
-            writer_merge(d, &idle);
-        writer_wait(d, idle ? MERGE_IDLE_MS : MERGE_SLICE_MS, true);
-        if (idle)
-            idle = false;
+        writer_merge(d, &idle);
+        writer_wait(d, idle ? idle_ms : MERGE_SLICE_MS, true);
+        idle_ms = idle ? MIN(2 * idle_ms, MERGE_IDLE_MAX_MS) : MERGE_IDLE_MS;
     }
     g_atomic_int_set(&d->writer_ended, 1);
     return NULL;

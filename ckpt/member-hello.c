@@ -32,7 +32,9 @@ member_hello_clear(Member *member)
         close(member->ram_fd);
     if (member->lazy_fd >= 0)
         close(member->lazy_fd);
-    member->lazy_fd = -1;
+    if (member->stir_fd >= 0)
+        close(member->stir_fd);
+    member->lazy_fd = member->stir_fd = -1;
     member->ram = NULL;
     member->bitmap = NULL;
     member->state = NULL;
@@ -162,7 +164,7 @@ hello_check(Member *member, const District__MemberHelloReply *hello, guint n_fds
     if (hello->n_disks > DISKS_MAX)
         return hello_fail(member, error, "it has too many disks");
     if (n_fds != hello_maps(hello) + 2 * hello_overlays(hello) + (hello->journal != NULL) +
-                     (hello->lazy ? 1 : 0))
+                     (hello->can_stir ? 1 : 0) + (hello->lazy ? 1 : 0))
         return hello_fail(member, error, "it passed the wrong number of descriptors");
     return hello_check_regions(member, hello, error);
 }
@@ -241,10 +243,11 @@ member_hello(Member *member, GError **error)
 {
     District__MemberHelloRequest hello = DISTRICT__MEMBER_HELLO_REQUEST__INIT;
     District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
-    int fds[5 + 2 * DISKS_MAX];
+    int fds[6 + 2 * DISKS_MAX];
     guint n_fds = G_N_ELEMENTS(fds);
 
     hello.version = MEMBER_PROTOCOL_VERSION;
+    hello.stir = TRUE;
     request.op_case = DISTRICT__MEMBER_REQUEST__OP_HELLO;
     request.hello = &hello;
     if (!member_send(member, &request, "HELLO", NULL, 0, error))
@@ -266,6 +269,8 @@ member_hello(Member *member, GError **error)
         member->lazy_fd = fds[--n_fds];
         member->lazy_address = reply->hello->ram_address;
     }
+    if (ok && reply->hello->can_stir)
+        member->stir_fd = fds[--n_fds];
     fdmsg_close_fds(fds, n_fds);
     district__member_reply__free_unpacked(reply, NULL);
     return ok;

@@ -26,7 +26,7 @@ member_new(const char *name, const char *path)
     member->name = g_strdup(name);
     member->path = g_strdup(path);
     member->fd = -1;
-    member->ram_fd = member->lazy_fd = -1;
+    member->ram_fd = member->lazy_fd = member->stir_fd = -1;
     return member;
 }
 
@@ -233,12 +233,13 @@ member_collect_pause(Member *member, District__MemberPauseReply *pause, GError *
 }
 
 gboolean
-member_send_resume(Member *member, GError **error)
+member_send_resume(Member *member, bool watch, GError **error)
 {
     District__MemberResumeRequest resume = DISTRICT__MEMBER_RESUME_REQUEST__INIT;
     District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
 
     request.op_case = DISTRICT__MEMBER_REQUEST__OP_RESUME;
+    resume.watch = watch;
     request.resume = &resume;
     return member_send(member, &request, "RESUME", NULL, 0, error);
 }

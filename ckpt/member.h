@@ -51,6 +51,7 @@ typedef struct Member {
     const uint8_t *ram;      /* read-only mapping, ram_size bytes */
     bool can_lazy;           /* it takes member_send_lazy */
     int lazy_fd;             /* userfaultfd while RAM is being filled in, else -1 */
+    int stir_fd;             /* eventfd of member_send_resume, or -1 */
     uint64_t lazy_address;   /* of RAM in the engine, as the faults have it */
     unsigned n_disks;
     MemberDisk disks[DISKS_MAX];
@@ -74,7 +75,8 @@ void member_retire(Member *member);
 
 gboolean member_send_harvest(Member *member, GError **error);
 gboolean member_send_pause(Member *member, bool save_state, bool hold, GError **error);
-gboolean member_send_resume(Member *member, GError **error);
+/* watch: stir_fd, if there is one, becomes readable when the guest stirs, once; until the next PAUSE. */
+gboolean member_send_resume(Member *member, bool watch, GError **error);
 gboolean member_send_power_button(Member *member, GError **error);
 gboolean member_send_quit(Member *member, GError **error);
 /* What a restore loads. */

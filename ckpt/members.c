@@ -6,6 +6,8 @@
 #define QUIT_TIMEOUT_MS 2000
 /* An engine stays for 2 s after its guest has powered itself off. */
 #define DESCRIBE_INTERVAL_NS (500 * NS_PER_MS)
+/* One that powers itself off stirs. */
+#define REST_DESCRIBE_NS (5 * NS_PER_S)
 
 bool
 member_is_on(const Member *member)
@@ -66,7 +68,7 @@ members_resume(Coordinator *c)
     for (uint32_t i = 0; i < c->n_members; i++) {
         Member *m = c->members[i];
         if (member_is_on(m) && m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED)
-            asked[i] = member_send_resume(m, &errors[i]);
+            asked[i] = member_send_resume(m, false, &errors[i]);
     }
     for (uint32_t i = 0; i < c->n_members; i++) {
         if (asked[i])
@@ -269,7 +271,7 @@ members_tell_waiting(Coordinator *c, const Member *m, bool waited)
 void
 members_describe_tick(Coordinator *c, int64_t now)
 {
-    if (now < c->next_describe_ns)
+    if (now < c->next_describe_ns + (rest_holds(c, now) ? REST_DESCRIBE_NS : 0))
         return;
     c->next_describe_ns = now + DESCRIBE_INTERVAL_NS;
     for (uint32_t i = 0; i < c->n_members; i++) {

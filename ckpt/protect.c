@@ -12,6 +12,9 @@
 #define REFUSED_RETRY_NS (5 * NS_PER_S)
 #define SILENCE_MIN_MS 500
 #define SILENCE_MAX_MS 3000
+#define HEARTBEATS_PER_SILENCE 4
+#define HEARTBEAT_MIN_MS 100
+#define HEARTBEAT_MAX_MS 800
 #define DETACH_DEFAULT_MS 3000
 /* An epoch sent is to be acknowledged within this or detach_after, whichever is longer. */
 #define ACK_MIN_NS (10 * NS_PER_S)
@@ -73,21 +76,35 @@ protect_tell_net(Coordinator *c, bool hold)
     return true;
 }
 
+/* Nothing heard from the standby for this long means lost. */
+static int
+protect_silence_ms(const Coordinator *c)
+{
+    return (int)CLAMP(c->protect.detach_after_ns / NS_PER_MS / 2, SILENCE_MIN_MS, SILENCE_MAX_MS);
+}
+
+/* Of who is lost after that silence. Each one wakes threads on both sides, which is what a district costs
+ * while it has nothing to do. */
+static int
+protect_heartbeat_ms(int silence_ms)
+{
+    return CLAMP(silence_ms / HEARTBEATS_PER_SILENCE, HEARTBEAT_MIN_MS, HEARTBEAT_MAX_MS);
+}
+
 static gpointer
 protect_transport(Coordinator *c, GError **error)
 {
     TlsIdentity *identity = NULL;
-    int silence_ms =
-        (int)CLAMP(c->protect.detach_after_ns / NS_PER_MS / 2, SILENCE_MIN_MS, SILENCE_MAX_MS);
 
     if (!c->pki_dir)
         g_set_error(error, TLS_ERROR, TLS_ERROR_FILES,
                     "no certificates: start district-ckpt with --pki");
     else
         identity = tls_identity_load(c->pki_dir, error);
-    return identity ? stream_out_new(identity, c->protect.address, c->protect.port,
-                                     c->protect.peer_name, c->district, silence_ms, c->inbox)
-                    : NULL;
+    return identity
+               ? stream_out_new(identity, c->protect.address, c->protect.port, c->protect.peer_name,
+                                c->district, protect_silence_ms(c), c->inbox)
+               : NULL;
 }
 
 static void
@@ -105,6 +122,7 @@ protect_connect(Coordinator *c)
     }
     members_listed(c, wire_index);
     coordinator_hello(c, true, &hello);
+    hello.heartbeat_ms = (uint32_t)protect_heartbeat_ms(protect_silence_ms(c));
     SinkConfig config = {.id = ++c->last_sink_id,
                          .transport = &stream_out_transport,
                          .opaque = transport,
@@ -114,7 +132,8 @@ protect_connect(Coordinator *c)
                          .n_pages_of = c->n_pages_of,
                          .wire_index = wire_index,
                          .n_members = c->n_members,
-                         .cache_bytes = c->delta_cache};
+                         .cache_bytes = c->delta_cache,
+                         .heartbeat_ms = protect_heartbeat_ms(c->protect.failover_after_ms)};
     c->stream = target_new(c, sink_new(&config));
 }
 
@@ -176,6 +195,7 @@ protect_request(Coordinator *c, ControlRequest *request)
     p->output_commit = want->output_commit;
     p->detach_after_ns =
         (int64_t)(want->detach_after_ms ? want->detach_after_ms : DETACH_DEFAULT_MS) * NS_PER_MS;
+    p->failover_after_ms = (int)MIN(want->failover_after_ms, INT_MAX);
     p->lost_ns = clock_monotonic_ns();
     p->retry_ns = 0;
     p->detach_said = false;

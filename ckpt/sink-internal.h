@@ -42,6 +42,7 @@ struct Sink {
     Inbox *inbox;
     EncodePool *pool;
     uint32_t n_members;
+    int heartbeat_ms;
     uint32_t *wire_index;
     PageHashes **hashes;   /* workers, by shard */
     PageCache **caches;    /* likewise, one per shard; NULL: a file, which has no deltas */

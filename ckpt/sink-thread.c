@@ -6,7 +6,6 @@
 #include "common/clock.h"
 #include "common/trace.h"
 
-#define HEARTBEAT_MS 100
 #define PACE_LOOK_NS (NS_PER_S / 4)
 
 static void
@@ -233,7 +232,7 @@ static void
 sink_thread_step(Sink *sink)
 {
     GError *error = NULL;
-    int64_t until_us = g_get_monotonic_time() + HEARTBEAT_MS * G_TIME_SPAN_MILLISECOND;
+    int64_t until_us = g_get_monotonic_time() + sink->heartbeat_ms * G_TIME_SPAN_MILLISECOND;
     SinkItem *item = sink_thread_next(sink, until_us);
 
     if (sink_thread_usable(sink)) {

@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+#define HEARTBEAT_DEFAULT_MS 100
+
 /* Make room for what deltas and duplicates are made against. */
 static void
 sink_remember(Sink *sink, uint64_t cache_bytes)
@@ -36,6 +38,7 @@ sink_new(const SinkConfig *config)
     sink->inbox = config->inbox;
     sink->pool = config->pool;
     sink->n_members = config->n_members;
+    sink->heartbeat_ms = config->heartbeat_ms > 0 ? config->heartbeat_ms : HEARTBEAT_DEFAULT_MS;
     sink->hashes = g_new0(PageHashes *, config->n_members);
     for (uint32_t i = 0; i < config->n_members; i++)
         sink->hashes[i] = page_hashes_new(config->n_pages_of[i]);

@@ -70,6 +70,7 @@ typedef struct SinkConfig {
     const uint32_t *wire_index;         /* member -> index in EPOCH_BEGIN's list, or none; copied */
     uint32_t n_members;
     uint64_t cache_bytes; /* of a stream, for deltas; 0: none */
+    int heartbeat_ms;     /* of a stream, when there is nothing else to send; 0: 100 */
 } SinkConfig;
 
 Sink *sink_new(const SinkConfig *config);

@@ -111,7 +111,10 @@ status_fill_counts(Coordinator *c, District__CkptStatusReply *s)
     s->delta_pages = c->stats->closed_sinks.pages.delta + now.pages.delta;
     s->duplicate_pages = c->stats->closed_sinks.pages.duplicate + now.pages.duplicate;
     s->raw_pages = c->stats->closed_sinks.pages.raw + now.pages.raw;
-    if (c->committed_cut_ns)
+    s->resting = rest_holds(c, clock_monotonic_ns());
+    /* What is committed is all that there is. */
+    bool whole = s->resting && c->in_flight.length == 0;
+    if (c->committed_cut_ns && !whole)
         s->lag_ns = (uint64_t)(clock_monotonic_ns() - c->committed_cut_ns);
     if (sync && sync->phase >= TARGET_SYNCING) {
         s->sync_total_pages = sync->total;

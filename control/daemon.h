@@ -110,7 +110,9 @@ struct District {
     gboolean ending; /* members, switch and coordinator are being ended */
     gboolean standby_ending;
     Storm net_storm, ckpt_storm, standby_storm;
-    JsonObject *ckpt_status;    /* last known, or NULL */
+    JsonObject *ckpt_status; /* last known, or NULL */
+    gboolean ckpt_rests;     /* it had nothing to do then */
+    unsigned rest_polls;
     JsonObject *standby_status; /* last known, or NULL */
     char *standby_reason;       /* what our standby says is wrong with it, or NULL */
     GHashTable *members_off;    /* names of members whose guest powered itself off */

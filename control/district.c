@@ -10,6 +10,7 @@
 #include <sys/un.h>
 
 #define STATUS_TIMEOUT_MS 1000
+#define REST_POLLS 8
 
 static const char *const state_names[] = {
     [STATE_STOPPED] = "stopped",       [STATE_STARTING] = "starting",
@@ -392,6 +393,7 @@ on_ckpt_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError *e
     if (error != NULL || m->reply->status == NULL)
         return;
     replace_status(&d->ckpt_status, ckpt_status_to_json(m->reply->status));
+    d->ckpt_rests = m->reply->status->resting || d->record.role == ROLE_STANDBY;
     district_reconcile(d, m->reply->status->state, m->reply->status->protection_error);
 }
 
@@ -423,7 +425,10 @@ on_standby_status(ProtobufCMessage *message, int *fds, guint n_fds, const GError
 void
 district_poll_status(District *d)
 {
-    if (d->ckpt != NULL) {
+    /* One that only waits is woken less often. */
+    gboolean rests = d->ckpt_rests && d->job == NULL && ++d->rest_polls % REST_POLLS != 0;
+
+    if (d->ckpt != NULL && !rests) {
         District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
         District__CkptStatusRequest status = DISTRICT__CKPT_STATUS_REQUEST__INIT;
         request.op_case = DISTRICT__CKPT_REQUEST__OP_STATUS;

@@ -9,6 +9,8 @@
  */
 #include "control/doctor.h"
 
+#include "common/clock.h"
+#include "common/taskclock.h"
 #include "control/kvmprobe.h"
 
 #include <errno.h>
@@ -230,6 +232,21 @@ doctor_limits(GPtrArray *checks)
                "raise it: LimitNOFILE=65536 in the unit of districtd");
 }
 
+static void
+doctor_idle(GPtrArray *checks)
+{
+    int clock = task_clock_open(0, NS_PER_MS);
+
+    doctor_add(checks, "idle-guests", clock >= 0 ? DOCTOR_OK : DOCTOR_WARN,
+               clock >= 0
+                   ? g_strdup("watched, and not cut while they do nothing")
+                   : g_strdup_printf("cut as often as busy ones: no clock of what a vCPU uses: %s",
+                                     g_strerror(errno)),
+               "give districtd CAP_PERFMON, or set kernel.perf_event_paranoid to 1");
+    if (clock >= 0)
+        close(clock);
+}
+
 GPtrArray *
 doctor_run(void)
 {
@@ -240,5 +257,6 @@ doctor_run(void)
     doctor_tun(checks);
     doctor_memory(checks);
     doctor_limits(checks);
+    doctor_idle(checks);
     return checks;
 }

@@ -424,6 +424,7 @@ district_ckpt_event(ProtobufCMessage *message, int *fds, guint n_fds, const GErr
 
     if (event == NULL)
         return;
+    d->ckpt_rests = FALSE;
     switch (event->kind) {
     case DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_PROTECTED:
         daemon_event(daemon, "protected", d->name, "by %s",

@@ -86,6 +86,7 @@ protect_step_ckpt(Job *job)
     protect.max_lag_us = job->pacing.max_lag_us;
     protect.output_commit = job->output_commit;
     protect.detach_after_ms = d->definition->detach_after_ms;
+    protect.failover_after_ms = d->definition->failover_after_ms;
     request.op_case = DISTRICT__CKPT_REQUEST__OP_PROTECT;
     request.protect = &protect;
     job_call(job, d->ckpt, &request.base, NULL, 0, PROTECT_TIMEOUT_MS, NULL);

@@ -14,6 +14,7 @@ struct Intake {
     IntakeCommitted committed;
     gpointer opaque;
     uint64_t incarnation;
+    uint32_t heartbeat_ms;
     Shadow *fresh;    /* of the open full epoch, not committed yet */
     int64_t begun_ns; /* when the open epoch began */
     Journals *journals;
@@ -51,6 +52,12 @@ intake_incarnation(const Intake *intake)
     return intake->incarnation;
 }
 
+uint32_t
+intake_heartbeat_ms(const Intake *intake)
+{
+    return intake->heartbeat_ms;
+}
+
 static gboolean
 intake_hello(void *opaque, const District__StreamHello *hello, GError **error)
 {
@@ -63,6 +70,7 @@ intake_hello(void *opaque, const District__StreamHello *hello, GError **error)
         return FALSE;
     }
     intake->incarnation = hello->incarnation;
+    intake->heartbeat_ms = hello->heartbeat_ms;
     return keeper_admit(intake->keeper, hello->incarnation, error);
 }
 

@@ -29,5 +29,7 @@ gboolean intake_good(Intake *intake, GError **error);
 
 /* The stream's incarnation, once HELLO has come. */
 uint64_t intake_incarnation(const Intake *intake);
+/* How often it wants to hear from us at least, from then on; 0: as ever. */
+uint32_t intake_heartbeat_ms(const Intake *intake);
 
 #endif

@@ -4,6 +4,8 @@
 
 /* A peer that takes nothing for this long is gone. */
 #define SEND_TIMEOUT_MS 5000
+#define HEARTBEAT_MS 100
+#define HEARTBEAT_MAX_MS 1000
 
 typedef struct OutRecord {
     bool last; /* end the thread */
@@ -16,6 +18,7 @@ struct Outbox {
     TlsChannel *channel;
     GAsyncQueue *queue; /* of OutRecord */
     GThread *thread;
+    gint heartbeat_ms;
     uint64_t sequence; /* the thread's */
 };
 
@@ -58,7 +61,8 @@ outbox_run(gpointer data)
     gboolean good = TRUE;
 
     for (;;) {
-        OutRecord *record = g_async_queue_timeout_pop(outbox->queue, HEARTBEAT_MS * 1000);
+        OutRecord *record = g_async_queue_timeout_pop(
+            outbox->queue, (guint64)g_atomic_int_get(&outbox->heartbeat_ms) * 1000);
         bool last = record != NULL && record->last;
 
         if (good && record != NULL && !last)
@@ -77,9 +81,17 @@ outbox_new(TlsChannel *channel)
     Outbox *outbox = g_new0(Outbox, 1);
 
     outbox->channel = channel;
+    outbox->heartbeat_ms = HEARTBEAT_MS;
     outbox->queue = g_async_queue_new_full(out_record_free);
     outbox->thread = g_thread_new("sender", outbox_run, outbox);
     return outbox;
+}
+
+void
+outbox_set_heartbeat(Outbox *outbox, uint32_t ms)
+{
+    g_atomic_int_set(&outbox->heartbeat_ms,
+                     ms == 0 ? HEARTBEAT_MS : (gint)CLAMP(ms, HEARTBEAT_MS, HEARTBEAT_MAX_MS));
 }
 
 void

@@ -8,13 +8,13 @@
 
 #include <protobuf-c/protobuf-c.h>
 
-/* A heartbeat is sent when nothing else was for this long. */
-#define HEARTBEAT_MS 100
-
 typedef struct Outbox Outbox;
 
 /* The channel must outlive the outbox. Nothing is sent before the first push. */
 Outbox *outbox_new(TlsChannel *channel);
+
+/* When nothing else was sent for so long, a heartbeat is; 0: as at first, 100 ms. Any thread. */
+void outbox_set_heartbeat(Outbox *outbox, uint32_t ms);
 
 /* Queue a record with message as payload; never blocks. */
 void outbox_push(Outbox *outbox, RecordType type, uint64_t epoch, const ProtobufCMessage *message);

@@ -17,7 +17,7 @@
 #define HANDSHAKE_TIMEOUT_MS 5000
 #define HELLO_TIMEOUT_MS 5000
 #define TURN_TIMEOUT_MS 30000
-/* With a heartbeat every 100 ms, a primary silent for this long is not coming back. */
+/* With a heartbeat every 800 ms at least, a primary silent for this long is not coming back. */
 #define SILENCE_MAX_MS 10000
 /* How long to read on after an ERROR record, so that it is not lost in a TCP reset. */
 #define LINGER_MS 1000
@@ -270,6 +270,7 @@ serve(Stream *stream, GError **error)
     if (!take_record(stream, payload, HELLO_TIMEOUT_MS, error))
         return FALSE;
     atomic_store(&stream->incarnation, intake_incarnation(stream->intake));
+    outbox_set_heartbeat(stream->outbox, intake_heartbeat_ms(stream->intake));
     if (!wait_turn(stream, error))
         return FALSE;
     say_hello(stream);

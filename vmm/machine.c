@@ -11,6 +11,7 @@
 
 #include "common/memfd.h"
 #include "common/page.h"
+#include "vmm/stir.h"
 #include "vmm/vcpu.h"
 
 #include <errno.h>
@@ -149,6 +150,9 @@ machine_new(const MachineConfig *config, GError **error)
     m->dirty = dirtylog_new(m->kvm_fd, m->vm_fd, config->dirty_source, 0, error);
     if (m->dirty == NULL || !machine_ram_create(m, config, error))
         return NULL;
+    m->stir = stir_new(config->stir_fd, error);
+    if (m->stir == NULL)
+        return NULL;
     m->vcpus = vcpus_new(m, config->n_vcpus, error);
     return m->vcpus == NULL ? NULL : m;
 }
@@ -211,7 +215,13 @@ machine_state_name(MachineState state)
     return names[state];
 }
 
-/* ---- The guest's own end ---- */
+/* ---- What the guest does ---- */
+
+void
+machine_stirs(Machine *m)
+{
+    stir_now(m->stir);
+}
 
 static gboolean
 machine_exit_dispatch(void *opaque)
@@ -230,6 +240,7 @@ machine_exit_set(Machine *m, ExitWanted what)
     if (m->exit_wanted != EXIT_NONE)
         return;
     m->exit_wanted = what;
+    stir_now(m->stir);
     g_idle_add_full(G_PRIORITY_HIGH, machine_exit_dispatch, m, NULL);
 }
 

@@ -78,6 +78,8 @@ bool machine_ioeventfd(Machine *m, IoSpace space, uint64_t address, unsigned len
                        bool assign);
 
 /* ---- Life ---- */
+/* The guest has given a device something to do; from any thread. */
+void machine_stirs(Machine *m);
 typedef enum { MACHINE_EXIT_SHUTDOWN, MACHINE_EXIT_RESET } MachineExit;
 /*
  * The guest asked for power-off or reset; may be called from any thread with the lock held. Power

@@ -48,6 +48,7 @@ typedef enum { EXIT_NONE, EXIT_SHUTDOWN, EXIT_RESET, EXIT_FAILED } ExitWanted;
 typedef struct Vcpu Vcpu;
 typedef struct VcpuSet VcpuSet;
 typedef struct SaveFrame SaveFrame;
+typedef struct Stir Stir;
 
 struct Machine {
     char *name;
@@ -70,6 +71,7 @@ struct Machine {
     SaveFrame *save;    /* state.c; NULL: nothing has been saved yet */
 
     VcpuSet *vcpus;
+    Stir *stir;
     MachineState state;
     uint8_t vmgenid[VMGENID_BYTES];
     int64_t saved_realtime_ns; /* of the state it was restored from; 0 if it was not */
@@ -89,6 +91,7 @@ typedef struct MachineConfig {
     unsigned n_vcpus;
     DirtyLogSource dirty_source;
     int ram_fd;    /* RAM to run on, taken over; -1 makes new RAM */
+    int stir_fd;   /* of stir_new() */
     bool incoming; /* no RAM yet: it comes with the restore */
 } MachineConfig;
 

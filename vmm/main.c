@@ -99,14 +99,16 @@ inherit_read(Vmm *vmm)
 {
     const char *text = g_getenv(INHERIT_ENV);
     MemberHandover h = MEMBER_HANDOVER_NONE;
-    int waits, save, hold;
+    int waits, save, hold, n;
 
     vmm->inherited = h;
     if (text == NULL)
         return;
-    if (sscanf(text, "%d,%d,%d,%d,%d,%d,%d,%d,%" SCNu64, &h.ram, &h.bitmap, &h.state, &h.listen,
-               &h.client, &waits, &save, &hold, &h.pause_id) == 9) {
-        const int fds[] = {h.ram, h.bitmap, h.state, h.listen, h.client};
+    /* An older version of this program does not have the last one. */
+    n = sscanf(text, "%d,%d,%d,%d,%d,%d,%d,%d,%" SCNu64 ",%d", &h.ram, &h.bitmap, &h.state,
+               &h.listen, &h.client, &waits, &save, &hold, &h.pause_id, &h.stir);
+    if (n == 9 || n == 10) {
+        const int fds[] = {h.ram, h.bitmap, h.state, h.listen, h.client, h.stir};
 
         h.pause_waits = waits != 0;
         h.pause_save = save != 0;
@@ -125,10 +127,10 @@ static gboolean
 inherit_write(const MemberHandover *h, const uint8_t vmgenid[VMGENID_BYTES])
 {
     g_autofree char *id = g_base64_encode(vmgenid, VMGENID_BYTES);
-    const int fds[] = {h->ram, h->bitmap, h->state, h->listen, h->client};
-    g_autofree char *text =
-        g_strdup_printf("%d,%d,%d,%d,%d,%d,%d,%d,%" PRIu64, h->ram, h->bitmap, h->state, h->listen,
-                        h->client, h->pause_waits, h->pause_save, h->pause_hold, h->pause_id);
+    const int fds[] = {h->ram, h->bitmap, h->state, h->listen, h->client, h->stir};
+    g_autofree char *text = g_strdup_printf(
+        "%d,%d,%d,%d,%d,%d,%d,%d,%" PRIu64 ",%d", h->ram, h->bitmap, h->state, h->listen, h->client,
+        h->pause_waits, h->pause_save, h->pause_hold, h->pause_id, h->stir);
 
     for (size_t i = 0; i < G_N_ELEMENTS(fds); i++) {
         if (fds[i] >= 0 && fcntl(fds[i], F_SETFD, 0) < 0)
@@ -363,6 +365,7 @@ vmm_init(Vmm *vmm, GError **error)
                             .n_vcpus = (unsigned)MAX(o->cpus, 0),
                             .dirty_source = o->dirty_source,
                             .ram_fd = vmm->inherited.ram,
+                            .stir_fd = vmm->inherited.stir,
                             .incoming = incoming};
 
     vmm->machine = machine_new(&config, error);

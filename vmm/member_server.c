@@ -22,6 +22,7 @@
 #include "vmm/lifecycle.h"
 #include "vmm/member_disks.h"
 #include "vmm/state.h"
+#include "vmm/stir.h"
 #include "vmm/vcpu.h"
 
 #include "member.pb-c.h"
@@ -76,7 +77,7 @@ typedef struct Reply {
     MemberDiskReply disks;
     District__RamRegion regions[MACHINE_RAM_SLOTS];
     District__RamRegion *region_list[MACHINE_RAM_SLOTS];
-    int fds[5 + MEMBER_DISK_FDS_MAX];
+    int fds[6 + MEMBER_DISK_FDS_MAX];
     guint n_fds;
 } Reply;
 
@@ -142,6 +143,9 @@ op_hello(MemberServer *s, const District__MemberHelloRequest *request, Reply *re
     if (!member_disks_hello(s->disks, &reply->disks, &reply->hello, reply->fds, &reply->n_fds,
                             error))
         return FALSE;
+    reply->hello.can_stir = request->stir && stir_possible(s->m->stir, s->m->vcpus);
+    if (reply->hello.can_stir)
+        reply->fds[reply->n_fds++] = stir_fd(s->m->stir);
     reply->hello.can_lazy = lazy_ram_possible();
     reply->hello.lazy = s->m->lazy_fd >= 0;
     reply->hello.ram_address = reply->hello.lazy ? (uint64_t)(uintptr_t)s->m->ram : 0;
@@ -175,6 +179,7 @@ op_pause(MemberServer *s, const District__MemberPauseRequest *request, Reply *re
     bool was_running = s->m->state == MACHINE_RUNNING;
     PauseResult result;
 
+    stir_disarm(s->m->stir);
     if (!machine_pause(s->m, request->save_state ? s->state : NULL, STATE_BYTES_MAX, s->bitmap,
                        &result, error))
         return FALSE;
@@ -201,8 +206,11 @@ op_pause(MemberServer *s, const District__MemberPauseRequest *request, Reply *re
 }
 
 static gboolean
-op_resume(MemberServer *s, Reply *reply, GError **error)
+op_resume(MemberServer *s, const District__MemberResumeRequest *request, Reply *reply,
+          GError **error)
 {
+    if (request->watch && s->m->state == MACHINE_PAUSED)
+        stir_arm(s->m->stir);
     if (!machine_resume(s->m, error))
         return FALSE;
     s->paused_by_client = false;
@@ -410,7 +418,7 @@ op_dispatch(MemberServer *s, const District__MemberRequest *request, int *fds, g
     case DISTRICT__MEMBER_REQUEST__OP_PAUSE:
         return op_pause(s, request->pause, reply, error);
     case DISTRICT__MEMBER_REQUEST__OP_RESUME:
-        return op_resume(s, reply, error);
+        return op_resume(s, request->resume, reply, error);
     case DISTRICT__MEMBER_REQUEST__OP_RESTORE:
         return op_restore(s, request->restore, fds, n_fds, reply, error);
     case DISTRICT__MEMBER_REQUEST__OP_DISKS:
@@ -448,6 +456,7 @@ client_drop(MemberServer *s)
     g_clear_handle_id(&s->client_source, g_source_remove);
     close(s->client_fd);
     s->client_fd = -1;
+    stir_disarm(s->m->stir);
     member_disks_bye(s->disks);
     if (s->paused_by_client && s->m->state == MACHINE_PAUSED) {
         if (machine_resume(s->m, &error))
@@ -632,6 +641,7 @@ member_server_handover(const MemberServer *server)
         .state = server->state_fd,
         .listen = server->listen_fd,
         .client = server->client_fd,
+        .stir = stir_fd(server->m->stir),
         .pause_waits = server->waiting.pause_waits,
         .pause_save = server->waiting.pause_save,
         .pause_hold = server->waiting.pause_hold,

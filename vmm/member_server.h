@@ -18,6 +18,7 @@ typedef struct MemberHandover {
     int state;
     int listen;
     int client;
+    int stir;
     /* A PAUSE that met the reset, to be answered when the guest has been booted anew. */
     bool pause_waits;
     bool pause_save;
@@ -25,7 +26,7 @@ typedef struct MemberHandover {
     uint64_t pause_id;
 } MemberHandover;
 #define MEMBER_HANDOVER_NONE                                                                       \
-    ((MemberHandover){.ram = -1, .bitmap = -1, .state = -1, .listen = -1, .client = -1})
+    ((MemberHandover){.ram = -1, .bitmap = -1, .state = -1, .listen = -1, .client = -1, .stir = -1})
 
 typedef struct MemberServerHooks {
     void (*quit)(void *opaque);          /* QUIT was asked for and answered */

@@ -221,6 +221,7 @@ vcpu_thread(void *opaque)
     pthread_setname_np(pthread_self(), name);
     g_mutex_lock(&set->lock);
     vcpu->tid = gettid();
+    g_cond_signal(&set->done);
     for (;;) {
         if (vcpu->job_no != set->job_no)
             vcpu_job_do(vcpu);
@@ -528,6 +529,18 @@ vcpu_thread_start(Vcpu *vcpu, GError **error)
     return FALSE;
 }
 
+/* Not limited: all that they do before is to begin. */
+static void
+vcpus_await_threads(VcpuSet *set)
+{
+    g_mutex_lock(&set->lock);
+    for (unsigned i = 0; i < set->n; i++) {
+        while (set->vcpu[i].tid == 0)
+            g_cond_wait(&set->done, &set->lock);
+    }
+    g_mutex_unlock(&set->lock);
+}
+
 VcpuSet *
 vcpus_new(Machine *m, unsigned n, GError **error)
 {
@@ -556,5 +569,6 @@ vcpus_new(Machine *m, unsigned n, GError **error)
         if (!vcpu_thread_start(&set->vcpu[i], error))
             return NULL;
     }
+    vcpus_await_threads(set);
     return set;
 }

@@ -113,6 +113,7 @@ queue_kicked(gint fd, GIOCondition condition, gpointer opaque)
     VirtioQueueSlot *slot = opaque;
     VirtioDevice *device = slot->device;
 
+    machine_stirs(device->machine);
     machine_lock(device->machine);
     if (take_kick(slot)) {
         if (!device->running)

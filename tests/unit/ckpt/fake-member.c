@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -41,6 +42,7 @@ struct FakeMember {
     gint refuse_pause;          /* atomic */
     gint link_fd, journal_mode; /* atomic */
     gint links;                 /* atomic; how many there have been */
+    int stir_fd;                /* -1: it cannot watch */
 
     GMutex lock; /* guards what follows, and is held for each write to RAM */
     uint8_t *ram;
@@ -48,10 +50,22 @@ struct FakeMember {
     District__MemberState run;
     uint64_t writes, pauses, harvests, checks;
     bool held;
+    bool watched;
     uint8_t vmgenid[16];
 };
 
 /* ---- Guest ---- */
+
+/* With the lock held. */
+static void
+guest_stirs(FakeMember *m)
+{
+    uint64_t one = 1;
+
+    if (m->watched)
+        g_assert_cmpint(write(m->stir_fd, &one, sizeof(one)), ==, sizeof(one));
+    m->watched = false;
+}
 
 /* One write of the kinds that encoders care about. The log is set after the write: a harvest in
  * between then leaves it to the next. */
@@ -81,6 +95,7 @@ guest_write(FakeMember *m, GRand *rand)
     }
     pagebits_set(m->log, page);
     m->writes++;
+    guest_stirs(m);
 }
 
 static gpointer
@@ -126,7 +141,7 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
     District__RamRegion region = DISTRICT__RAM_REGION__INIT;
     District__RamRegion *regions[] = {&region};
     District__MemberJournal journal = DISTRICT__MEMBER_JOURNAL__INIT;
-    int fds[4] = {m->bitmap_fd, m->state_fd, m->ram_fd}, ends[2] = {-1, -1};
+    int fds[5] = {m->bitmap_fd, m->state_fd, m->ram_fd}, ends[2] = {-1, -1};
     guint n_fds = m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE ? 2 : 3;
 
     region.size = m->config.ram_size;
@@ -150,6 +165,9 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
         hello.journal = &journal;
         fds[n_fds++] = ends[1];
     }
+    hello.can_stir = m->stir_fd >= 0;
+    if (hello.can_stir)
+        fds[n_fds++] = m->stir_fd;
     pbmsg_send(m->client_fd, &reply->base, fds, n_fds, 1000, NULL);
     if (ends[0] < 0)
         return;
@@ -174,6 +192,7 @@ engine_pause(FakeMember *m, const District__MemberPauseRequest *want, District__
         g_usleep(m->config.pause_delay_ms * 1000);
     g_mutex_lock(&m->lock);
     m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED;
+    m->watched = false;
     m->pauses++;
     m->held = want->hold;
     pause.vcpus_out_ns = pause.devices_rest_ns = (uint64_t)clock_monotonic_ns();
@@ -257,6 +276,7 @@ engine_simple(FakeMember *m, const District__MemberRequest *request, District__M
         break;
     case DISTRICT__MEMBER_REQUEST__OP_RESUME:
         m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING;
+        m->watched = request->resume->watch;
         resume.resumed_ns = (uint64_t)clock_monotonic_ns();
         reply->op_case = DISTRICT__MEMBER_REPLY__OP_RESUME;
         reply->resume = &resume;
@@ -380,6 +400,7 @@ fake_member_new(const FakeMemberConfig *config)
     m->client_fd = -1;
     m->ram_fd = -1;
     m->link_fd = -1;
+    m->stir_fd = config->watches ? eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) : -1;
     m->bitmap_fd = new_memfd(bitmap_bytes, &m->bitmap);
     m->state_fd = new_memfd(STATE_CAPACITY, &m->state);
     m->log = g_malloc0(bitmap_bytes);
@@ -423,6 +444,8 @@ fake_member_free(FakeMember *m)
         close(m->ram_fd);
     if (m->link_fd >= 0)
         close(m->link_fd);
+    if (m->stir_fd >= 0)
+        close(m->stir_fd);
     unlink(m->path);
     g_free(m->log);
     g_free(m->name);
@@ -439,6 +462,17 @@ fake_member_power_off(FakeMember *m)
     m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
     pagebits_set_range(m->log, 0, page_count(m->config.ram_size));
     engine_harvest(m);
+    guest_stirs(m);
+}
+
+void
+fake_member_write(FakeMember *m)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
+    GRand *rand = g_rand_new_with_seed((guint32)m->writes);
+
+    guest_write(m, rand);
+    g_rand_free(rand);
 }
 
 void

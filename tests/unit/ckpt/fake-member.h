@@ -20,6 +20,7 @@ typedef struct FakeMemberConfig {
     unsigned pause_delay_ms; /* answer PAUSE only after that long */
     bool lies;               /* about when each phase of a pause ended */
     bool powers_off;         /* when its power button is pressed; else it does not listen */
+    bool watches;            /* its guest, when RESUME asks for it */
     unsigned span_pages;     /* write only the first so many pages; 0: all */
     const char *journal;     /* image of its journal, whose link the test serves; NULL: none */
     unsigned journal_bytes;
@@ -40,6 +41,9 @@ int fake_member_link(FakeMember *member);
 void fake_member_wait_links(FakeMember *member, int n);
 /* What it says of its journal's mode at the next HELLO. */
 void fake_member_journal_mode(FakeMember *member, int mode);
+
+/* The guest writes one page, which ends a watch. */
+void fake_member_write(FakeMember *member);
 
 /* Refuse the next PAUSE; whether that has happened. */
 void fake_member_refuse_pause(FakeMember *member);

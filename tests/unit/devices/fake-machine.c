@@ -34,6 +34,7 @@ struct Machine {
     GArray *msis; /* of uint32_t data */
     bool irq[64];
     int exit_wanted;
+    unsigned stirs;
     uint64_t elapsed_ns;
     bool goes_back;
     bool running;
@@ -182,6 +183,12 @@ machine_ioeventfd(Machine *m, IoSpace space, uint64_t address, unsigned len, int
     if (m->take_ioeventfds)
         g_array_append_val(m->ioeventfds, event);
     return m->take_ioeventfds;
+}
+
+void
+machine_stirs(Machine *m)
+{
+    m->stirs++;
 }
 
 void

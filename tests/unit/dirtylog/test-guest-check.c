@@ -141,6 +141,24 @@ test_output(void)
 }
 
 static void
+test_output_half_line(void)
+{
+    g_autoptr(GuestChecker) checker = guest_checker_new(LINE, NULL);
+    g_autofree char *text = NULL;
+    uint64_t value;
+    guint n;
+
+    g_assert_true(guest_checker_chain(checker, 1, 5, &value, NULL));
+    text = g_strdup_printf(
+        "chain cpu=1 round=6 value=00chain cpu=1 round=5 value=%016" G_GINT64_MODIFIER "x\n",
+        value);
+    g_assert_true(guest_checker_output(checker, text, &n, NULL));
+    g_assert_cmpuint(n, ==, 1);
+    text[strlen(text) - 2] ^= 1;
+    g_assert_false(guest_checker_output(checker, text, &n, NULL));
+}
+
+static void
 assert_image_refused(const GuestImage *image)
 {
     g_autoptr(GuestChecker) checker = guest_checker_new(LINE, NULL);
@@ -209,6 +227,8 @@ main(int argc, char **argv)
                     test_torn_step);
     g_test_add_func("/guest/an earlier image can be checked after a later one", test_earlier_image);
     g_test_add_func("/guest/a wrong chain value in the output is noticed", test_output);
+    g_test_add_func("/guest/a line after half a line of a killed engine is checked",
+                    test_output_half_line);
     g_test_add_func("/guest/a damaged header is refused", test_damaged_header);
     g_test_add_func("/guest/options are checked", test_options);
     return g_test_run();

@@ -23,7 +23,8 @@ static Machine *
 machine_make(void)
 {
     g_autoptr(GError) error = NULL;
-    MachineConfig config = {.name = "test", .ram_size = TEST_RAM, .n_vcpus = 2, .ram_fd = -1};
+    MachineConfig config = {
+        .name = "test", .ram_size = TEST_RAM, .n_vcpus = 2, .ram_fd = -1, .stir_fd = -1};
     Machine *m = machine_new(&config, &error);
 
     g_assert_no_error(error);

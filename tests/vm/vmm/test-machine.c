@@ -5,6 +5,7 @@
  */
 #include "vmm/lifecycle.h"
 #include "vmm/state.h"
+#include "vmm/stir.h"
 #include "vmm/vcpu.h"
 
 #include "common/memfd.h"
@@ -49,6 +50,7 @@ machine_make(unsigned n_vcpus, bool incoming, DirtyLogSource source, Counts *cou
 {
     g_autoptr(GError) error = NULL;
     MachineConfig config = {.name = "test",
+                            .stir_fd = -1,
                             .ram_size = TEST_RAM,
                             .n_vcpus = n_vcpus,
                             .dirty_source = source,
@@ -363,6 +365,98 @@ test_clock_goes_on(void)
     district__vm_state__free_unpacked(state, NULL);
 }
 
+/* hlt without interrupts: nothing ends it */
+static void
+machine_program_halt(Machine *m, unsigned cpu)
+{
+    const uint8_t code[] = {0xFA, 0xF4};
+
+    machine_program(m, cpu);
+    g_assert_true(machine_ram_write(m, CODE_GPA + 0x100 * cpu, code, sizeof(code)));
+}
+
+/* Whether it has stirred within ms. */
+static bool
+machine_stirred(Machine *m, int ms)
+{
+    gint64 limit = g_get_monotonic_time() + ms * G_TIME_SPAN_MILLISECOND;
+    uint64_t count;
+
+    while (g_get_monotonic_time() < limit) {
+        g_main_context_iteration(NULL, FALSE);
+        if (read(stir_fd(m->stir), &count, sizeof(count)) == sizeof(count))
+            return true;
+        g_usleep(1000);
+    }
+    return false;
+}
+
+static Machine *
+machine_make_watched(Counts *counts)
+{
+    Machine *m = machine_make(2, false, DIRTYLOG_BITMAP, counts);
+
+    g_assert_true(stir_possible(m->stir, m->vcpus));
+    machine_program_halt(m, 0);
+    machine_program_halt(m, 1);
+    return m;
+}
+
+static void
+test_idle_guest_does_not_stir(void)
+{
+    Counts counts[2] = {{0}};
+    Machine *m = machine_make_watched(counts);
+    g_autofree uint64_t *bits = g_malloc0(pagebits_bytes(page_count(TEST_RAM)));
+    unsigned stirred = 0;
+
+    for (int i = 0; i < 20; i++) {
+        stir_arm(m->stir);
+        machine_go(m);
+        stirred += machine_stirred(m, 50);
+        stir_disarm(m->stir);
+        machine_halt(m, NULL, bits);
+    }
+    /* A host that is short of CPU may make it look busy now and then. */
+    g_test_message("of 20 times it stirred %u", stirred);
+    g_assert_cmpuint(stirred, <, 10);
+}
+
+static void
+test_busy_guest_stirs_once(void)
+{
+    Counts counts[2] = {{0}};
+    Machine *m = machine_make_watched(counts);
+    g_autofree uint64_t *bits = g_malloc0(pagebits_bytes(page_count(TEST_RAM)));
+
+    machine_program(m, 1);
+    for (int i = 0; i < 5; i++) {
+        stir_arm(m->stir);
+        machine_go(m);
+        g_assert_true(machine_stirred(m, 10000));
+        counts_wait(&counts[1], 5);
+        g_assert_false(machine_stirred(m, 50));
+        machine_halt(m, NULL, bits);
+    }
+}
+
+static void
+test_device_work_stirs(void)
+{
+    Counts counts[2] = {{0}};
+    Machine *m = machine_make_watched(counts);
+
+    machine_stirs(m);
+    g_assert_false(machine_stirred(m, 20));
+    stir_arm(m->stir);
+    machine_stirs(m);
+    g_assert_true(machine_stirred(m, 10000));
+    stir_arm(m->stir);
+    stir_disarm(m->stir);
+    machine_stirs(m);
+    g_assert_false(machine_stirred(m, 20));
+}
+
 int
 main(int argc, char **argv)
 {
@@ -382,6 +476,12 @@ main(int argc, char **argv)
                     test_harvest_bitmap);
     g_test_add_func("/machine/a harvest of the ring has the guest's and our writes",
                     test_harvest_ring);
+    g_test_add_func("/stir/a guest that waits for an interrupt does not stir",
+                    test_idle_guest_does_not_stir);
+    g_test_add_func("/stir/a guest that computes stirs, and is told of once",
+                    test_busy_guest_stirs_once);
+    g_test_add_func("/stir/what is given to a device is told of, while that is asked for",
+                    test_device_work_stirs);
     g_test_add_func("/state/what does not fit this machine is refused whole",
                     test_wrong_states_refused);
     g_test_add_func("/state/a cut state is refused whole", test_damaged_bytes_refused);

@@ -56,6 +56,7 @@ machine_make(bool incoming)
 {
     g_autoptr(GError) error = NULL;
     MachineConfig config = {.name = "test",
+                            .stir_fd = -1,
                             .ram_size = TEST_RAM,
                             .n_vcpus = 1,
                             .dirty_source = DIRTYLOG_BITMAP,
