@@ -14,6 +14,7 @@
 #include "ckpt/member.h"
 #include "ckpt/netctl.h"
 #include "ckpt/pace.h"
+#include "ckpt/pagecopy.h"
 #include "ckpt/persist.h"
 #include "ckpt/stats.h"
 #include "ckpt/target.h"
@@ -122,6 +123,7 @@ struct Coordinator {
     uint64_t last_cut; /* number of the last cut made */
     uint64_t last_sink_id;
 
+    PageCopier *copier; /* from guest RAM to staging */
     StagingPool *stagings;
     Staging *staging;    /* being filled */
     bool staging_active; /* harvested pages go to staging */

@@ -27,6 +27,7 @@
 #define IDLE_NS (500 * NS_PER_MS)
 #define REST_LOOK_NS (2 * NS_PER_S)
 #define FINISH_WAIT_MS 2000
+#define COPY_THREADS_MAX 3u
 /* A last checkpoint has so long to become durable. */
 #define QUIT_CHECKPOINT_NS (30 * NS_PER_S)
 
@@ -527,6 +528,7 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     if (!persist_open(c, &config->persist, error))
         return NULL;
     c->pool = encode_pool_new();
+    c->copier = page_copier_new(MIN(g_get_num_processors() - 1, COPY_THREADS_MAX));
     return c;
 }
 
@@ -545,6 +547,7 @@ coordinator_join(Coordinator *c)
     if (!c->settled)
         return false;
     encode_pool_free(c->pool);
+    page_copier_free(c->copier);
     staging_pool_give(c->stagings, c->staging);
     staging_pool_free(c->stagings);
     for (uint32_t i = 0; i < c->n_members; i++)

@@ -144,7 +144,9 @@ cut_member(Cut *cut, uint32_t i)
     if (!netctl_cut_member_send(c->net, cut->epoch->cut, m->name, &cut->net_error))
         return false;
     int64_t copy_ns = clock_monotonic_ns();
+    page_copier_hurry(c->copier, true);
     em->residue_pages = harvest_take(c, i);
+    page_copier_hurry(c->copier, false);
     c->cut_pages += em->residue_pages;
     em->phase_ns[MEASURE_RESIDUE] = clock_monotonic_ns() - copy_ns;
     trace_cut_residue(cut->epoch->cut, m->name, em->residue_pages, em->phase_ns[MEASURE_RESIDUE]);

@@ -70,7 +70,8 @@ harvest_stage_word(Coordinator *c, uint32_t member, size_t word, uint64_t bits)
 
     for (; bits != 0; bits &= bits - 1) {
         uint64_t page = (uint64_t)word * 64 + (uint64_t)__builtin_ctzll(bits);
-        staging_copy(c->staging, member, page, ram + page * PAGE_BYTES);
+        page_copier_add(c->copier, staging_place(c->staging, member, page),
+                        ram + page * PAGE_BYTES);
     }
 }
 
@@ -102,6 +103,7 @@ harvest_take(Coordinator *c, uint32_t member)
             harvest_stage_word(c, member, w, bits);
         pages += (uint64_t)__builtin_popcountll(bits);
     }
+    page_copier_flush(c->copier);
     c->stats->dirty_pages += pages;
     c->faults_of[member] += pages;
     return pages;

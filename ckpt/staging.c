@@ -77,8 +77,8 @@ staging_free(Staging *staging)
     g_free(staging);
 }
 
-void
-staging_copy(Staging *staging, uint32_t member, uint64_t page, const uint8_t *data)
+uint8_t *
+staging_place(Staging *staging, uint32_t member, uint64_t page)
 {
     StagingMember *m = &staging->members[member];
     uint32_t slot = m->slot_of[page];
@@ -89,7 +89,13 @@ staging_copy(Staging *staging, uint32_t member, uint64_t page, const uint8_t *da
         m->slot_of[page] = slot;
         staging->pages++;
     }
-    memcpy(m->arena + (uint64_t)(slot - 1) * PAGE_BYTES, data, PAGE_BYTES);
+    return m->arena + (uint64_t)(slot - 1) * PAGE_BYTES;
+}
+
+void
+staging_copy(Staging *staging, uint32_t member, uint64_t page, const uint8_t *data)
+{
+    memcpy(staging_place(staging, member, page), data, PAGE_BYTES);
 }
 
 uint64_t

@@ -22,6 +22,9 @@ Staging *staging_new(const uint64_t *n_pages_of, uint32_t n_members, GError **er
 void staging_free(Staging *staging);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Staging, staging_free)
 
+/* Room for page `page` (below n_pages_of[member]) of member, to be filled by the caller before it is read: its
+ * slot if it has one, else a new one. Lives until staging_clear. */
+uint8_t *staging_place(Staging *staging, uint32_t member, uint64_t page);
 /* Copy PAGE_BYTES from data as page `page` (below n_pages_of[member]) of member. */
 void staging_copy(Staging *staging, uint32_t member, uint64_t page, const uint8_t *data);
 
