@@ -91,9 +91,8 @@ harvest_take(Coordinator *c, uint32_t member)
     size_t words = (m->n_pages + 63) / 64;
     uint64_t pages = 0;
 
-    for (size_t w = 0; w < words; w++) {
-        if (__atomic_load_n(&m->bitmap[w], __ATOMIC_RELAXED) == 0)
-            continue;
+    for (size_t w = pagebits_next(m->bitmap, 0, words); w < words;
+         w = pagebits_next(m->bitmap, w + 1, words)) {
         uint64_t bits = pagebits_take_word(m->bitmap, w) & harvest_valid_bits(m, w);
         target_dirty(c->stream, member, w, bits);
         target_dirty(c->file, member, w, bits);

@@ -22,6 +22,9 @@ bool pagebits_test(const uint64_t *bits, uint64_t page);
 /* Set bits [first, first + count); atomic per word. */
 void pagebits_set_range(uint64_t *bits, uint64_t first, uint64_t count);
 
+/* The first word from `word` on that is not 0, or words. What a racing writer sets may be missed. */
+size_t pagebits_next(const uint64_t *bits, size_t word, size_t words);
+
 /* Clear and return one word; atomic exchange. */
 uint64_t pagebits_take_word(uint64_t *bits, size_t word);
 

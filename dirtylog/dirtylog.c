@@ -231,12 +231,11 @@ slot_hand_out(LogSlot *slot, uint64_t *bits)
     unsigned shift = slot->where.first_page % WORD_BITS;
     uint64_t n = 0;
 
-    for (size_t i = 0; i < slot->words; i++) {
+    for (size_t i = pagebits_next(slot->pending, 0, slot->words); i < slot->words;
+         i = pagebits_next(slot->pending, i + 1, slot->words)) {
         uint64_t word = pagebits_take_word(slot->pending, i);
         uint64_t carry = shift ? word >> (WORD_BITS - shift) : 0;
 
-        if (word == 0)
-            continue;
         n += (uint64_t)__builtin_popcountll(word);
         __atomic_fetch_or(&bits[base + i], word << shift, __ATOMIC_ACQ_REL);
         if (carry)

@@ -144,6 +144,25 @@ test_range_sets_exactly_its_bits(void)
     }
 }
 
+/* Every set of words, also where groups of them do not begin or end with the bitmap. */
+static void
+test_next_word_is_found(void)
+{
+    uint64_t bits[40] = {0};
+
+    for (size_t words = 0; words <= G_N_ELEMENTS(bits); words++) {
+        g_assert_cmpuint(pagebits_next(bits, 0, words), ==, words);
+        for (size_t set = 0; set < words; set++) {
+            bits[set] = UINT64_C(1) << (set % 64);
+            for (size_t from = 0; from < words; from++)
+                g_assert_cmpuint(pagebits_next(bits, from, words), ==, from <= set ? set : words);
+            g_assert_cmpuint(pagebits_next(bits + 1, 0, words - 1), ==,
+                             set == 0 ? words - 1 : set - 1);
+            bits[set] = 0;
+        }
+    }
+}
+
 static void
 test_taken_word_is_clear(void)
 {
@@ -169,5 +188,6 @@ main(int argc, char **argv)
     g_test_add_func("/memfd/an unsealed memfd is refused by name", test_unsealed_memfd_is_refused);
     g_test_add_func("/pagebits/a range sets exactly its bits", test_range_sets_exactly_its_bits);
     g_test_add_func("/pagebits/a word that was taken is clear", test_taken_word_is_clear);
+    g_test_add_func("/pagebits/the next word that is not clear is found", test_next_word_is_found);
     return g_test_run();
 }
