@@ -9,11 +9,14 @@
  * counted. What the reader has is compared with the source after each epoch: a figure of what does not
  * come back as it was is none.
  *
+ * The last two variants are no encoder of ours: zstd-stream.h.
+ *
  * Figures. ratio: raw bytes of the pages given to the encoder for each byte of PAGES records, headers
- * included. encode, decode: raw bytes of those pages a second, one thread, without TLS or
- * network; decoding includes the copy to where the page belongs.
+ * included; of a zstd stream, for each of its bytes. encode, decode: raw bytes of those pages a second, one
+ * thread, without TLS or network; decoding includes the copy to where the page belongs.
  */
 #include "epochs.h"
+#include "zstd-stream.h"
 
 #include "common/clock.h"
 
@@ -26,12 +29,16 @@ typedef struct Variant {
     const char *name;
     bool deltas;
     bool duplicates;
+    bool zstd;      /* pages as they are, through a zstd stream */
+    int window_log; /* of that; 0: the level's own */
 } Variant;
 
 static const Variant variants[] = {
-    {"plain", false, false},
-    {"delta", true, false},
-    {"delta+dup", true, true},
+    {.name = "plain"},
+    {.name = "delta", .deltas = true},
+    {.name = "delta+dup", .deltas = true, .duplicates = true},
+    {.name = "zstd", .zstd = true},
+    {.name = "zstd-long", .zstd = true, .window_log = 27},
 };
 #define N_VARIANTS G_N_ELEMENTS(variants)
 
@@ -49,6 +56,7 @@ typedef struct Side {
     const Variant *variant;
     Encoder *encoder;
     Decoder *decoder;
+    ZstdStream *zstd; /* NULL: the encoder is used */
     uint32_t n_images;
     const uint64_t *n_pages_of;
     PageHashes **hashes;
@@ -84,8 +92,8 @@ static const GOptionEntry options[] = {
 
 /* ---- A variant ---- */
 
-static void
-side_start(Side *side, const Variant *variant, const EpochSource *source)
+static gboolean
+side_start(Side *side, const Variant *variant, const EpochSource *source, GError **error)
 {
     *side = (Side){.variant = variant, .n_images = source->n_images};
     side->n_pages_of = source->n_pages_of;
@@ -102,6 +110,9 @@ side_start(Side *side, const Variant *variant, const EpochSource *source)
         side->hashes[i] = page_hashes_new(side->n_pages_of[i]);
         side->ram[i] = g_malloc0(side->n_pages_of[i] * PAGE_BYTES);
     }
+    if (variant->zstd)
+        side->zstd = zstd_stream_new(opt_level, variant->window_log, error);
+    return !variant->zstd || side->zstd != NULL;
 }
 
 static void
@@ -117,6 +128,7 @@ side_end(Side *side)
     dedup_free(side->memory.dedup);
     encoder_free(side->encoder);
     decoder_free(side->decoder);
+    zstd_stream_free(side->zstd);
     g_ptr_array_unref(side->records);
 }
 
@@ -189,6 +201,36 @@ side_decode(Side *side, GError **error)
     return TRUE;
 }
 
+/* ---- A variant that is a zstd stream: one record for an epoch ---- */
+
+static gboolean
+side_encode_zstd(Side *side, const GArray *pages, GError **error)
+{
+    GByteArray *record = g_byte_array_new();
+
+    g_ptr_array_add(side->records, record);
+    return zstd_stream_encode(side->zstd, pages, record, error);
+}
+
+static uint8_t *
+side_place(void *opaque, uint32_t image, uint64_t page)
+{
+    Side *side = opaque;
+
+    if (image >= side->n_images || page >= side->n_pages_of[image])
+        return NULL;
+    return side->ram[image] + page * PAGE_BYTES;
+}
+
+static gboolean
+side_decode_zstd(Side *side, GError **error)
+{
+    return zstd_stream_decode(side->zstd, g_ptr_array_index(side->records, 0), side_place, side,
+                              error);
+}
+
+/* ---- One epoch ---- */
+
 static gboolean
 side_check(const Side *side, const GArray *pages, GError **error)
 {
@@ -207,6 +249,19 @@ side_check(const Side *side, const GArray *pages, GError **error)
     return TRUE;
 }
 
+static void
+side_count(Side *side, const EncodeStats *stats)
+{
+    Result *r = &side->result;
+
+    r->epochs++;
+    for (guint i = 0; i < side->records->len; i++) {
+        const GByteArray *record = g_ptr_array_index(side->records, i);
+        r->wire_bytes += record->len + (side->zstd == NULL ? RECORD_HEADER_BYTES : 0);
+    }
+    encode_stats_add(&r->stats, stats);
+}
+
 /* One epoch there and back. full: what comes first; not counted. */
 static gboolean
 side_epoch(Side *side, const GArray *pages, bool full, GError **error)
@@ -218,22 +273,20 @@ side_epoch(Side *side, const GArray *pages, bool full, GError **error)
     g_ptr_array_set_size(side->records, 0);
     side->memory.now.scope++;
     start = clock_monotonic_ns();
-    side_encode(side, pages, full, &stats);
+    if (side->zstd == NULL)
+        side_encode(side, pages, full, &stats);
+    else if (!side_encode_zstd(side, pages, error))
+        return FALSE;
     encoded = clock_monotonic_ns();
-    if (!side_decode(side, error))
+    if (!(side->zstd == NULL ? side_decode(side, error) : side_decode_zstd(side, error)))
         return FALSE;
     decoded = clock_monotonic_ns();
     if (full)
         return side_check(side, pages, error);
-    r->epochs++;
     r->pages += pages->len;
     r->encode_ns += (uint64_t)(encoded - start);
     r->decode_ns += (uint64_t)(decoded - encoded);
-    for (guint i = 0; i < side->records->len; i++) {
-        const GByteArray *record = g_ptr_array_index(side->records, i);
-        r->wire_bytes += RECORD_HEADER_BYTES + record->len;
-    }
-    encode_stats_add(&r->stats, &stats);
+    side_count(side, &stats);
     return side_check(side, pages, error);
 }
 
@@ -249,8 +302,10 @@ run_epochs(EpochSource *source, uint64_t epochs, Side sides[N_VARIANTS], GError 
         g_array_set_size(pages, 0);
         if (!source->next(source, pages, &why))
             break;
-        for (size_t i = 0; epoch == 0 && i < N_VARIANTS; i++)
-            side_start(&sides[i], &variants[i], source);
+        for (size_t i = 0; epoch == 0 && i < N_VARIANTS; i++) {
+            if (!side_start(&sides[i], &variants[i], source, error))
+                return FALSE;
+        }
         for (size_t i = 0; i < N_VARIANTS; i++) {
             if (!side_epoch(&sides[(epoch + i) % N_VARIANTS], pages, epoch == 0, error))
                 return FALSE;

@@ -128,6 +128,22 @@ compare_pages(gconstpointer a, gconstpointer b)
     return p->ref.index < q->ref.index ? -1 : p->ref.index > q->ref.index;
 }
 
+/* In ascending order; of a page that came more than once the last one holds. (g_array_sort is stable.) */
+static void
+order_pages(GArray *pages)
+{
+    guint n = 0;
+
+    g_array_sort(pages, compare_pages);
+    for (guint i = 0; i < pages->len; i++) {
+        const BenchPage *page = &g_array_index(pages, BenchPage, i);
+        if (i + 1 < pages->len && compare_pages(page, page + 1) == 0)
+            continue;
+        g_array_index(pages, BenchPage, n++) = *page;
+    }
+    g_array_set_size(pages, n);
+}
+
 static gboolean
 trace_next(EpochSource *base, GArray *pages, GError **error)
 {
@@ -145,7 +161,7 @@ trace_next(EpochSource *base, GArray *pages, GError **error)
         uintptr_t at = (uintptr_t)ref->data;
         ref->data = at == 0 ? zero_page : t->data->data + at - 1;
     }
-    g_array_sort(pages, compare_pages);
+    order_pages(pages);
     return TRUE;
 }
 
