@@ -84,6 +84,72 @@ def table_cpu(figures):
             "vmm has the guest, which never rests, in it."]
 
 
+VARIANTS = {
+    "plain": "plain",
+    "delta": "deltas",
+    "delta+dup": "District",
+    "zstd": "zstd",
+    "zstd-long": "zstd, long",
+}
+
+
+def stream_name(f):
+    return f["workload"] + (" (recorded)" if f["source"] == "trace" else "")
+
+
+def by_workload(figures):
+    """Workload -> variant -> figure, both in the order of the figures."""
+    workloads = {}
+    for f in figures:
+        workloads.setdefault(stream_name(f), {})[f["variant"]] = f
+    return workloads
+
+
+def times(value):
+    """A ratio of raw bytes to bytes on the wire."""
+    return "-" if value is None else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def best_zstd(variants):
+    ratios = [f["ratio"] for name, f in variants.items() if name.startswith("zstd") and f["ratio"]]
+    return max(ratios, default=None)
+
+
+def table_stream(figures):
+    rows = []
+    for name, variants in by_workload(figures).items():
+        plain, ours = variants["plain"]["ratio"], variants["delta+dup"]["ratio"]
+        zstd = best_zstd(variants)
+        rows.append([name, variants["plain"]["epochs"], f"{variants['plain']['pages'] / variants['plain']['epochs']:.0f}"]
+                    + [times(variants[v]["ratio"]) for v in VARIANTS]
+                    + [times(ours / plain if ours and plain else None), times(ours / zstd if ours and zstd else None)])
+    return ["Raw bytes of an epoch's pages for each byte on the wire, by workload",
+            ["workload", "epochs", "pages/epoch"] + list(VARIANTS.values()) + ["District to plain", "District to zstd"],
+            rows,
+            "Plain: unchanged pages and zero pages left out, the rest through zstd, as in checkpoint files. Deltas: what a page "
+            "was before, in a cache, is used too. District: and other pages with the same content; that is what is sent. Zstd: "
+            "all pages as they are, through one zstd stream of the same level; long: with a window of 128 MiB (zstd --long). "
+            "District to zstd: to the better one of these; below 1 we lose."]
+
+
+def table_speed(figures, what, label):
+    rows = [[name] + [spread_of(variants[v][what]) for v in VARIANTS] for name, variants in by_workload(figures).items()]
+    return [label + ", MB/s of raw pages on one core, by workload", ["workload"] + list(VARIANTS.values()), rows,
+            f"Median of {figures[0][what]['runs']} runs (smallest to largest)."]
+
+
+def table_encode(figures):
+    return table_speed(figures, "encode_mb_s", "Encoding")
+
+
+def table_decode(figures):
+    return table_speed(figures, "decode_mb_s", "Decoding")
+
+
+def spread_of(value):
+    return f"{value['p50']:.0f} ({value['min']:.0f} to {value['max']:.0f})"
+
+
 def table_activate(figures):
     rows = [[f["ram_mib"], f["client_ns"]["count"]] + [ms(f[k][p]) for k in ("daemon_ns", "client_ns", "guest_ns")
                                                        for p in ("p50", "max")] for f in figures]
@@ -120,7 +186,8 @@ def table_guest(figures):
             f"rounds lost. Interval {figures[0]['interval_ms']} ms. wire/raw: bytes sent against dirty pages."]
 
 
-TABLES = [("pause", table_pause), ("epochs", table_epochs), ("epochs", table_cpu), ("activate", table_activate),
+TABLES = [("pause", table_pause), ("epochs", table_epochs), ("epochs", table_cpu), ("stream", table_stream),
+          ("stream", table_encode), ("stream", table_decode), ("activate", table_activate),
           ("many", table_many), ("guest", table_guest)]
 
 
@@ -245,17 +312,18 @@ def plot_lines(title, x_label, y_label, series, log_y):
     return "\n".join(parts + ["</svg>", ""])
 
 
-def plot_bars(title, y_label, series):
-    """series: name -> {place: y}."""
+def plot_bars(title, y_label, series, log_y=False):
+    """series: name -> {place: y}. Bars stand on 0; on 1 if the axis is logarithmic."""
     places = list(dict.fromkeys(p for bars in series.values() for p in bars))
-    y_axis = Axis([y for bars in series.values() for y in bars.values()], HEIGHT - BOTTOM, TOP, False)
+    base = 1 if log_y else 0
+    y_axis = Axis([base] + [y for bars in series.values() for y in bars.values()], HEIGHT - BOTTOM, TOP, log_y)
     parts = frame(title, y_label, y_axis)
     step = (WIDTH - RIGHT - LEFT) / max(len(places), 1)
     width = step * 0.8 / len(series)
     for i, bars in enumerate(series.values()):
         for place, y in bars.items():
             x = LEFT + places.index(place) * step + step * 0.1 + i * width
-            low, high = sorted((y_axis.place(0), y_axis.place(y)))
+            low, high = sorted((y_axis.place(base), y_axis.place(y)))
             parts.append(f'<rect x="{x:.1f}" y="{low:.1f}" width="{width:.1f}" height="{high - low:.1f}" '
                          f'fill="{COLOURS[i % len(COLOURS)]}"/>')
     for i, place in enumerate(places):
@@ -279,7 +347,7 @@ def plots(figures):
     def add(name, plot, title, *rest):
         made[name] = (title, plot(title, *rest))
 
-    pause, epochs = of_kind(figures, "pause"), of_kind(figures, "epochs")
+    pause, epochs, stream = of_kind(figures, "pause"), of_kind(figures, "epochs"), of_kind(figures, "stream")
     guest, activate = of_kind(figures, "guest"), of_kind(figures, "activate")
     wire = {f["workload"]: f["wire_ratio"] for f in guest if f["speed"] == "paced" and f["wire_ratio"] is not None}
     if pause:
@@ -288,6 +356,10 @@ def plots(figures):
         add("slowdown", plot_lines, "Slowdown of the guest", "interval between cuts, ms", "%", {
             "District": [(f["interval_ms"], f["slowdown_percent"]["p50"]) for f in epochs],
             "floor": [(f["interval_ms"], f["floor_slowdown_percent"]["p50"]) for f in epochs]}, False)
+    if stream:
+        add("stream", plot_bars, "Ratio by workload", "raw bytes for each byte on the wire", {
+            label: {stream_name(f): f["ratio"] for f in stream if f["variant"] == variant and f["ratio"]}
+            for variant, label in VARIANTS.items()}, True)
     if activate:
         add("activate", plot_lines, "Activation at the standby, median", "RAM, MiB", "ms", {
             "members run": [(f["ram_mib"], f["daemon_ns"]["p50"] / 1e6) for f in activate],
