@@ -107,7 +107,9 @@ def by_workload(figures):
 
 def times(value):
     """A ratio of raw bytes to bytes on the wire."""
-    return "-" if value is None else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if value is None:
+        return "-"
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3}f}"
 
 
 def best_zstd(variants):
