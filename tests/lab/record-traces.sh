@@ -12,11 +12,12 @@ set -euo pipefail
 
 EPOCHS=${EPOCHS:-40}
 PERIOD=${PERIOD:-1}
-SETTLE=${SETTLE:-10}
 GUESTS_LIMIT=${GUESTS_LIMIT:-480}
 # All checkpoints, and the export: hosts that are emulated and share their CPUs take their time.
 RECORD_LIMIT=${RECORD_LIMIT:-1800}
 HOST=h1
+# From the first work to the first checkpoint: what is only done at the start is over.
+SETTLE=10
 OUT=$1
 shift
 
@@ -43,23 +44,31 @@ guest_postgres()
 preprocess()
 {
 	local flags source
-	flags=$(pkg-config --cflags gio-unix-2.0 gnutls libzstd libxxhash) || die "libraries are missing: run scripts/install-deps"
+	flags=$(pkg-config --cflags gio-unix-2.0 gnutls libzstd libxxhash) || return
 	for source in "${SOURCES[@]}"; do
 		# shellcheck disable=SC2086 # several
-		gcc -E -std=gnu11 -D_GNU_SOURCE -I "$TREE" -I "$BUILD" $flags "$TREE/$source" -o "$1/$(basename "$source" .c).i" ||
-			die "$source cannot be preprocessed"
+		(cd "$TREE" && gcc -E -std=gnu11 -D_GNU_SOURCE -I . $flags "$source" -o "$1/$(basename "$source" .c).i") || return
 	done
+}
+
+# preprocessed: a directory of them in the cache, by what is in them; prints its path.
+preprocessed()
+{
+	local work kept
+	work=$(mktemp -d "$(guest_cache)/sources.XXXXXX")
+	preprocess "$work" || { rm -rf "$work"; return 1; }
+	kept=$(guest_cache)/sources-$(cat "$work"/*.i | sha256sum | head -c 12)
+	[[ -d $kept ]] || mv -T "$work" "$kept" || return
+	rm -rf "$work"
+	printf '%s\n' "$kept"
 }
 
 guest_compile()
 {
-	local version work kept file lib=usr/lib/x86_64-linux-gnu options=()
-	version=$(gcc -dumpversion) && version=${version%%.*}
-	work=$(mktemp -d)
-	preprocess "$work"
-	kept=$(guest_cache)/sources-$(cat "$work"/*.i | sha256sum | head -c 12)
-	[[ -d $kept ]] || mv "$work" "$kept"
-	rm -rf "$work"
+	local version kept file lib=usr/lib/x86_64-linux-gnu options=()
+	version=$(gcc -dumpversion) || die "there is no gcc: run scripts/install-deps"
+	version=${version%%.*}
+	kept=$(preprocessed) || die "sources for the guest compile cannot be preprocessed: run scripts/install-deps"
 	for file in "$kept"/*.i; do options+=(--add "$file:/src/${file##*/}"); done
 	# The compiler and the assembler are all that is used.
 	for file in "usr/bin/*-ld*" "usr/bin/ld*" "usr/bin/*-dwp" "usr/bin/dwp" "usr/bin/*gold*" "$lib/libctf*" "usr/lib/gcc/*/*/lto*" \
@@ -78,7 +87,7 @@ works() { said "$1" | has -E '^trace: .*[0-9]'; }
 start_guest()
 {
 	local name=$1
-	[[ -z $DISK ]] || on "$HOST" cp "$DISK" "/var/lib/district/$name.qcow2"
+	[[ -z $DISK ]] || on --timeout "$GUESTS_LIMIT" "$HOST" cp "$DISK" "/var/lib/district/$name.qcow2"
 	on "$HOST" sh -c "cat >/etc/district/$name.district" <<-END
 	[District]
 	Name=$name
@@ -117,7 +126,7 @@ record()
 	note "$taken; $((after - before)) lines of work meanwhile, the last one: $(said "$name" | tail -n 1)"
 	dst "$HOST" stop "$name" --force || die "$name: stop failed"
 	dst "$HOST" destroy "$name" --force || die "$name: destroy failed"
-	copy-from "$HOST" "/var/lib/district/trace-$name" "$OUT/$name.tmp" || die "$name: the trace cannot be copied to $OUT"
+	timeout --kill-after=5 "$RECORD_LIMIT" copy-from "$HOST" "/var/lib/district/trace-$name" "$OUT/$name.tmp" || die "$name: the trace cannot be copied to $OUT"
 	on "$HOST" rm -rf "/var/lib/district/trace-$name" "/var/lib/district/$name.qcow2"
 	read_trace "$name"
 }

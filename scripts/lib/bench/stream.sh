@@ -49,7 +49,7 @@ bench_stream()
 		[[ ${#traces[@]} -gt 0 ]] ||
 			fail "--traces $TRACES: nothing in it has checkpoint-* files: scripts/record-traces makes such directories"
 	fi
-	stream_measure pattern patterns
+	stream_measure pattern patterns --ram 128 --epochs 10
 	for trace in "${traces[@]}"; do
 		stream_measure trace "${trace##*/}" --trace "$trace"
 	done
