@@ -4,16 +4,18 @@
 # stream.sh: scripts/bench stream: what the encoder makes of epochs, by workload, beside plain zstd
 #
 # bench-encode does the work, on one core and without a guest or a network: its variants take turns with each
-# epoch. What comes of a workload is the same in each run but for the speeds.
+# epoch. The pages of a workload are the same in each run; what comes of them nearly, as each process hashes
+# pages with a secret of its own.
 
-# Of bench-encode's figures of all runs: one object for each variant, with its speeds as median, smallest and largest.
+# Of bench-encode's figures of all runs: one object for each variant, with the median of its bytes, and its speeds as
+# median, smallest and largest.
 STREAM_FIGURES='
 	def spread(f): map(f) | sort
 		| {runs: length, p50: ((.[(length - 1) / 2 | floor] + .[length / 2 | floor]) / 2), min: .[0], max: .[-1]};
-	transpose[]
+	transpose[] | spread(.wire_bytes).p50 as $wire
 	| {kind: "stream", source: $source, workload: .[0].workload, variant: .[0].variant, epochs: .[0].epochs,
-	   pages: .[0].pages, raw_bytes: .[0].raw_bytes, wire_bytes: .[0].wire_bytes,
-	   ratio: (if .[0].wire_bytes > 0 then .[0].raw_bytes / .[0].wire_bytes else null end),
+	   pages: .[0].pages, raw_bytes: .[0].raw_bytes, wire_bytes: $wire,
+	   ratio: (if $wire > 0 then .[0].raw_bytes / $wire else null end),
 	   encode_mb_s: spread(.encode_mb_s), decode_mb_s: spread(.decode_mb_s)}'
 
 # SOURCE NAME OPTION...: bench-encode with these, RUNS times.
