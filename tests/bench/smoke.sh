@@ -53,19 +53,17 @@ tables_are_whole() { [[ $(grep -c '^[*][*].*[*][*]$' "$DIR/tables.md") = 9 ]]; }
 # shellcheck disable=SC2317 # host.sh calls it
 record()
 (
-	set -e
 	traces=$DIR/traces
-	mkdir -p "$traces"
+	mkdir -p "$traces" "$DIR/record" || exit
 	DIR=$DIR/record GUEST=$BUILD/tests/guest/tiny.elf GET=$BUILD/tests/lab/tools/json-get
 	fail() { echo "$*"; exit 1; }
-	mkdir "$DIR"
 	. "$ROOT/scripts/lib/limited.sh"
 	. "$ROOT/scripts/lib/bench/host.sh"
 	trap cleanup EXIT
 	daemon_start
 	district_new 64 "pages=4096 pattern=random,text init=1 ring=3 dirty=64 report=50 delay=20000"
 	"$ROOT/tests/bench/take-trace.sh" bench 3 0.2 "$DIR/state/districts/bench/store" "$traces/tiny" \
-		"$BUILD/control/district" -c "$DIR/conf"
+		"$BUILD/control/district" -c "$DIR/conf" || exit
 	district_end
 )
 
