@@ -9,6 +9,7 @@
 #include "ckpt/encode-pool.h"
 #include "ckpt/epoch.h"
 #include "ckpt/image.h"
+#include "ckpt/journals-copy.h"
 #include "ckpt/journals.h"
 #include "ckpt/loader.h"
 #include "ckpt/member.h"
@@ -143,6 +144,7 @@ struct Coordinator {
     GQueue in_flight;         /* of Epoch, oldest first */
 
     Journals journals;
+    JournalsCopy journals_copy;
     Protection protect;
     HandOver hand_over;
     int64_t harvest_ns; /* between harvests, as wished: harvest_interval_ns has the bounds */

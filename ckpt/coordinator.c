@@ -191,6 +191,9 @@ coordinator_control(Coordinator *c, ControlRequest *request)
     case DISTRICT__CKPT_REQUEST__OP_PIN:
         persist_pin(c, request);
         break;
+    case DISTRICT__CKPT_REQUEST__OP_COPY_JOURNALS:
+        journals_copy_request(c, request);
+        break;
     case DISTRICT__CKPT_REQUEST__OP_STATUS:
         status_request(c, request);
         break;
@@ -260,7 +263,7 @@ coordinator_full_message(Coordinator *c, const InboxMessage *message)
     }
 }
 
-/* TRUE: it was from the store's writer or the loader. */
+/* TRUE: it was from a thread that has to do with files. */
 static bool
 coordinator_store_message(Coordinator *c, const InboxMessage *message)
 {
@@ -278,6 +281,9 @@ coordinator_store_message(Coordinator *c, const InboxMessage *message)
         return true;
     case INBOX_LOAD_FAILED:
         lazy_failed(c, message->error->message);
+        return true;
+    case INBOX_COPIED:
+        journals_copy_worked(c);
         return true;
     default:
         return false;
@@ -386,6 +392,7 @@ coordinator_tick(Coordinator *c)
     cut_reach_net(c, now);
     protect_tick(c, now);
     journals_tick(c, now);
+    journals_copy_tick(c, now);
     coordinator_throttle(c, now);
     if (coordinator_runs(c))
         persist_tick(c, now);
@@ -445,7 +452,8 @@ coordinator_quit(Coordinator *c)
     /* Without BYE after a failure: the standby's state is what there is to go on from. */
     protect_drop_stream(c, c->run != RUN_FAILED);
     /* BYE is written meanwhile, and what file there was is closed. */
-    c->settled = persist_close(c) && encode_pool_wait_unused(c->pool, FINISH_WAIT_MS);
+    c->settled = journals_copy_abandon(c) && persist_close(c) &&
+                 encode_pool_wait_unused(c->pool, FINISH_WAIT_MS);
 }
 
 static gpointer

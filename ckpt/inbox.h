@@ -23,6 +23,7 @@ typedef enum {
     INBOX_DURABLE_HOME,   /* homes have caught up: durable_home_below */
     INBOX_LOADED,         /* memory has been read from the store */
     INBOX_LOAD_FAILED,    /* error: why it cannot be */
+    INBOX_COPIED,         /* the thread that copies journals has done what it was at */
 } InboxKind;
 
 typedef struct InboxMessage {

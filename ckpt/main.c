@@ -41,7 +41,10 @@ static const GOptionEntry options[] = {
     {"member", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &opt_members,
      "A member and the socket of its engine, or \"off\"; once per member", "NAME=PATH"},
     {"journal", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &opt_journals,
-     "Journal of a member that is off; others are told of by their engines", "NAME=PATH"},
+     "Journal of a member that is off; others are told of by their engines; with --export: a copy "
+     "of "
+     "a member's",
+     "NAME=PATH"},
     {"pki", 0, 0, G_OPTION_ARG_FILENAME, &opt_pki, "Directory of this host's certificates", "DIR"},
     {"definition", 0, 0, G_OPTION_ARG_FILENAME, &opt_definition, "The .district file", "FILE"},
     {"incarnation", 0, 0, G_OPTION_ARG_INT64, &opt_incarnation,
@@ -77,6 +80,8 @@ static const GOptionEntry options[] = {
      "With --import: name of the new district (as in the file)", "NAME"},
     {"beside", 0, 0, G_OPTION_ARG_FILENAME, &job.beside,
      "With --import: refuse a name that is there in this directory", "DIR"},
+    {"copy-journal", 0, 0, G_OPTION_ARG_FILENAME, &job.copy_journal,
+     "Only copy the image of a journal, which no engine has open, to --file-fd", "PATH"},
     {"file-fd", 0, 0, G_OPTION_ARG_INT, &job.file_fd, "Descriptor to write to, or to read from",
      "FD"},
     {"progress-fd", 0, 0, G_OPTION_ARG_INT, &job.progress_fd,
@@ -276,6 +281,7 @@ main(int argc, char **argv)
         job.store = opt_store;
         job.host = opt_host;
         job.name = opt_name;
+        job.journals = opt_journals;
         return store_job_run(&job);
     }
     log_init("district-ckpt", config.district);

@@ -55,6 +55,7 @@ member_journal_init(MemberJournal *journal, const District__MemberJournal *hello
     if ((unsigned)hello->mode >= MODES)
         return journal_refuse(error, hello->path, "its mode is none");
     journal->mode = hello->mode;
+    journal->can_freeze = hello->can_freeze;
     journal->link = fcntl(link, F_DUPFD_CLOEXEC, 3);
     return journal->link >= 0 || journal_refuse(error, hello->path, g_strerror(errno));
 }
@@ -65,6 +66,7 @@ journal_link_ended(MemberJournal *journal)
     close(journal->link);
     journal->link = -1;
     journal->orders = 0;
+    journal->freezing = journal->frozen = false;
     journal->ended_ns = clock_monotonic_ns();
 }
 
@@ -121,6 +123,20 @@ member_journal_end(MemberJournal *journal, uint64_t seq)
     journal_order(journal, &order);
 }
 
+void
+member_journal_freeze(MemberJournal *journal, bool on)
+{
+    District__JournalOrder order = DISTRICT__JOURNAL_ORDER__INIT;
+    District__JournalFreeze freeze = DISTRICT__JOURNAL_FREEZE__INIT;
+
+    freeze.on = on;
+    order.m_case = DISTRICT__JOURNAL_ORDER__M_FREEZE;
+    order.freeze = &freeze;
+    journal->freezing = on;
+    journal->frozen = false;
+    journal_order(journal, &order);
+}
+
 /* ---- News ---- */
 
 static bool
@@ -143,6 +159,8 @@ journal_news_good(const MemberJournal *journal, const District__JournalNews *new
                 return false;
         }
         return news->written->n_ranges > 0 && news->written->n_ranges <= JOURNAL_RANGES_MAX;
+    case DISTRICT__JOURNAL_NEWS__M_FROZEN:
+        return journal->can_freeze;
     default:
         return false;
     }
@@ -162,7 +180,9 @@ member_journal_take(MemberJournal *journal, const char *member)
             return NULL;
         if (good && news->m_case == DISTRICT__JOURNAL_NEWS__M_WRITTEN)
             return news;
-        if (good)
+        if (good && news->m_case == DISTRICT__JOURNAL_NEWS__M_FROZEN)
+            journal->frozen = journal->freezing;
+        else if (good)
             journal->orders--;
         else if (news != NULL || !g_error_matches(error, FDMSG_ERROR, FDMSG_ERROR_CLOSED))
             g_warning("member %s: what it says of its journal cannot be: %s", member,

@@ -21,7 +21,10 @@ typedef struct MemberJournal {
     int link;                   /* -1: no engine */
     District__JournalMode mode; /* as ordered last */
     unsigned orders;            /* that have not been confirmed */
-    int64_t ended_ns;           /* when the link ended; 0: it has not */
+    bool can_freeze;
+    bool freezing;    /* ordered, and not undone */
+    bool frozen;      /* and nothing is being written */
+    int64_t ended_ns; /* when the link ended; 0: it has not */
 } MemberJournal;
 
 /* The image at path; a size other than 0 is what it must have. FALSE with error set, one line without
@@ -36,6 +39,8 @@ void member_journal_clear(MemberJournal *journal);
 /* Orders. If the engine has gone, or takes none, that is noted in ended_ns. */
 void member_journal_set_mode(MemberJournal *journal, District__JournalMode mode);
 void member_journal_end(MemberJournal *journal, uint64_t seq);
+/* on: frozen says when that is so. */
+void member_journal_freeze(MemberJournal *journal, bool on);
 
 /*
  * The next news, checked, or NULL: there is none now, or the link has ended (ended_ns), because the

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Jobs on a store: check, verify, describe, pin, export, import. */
+/* Jobs on a store: check, verify, describe, pin, export, import; and copying a journal. */
 #include "ckpt/store-job.h"
 
 #include "ckpt/export.h"
+#include "ckpt/journal-file.h"
 #include "ckpt/layout.h"
 
 #include <stdio.h>
@@ -14,7 +15,7 @@ bool
 store_job_wanted(const StoreJob *job)
 {
     return job->check || job->verify != NULL || job->describe != NULL || job->pin != NULL ||
-           job->unpin != NULL || job->export != NULL || job->import;
+           job->unpin != NULL || job->export != NULL || job->import || job->copy_journal != NULL;
 }
 
 /* ---- Check ---- */
@@ -198,12 +199,12 @@ job_import(const StoreJob *job, Progress *progress, GError **error)
 static const char *
 what_is_missing(const StoreJob *job)
 {
-    if (job->store == NULL)
+    if ((job->export != NULL || job->import || job->copy_journal != NULL) && job->file_fd < 0)
+        return "--export, --import and --copy-journal need --file-fd";
+    if (job->store == NULL && job->copy_journal == NULL)
         return "what is done with a store needs --store";
     if ((job->pin != NULL || job->unpin != NULL) && (job->name == NULL || job->owner == NULL))
         return "--pin and --unpin need --name and --owner";
-    if ((job->export != NULL || job->import) && job->file_fd < 0)
-        return "--export and --import need --file-fd";
     if (job->import && job->disk_dir == NULL)
         return "--import needs --disk-dir";
     if (job->as != NULL && !layout_name_good(job->as))
@@ -216,6 +217,8 @@ job_do(const StoreJob *job, Progress *progress, GError **error)
 {
     g_autoptr(CkptStore) store = NULL;
 
+    if (job->copy_journal != NULL)
+        return journal_file_copy_unused(job->copy_journal, job->file_fd, error);
     if (job->import)
         return job_import(job, progress, error);
     if (job->pin != NULL || job->unpin != NULL)

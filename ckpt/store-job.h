@@ -18,7 +18,9 @@ typedef struct StoreJob {
     char *pin;      /* ID */
     char *unpin;    /* ID */
     char *owner;
-    char *export; /* ID */
+    char *export;       /* ID */
+    char *copy_journal; /* path of its image; no store is needed */
+    char **journals;    /* MEMBER=PATH: with export, copies of them */
     gboolean import;
     char **homes; /* MEMBER/K=HOME */
     char *socket_dir;

@@ -19,7 +19,8 @@
  * Reads go to the image as they are. A flush has nothing to do: what has ended is durable.
  *
  * The client may go at any time. In JOURNAL_MODE_HOLD the batch then waits for the next one and is
- * told to it again. A client that does not read (it is stopped, say) keeps a batch in TELLING once
+ * told to it again. A client that copies the image freezes the journal for it: no batch is begun
+ * until it is thawed, or the client is gone. A client that does not read (it is stopped, say) keeps a batch in TELLING once
  * the socket is full, and it is tried again; in JOURNAL_MODE_FREE nobody is told.
  */
 #include "vmm/journal.h"
@@ -70,7 +71,9 @@ struct Journal {
     Disk *disk;
     char *waiting;
     District__JournalMode mode;
-    bool failed; /* an fdatasync has failed */
+    bool failed;     /* an fdatasync has failed */
+    bool frozen;     /* no batch is begun */
+    bool freeze_due; /* the client waits to be told that none is under way */
 
     BatchState state;
     uint64_t seq; /* of the batch told last */
@@ -86,6 +89,7 @@ struct Journal {
 
 static void batch_next(Journal *j);
 static void batch_tell(Journal *j);
+static void link_tell_frozen(Journal *j);
 
 /* ---- The batch ---- */
 
@@ -119,6 +123,7 @@ batch_synced(void *opaque, int error)
     for (guint i = 0; i < j->n_batch && j->failed; i++)
         j->batch[i]->error = EIO;
     batch_tell(j);
+    link_tell_frozen(j);
 }
 
 static void
@@ -151,7 +156,7 @@ batch_next(Journal *j)
 {
     JournalWrite *w;
 
-    if (j->state != BATCH_IDLE)
+    if (j->state != BATCH_IDLE || j->frozen)
         return;
     while (j->n_batch < BATCH_MAX && (w = g_queue_peek_head(&j->queue)) != NULL &&
            !batch_overlaps(j, w))
@@ -261,6 +266,29 @@ link_set_mode(Journal *j, District__JournalMode mode)
     return TRUE;
 }
 
+/* As the reply to an order to freeze, once nothing is being written. */
+static void
+link_tell_frozen(Journal *j)
+{
+    District__JournalNews news = DISTRICT__JOURNAL_NEWS__INIT;
+    District__JournalFrozen frozen = DISTRICT__JOURNAL_FROZEN__INIT;
+
+    if (!j->freeze_due || j->state == BATCH_WRITING || j->state == BATCH_SYNCING)
+        return;
+    j->freeze_due = false;
+    news.m_case = DISTRICT__JOURNAL_NEWS__M_FROZEN;
+    news.frozen = &frozen;
+    link_send(j, &news, MODE_SEND_MS);
+}
+
+static void
+journal_freeze(Journal *j, bool on)
+{
+    j->frozen = j->freeze_due = on;
+    link_tell_frozen(j);
+    batch_next(j);
+}
+
 static gboolean
 link_take(Journal *j, const District__JournalOrder *order)
 {
@@ -270,6 +298,9 @@ link_take(Journal *j, const District__JournalOrder *order)
     case DISTRICT__JOURNAL_ORDER__M_END:
         if (j->state == BATCH_WAITING && order->end->seq >= j->seq)
             batch_end(j);
+        return TRUE;
+    case DISTRICT__JOURNAL_ORDER__M_FREEZE:
+        journal_freeze(j, order->freeze->on);
         return TRUE;
     default:
         return FALSE;
@@ -329,6 +360,7 @@ journal_unlink(Journal *j)
         j->mode = MODE_FREE;
     if (j->mode == MODE_FREE && j->state == BATCH_TELLING && j->retry_source == 0)
         j->retry_source = g_timeout_add(0, on_tell_retry, j);
+    journal_freeze(j, false);
 }
 
 /* ---- The backend of its disk ---- */
@@ -447,6 +479,7 @@ journal_abandon(Journal *j)
     j->mode = MODE_FREE;
     if (j->state == BATCH_TELLING || j->state == BATCH_WAITING)
         batch_end(j);
+    journal_freeze(j, false);
 }
 
 void
@@ -498,7 +531,8 @@ journal_hand_on(Journal *j, GError **error)
                     g_strerror(errno));
         return NULL;
     }
-    text = g_strdup_printf("%d,%d,%" G_GUINT64_FORMAT, j->link, (int)j->mode, (guint64)j->seq);
+    text = g_strdup_printf("%d,%d,%" G_GUINT64_FORMAT ",%d", j->link, (int)j->mode, (guint64)j->seq,
+                           j->frozen);
     g_clear_handle_id(&j->link_source, g_source_remove);
     j->link = -1; /* stays open */
     return text;
@@ -508,9 +542,9 @@ gboolean
 journal_inherit(Journal *j, const char *text, GError **error)
 {
     guint64 seq;
-    int fd, mode;
+    int fd, mode, frozen;
 
-    if (sscanf(text, "%d,%d,%" G_GUINT64_FORMAT, &fd, &mode, &seq) != 3 ||
+    if (sscanf(text, "%d,%d,%" G_GUINT64_FORMAT ",%d", &fd, &mode, &seq, &frozen) != 4 ||
         (unsigned)mode >= MODES || (fd >= 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)) {
         g_set_error(error, MACHINE_ERROR, MACHINE_ERROR_STATE,
                     "journal %s: what was handed on over the reset is no link", journal_path(j));
@@ -518,6 +552,7 @@ journal_inherit(Journal *j, const char *text, GError **error)
     }
     j->mode = (District__JournalMode)mode;
     j->seq = seq;
+    j->frozen = fd >= 0 && frozen != 0;
     if (fd >= 0)
         link_adopt(j, fd);
     return TRUE;

@@ -11,6 +11,7 @@ hello_journal(const Disks *disks, MemberDiskReply *room, District__MemberHelloRe
         return TRUE;
     district__member_journal__init(&room->journal);
     room->journal.size = journal_bytes(disks->journal);
+    room->journal.can_freeze = true;
     room->journal.path = (char *)journal_path(disks->journal);
     hello->journal = &room->journal;
     room->link_fd = journal_link(disks->journal, error);

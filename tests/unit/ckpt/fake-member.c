@@ -162,6 +162,7 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
         journal.path = (char *)m->config.journal;
         journal.size = m->config.journal_bytes;
         journal.mode = (District__JournalMode)g_atomic_int_get(&m->journal_mode);
+        journal.can_freeze = !m->config.journal_old;
         hello.journal = &journal;
         fds[n_fds++] = ends[1];
     }

@@ -24,6 +24,7 @@ typedef struct FakeMemberConfig {
     unsigned span_pages;     /* write only the first so many pages; 0: all */
     const char *journal;     /* image of its journal, whose link the test serves; NULL: none */
     unsigned journal_bytes;
+    bool journal_old; /* it cannot be frozen */
 } FakeMemberConfig;
 
 typedef struct FakeMember FakeMember;

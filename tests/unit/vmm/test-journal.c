@@ -357,6 +357,123 @@ test_full_link(Fixture *f, gconstpointer data)
 }
 
 static void
+order_freeze(Fixture *f, bool on)
+{
+    District__JournalOrder message = DISTRICT__JOURNAL_ORDER__INIT;
+    District__JournalFreeze freeze = DISTRICT__JOURNAL_FREEZE__INIT;
+
+    freeze.on = on;
+    message.m_case = DISTRICT__JOURNAL_ORDER__M_FREEZE;
+    message.freeze = &freeze;
+    order(f, &message);
+}
+
+static void
+hear_frozen(Fixture *f)
+{
+    District__JournalNews *news = hear(f);
+
+    g_assert_cmpint(news->m_case, ==, DISTRICT__JOURNAL_NEWS__M_FROZEN);
+    district__journal_news__free_unpacked(news, NULL);
+}
+
+static void
+test_freeze(Fixture *f, gconstpointer data)
+{
+    Write write;
+
+    connect_link(f);
+    order_freeze(f, true);
+    hear_frozen(f);
+    write_start(f, &write, 8, 1, 0x11);
+    pump();
+    g_assert_false(write.ended);
+    g_assert_cmpuint(on_file(f, 8), ==, 0);
+    order_freeze(f, false);
+    wait_ended(&write);
+    g_assert_cmpuint(on_file(f, 8), ==, 0x11);
+    hear_nothing(f); /* a thaw is not answered */
+}
+
+/* The write has begun, the order is there, and which of the two is seen first is not known. */
+static void
+test_freeze_while_writing(Fixture *f, gconstpointer data)
+{
+    Write first, second;
+
+    connect_link(f);
+    set_mode(f, COPY);
+    write_start(f, &first, 8, 1, 0x11);
+    order_freeze(f, true);
+    hear_written(f, 8, 1);
+    hear_frozen(f);
+    g_assert_true(first.ended);
+    write_start(f, &second, 9, 1, 0x22);
+    hear_nothing(f);
+    g_assert_cmpuint(on_file(f, 9), ==, 0);
+    order_freeze(f, false);
+    hear_written(f, 9, 1);
+}
+
+/* One that waits for the standby is on the disk, and goes on waiting. */
+static void
+test_freeze_held(Fixture *f, gconstpointer data)
+{
+    Write first, second;
+
+    connect_link(f);
+    set_mode(f, HOLD);
+    write_start(f, &first, 8, 1, 0x11);
+    uint64_t seq = hear_written(f, 8, 1);
+    order_freeze(f, true);
+    hear_frozen(f);
+    write_start(f, &second, 9, 1, 0x22);
+    let_end(f, seq);
+    wait_ended(&first);
+    hear_nothing(f);
+    order_freeze(f, false);
+    let_end(f, hear_written(f, 9, 1));
+    wait_ended(&second);
+}
+
+static void
+test_freezing_client_gone(Fixture *f, gconstpointer data)
+{
+    Write write;
+
+    connect_link(f);
+    order_freeze(f, true);
+    hear_frozen(f);
+    write_start(f, &write, 8, 1, 0x11);
+    close(f->link);
+    f->link = -1;
+    wait_ended(&write);
+}
+
+static void
+test_freeze_over_reset(Fixture *f, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *text = NULL;
+    Write write;
+
+    connect_link(f);
+    order_freeze(f, true);
+    hear_frozen(f);
+    text = journal_hand_on(f->journal, &error);
+    g_assert_no_error(error);
+    journal_close(f->journal);
+    f->journal = journal_open(f->path, &error);
+    g_assert_no_error(error);
+    g_assert_true(journal_inherit(f->journal, text, &error));
+    write_start(f, &write, 8, 1, 0x11);
+    pump();
+    g_assert_false(write.ended);
+    order_freeze(f, false);
+    wait_ended(&write);
+}
+
+static void
 test_bad_orders(Fixture *f, gconstpointer data)
 {
     District__JournalOrder message = DISTRICT__JOURNAL_ORDER__INIT;
@@ -406,6 +523,11 @@ main(int argc, char **argv)
     ADD("a client that goes leaves held writes to the next one", test_client_gone);
     ADD("a client that goes while it copies leaves writes free", test_copying_client_gone);
     ADD("a client that does not read is not waited for for ever", test_full_link);
+    ADD("a frozen journal begins no write until it is thawed", test_freeze);
+    ADD("a journal is frozen when the write under way is done", test_freeze_while_writing);
+    ADD("a held write ends while the journal is frozen", test_freeze_held);
+    ADD("a client that goes leaves no journal frozen", test_freezing_client_gone);
+    ADD("a guest's reset leaves a frozen journal frozen", test_freeze_over_reset);
     ADD("an order that is none ends the link", test_bad_orders);
     g_test_add_func("/journal/an image that cannot be is refused by name", test_refused_images);
     return g_test_run();
