@@ -3,6 +3,7 @@
 #include "ckpt/export.h"
 
 #include "ckpt/export-image.h"
+#include "ckpt/export-journal.h"
 #include "ckpt/record-out.h"
 
 #include <string.h>
@@ -141,7 +142,7 @@ write_hello(Export *e, GError **error)
 {
     District__StreamHello hello = DISTRICT__STREAM_HELLO__INIT;
 
-    hello.version = FILE_VERSION;
+    hello.version = e->config->n_journals > 0 ? FILE_VERSION_JOURNALS : FILE_VERSION;
     hello.software = (char *)"district-ckpt " DISTRICT_VERSION;
     hello.district = e->loaded->cut->district;
     hello.incarnation = e->loaded->cut->incarnation;
@@ -212,6 +213,14 @@ start_writing(Export *e)
 }
 
 static gboolean
+write_journals(Export *e, GError **error)
+{
+    return e->config->n_journals == 0 ||
+           export_journals(e->out, e->config->journals, e->config->n_journals, e->config->progress,
+                           error);
+}
+
+static gboolean
 export_all(Export *e, GError **error)
 {
     progress_phase(e->config->progress, "load", 0);
@@ -221,8 +230,8 @@ export_all(Export *e, GError **error)
     if (e->loaded == NULL || !add_sources(e, error))
         return FALSE;
     start_writing(e);
-    if (!write_hello(e, error) || !write_begin(e, error) || !write_images(e, error) ||
-        !record_out_end(e->out, e->loaded->cut, error))
+    if (!write_hello(e, error) || !write_journals(e, error) || !write_begin(e, error) ||
+        !write_images(e, error) || !record_out_end(e->out, e->loaded->cut, error))
         return FALSE;
     progress_phase(e->config->progress, "sync", 0);
     e->result->epoch = e->loaded->cut->epoch;

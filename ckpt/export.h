@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A checkpoint of a store as one file, with its disks, and back (docs/format.md, "Exported").
+ * A checkpoint of a store as one file, with its disks and journals, and back (docs/format.md, "Exported").
  *
  * Theory of operation. An export is the checkpoint format as it is on the wire: HELLO and one full
  * epoch, in which every page of RAM and every block of the disks is that is not zero. So it needs
- * nothing else to be read: neither a store nor homes. An import is the other way round: the blocks
+ * nothing else to be read: neither a store nor homes. Journals, which are in no checkpoint, come first. An import is the other way round: the blocks
  * go to new raw images, the rest becomes the only checkpoint of a new store, whose homes these are.
  *
  * Both go from the front to the end once, in bounded memory but for an export's RAM, which is loaded
@@ -28,12 +28,20 @@ typedef struct ExportHome {
     const char *home; /* as export_image_open takes it */
 } ExportHome;
 
+/* A copy of a member's journal (journals-copy.h), which nobody writes to. */
+typedef struct ExportJournal {
+    const char *member;
+    const char *path;
+} ExportJournal;
+
 typedef struct ExportConfig {
     const char *host;        /* said in the file */
     const char *overlay_dir; /* for nameless files while it lasts: what homes do not have */
     const char *socket_dir;  /* for qemu-nbd */
     const ExportHome *homes;
     uint32_t n_homes;
+    const ExportJournal *journals;
+    uint32_t n_journals;
     Progress *progress; /* or NULL */
 } ExportConfig;
 
@@ -52,15 +60,17 @@ gboolean export_checkpoint(CkptStore *store, uint64_t id, const ExportConfig *co
 
 typedef struct ImportConfig {
     const char *store_dir; /* made here; the directory above is there */
-    const char *disk_dir;  /* is there; files as standby/diskset.h names them */
-    const char *name;      /* of the new district; NULL: that of the file's */
-    const char *beside;    /* or NULL: a directory in which nothing may have the district's name */
-    Progress *progress;    /* or NULL */
+    const char
+        *disk_dir;      /* is there; files as standby/diskset.h and standby/journals.h name them */
+    const char *name;   /* of the new district; NULL: that of the file's */
+    const char *beside; /* or NULL: a directory in which nothing may have the district's name */
+    Progress *progress; /* or NULL */
 } ImportConfig;
 
 typedef struct ImportResult {
     char *district;          /* in the file */
     District__CutState *cut; /* as in the file; in the new store it has the new name */
+    struct ImportJournals *journals;
 } ImportResult;
 
 void import_result_clear(ImportResult *result);

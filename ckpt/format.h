@@ -24,6 +24,8 @@
 /* StreamHello.version of a stream, and of a checkpoint file. */
 #define STREAM_VERSION 4
 #define FILE_VERSION 3
+/* And of one that begins with journals: an exported one. */
+#define FILE_VERSION_JOURNALS 5
 /* CutState.version. */
 #define CUT_STATE_VERSION 2
 /* Largest packed CutState, bytes. */
@@ -48,7 +50,7 @@ typedef enum {
     RECORD_ACK = 7,          /* StreamAck; standby to primary */
     RECORD_ERROR = 8,        /* StreamError; either way, then the stream closes */
     RECORD_BYE = 9,          /* empty: a wanted end of protection */
-    RECORD_JOURNAL = 10,     /* StreamJournal; between any two records of a stream */
+    RECORD_JOURNAL = 10,     /* StreamJournal; in a stream between any two, in a file after HELLO */
     RECORD_JOURNAL_ACK = 11, /* StreamJournalAck; standby to primary */
 } RecordType;
 

@@ -5,6 +5,7 @@
  */
 #include "ckpt/export.h"
 
+#include "ckpt/import-journal.h"
 #include "ckpt/layout.h"
 #include "ckpt/record-file.h"
 #include "ckpt/record-out.h"
@@ -33,6 +34,7 @@ typedef struct Import {
     GPtrArray *disks; /* of Home */
     GArray *bytes_of; /* of uint64_t: of disks */
     uint64_t ram_pages;
+    bool has_journals; /* by its version */
     bool begun;
     bool ended;
 } Import;
@@ -119,6 +121,8 @@ import_hello(void *opaque, const District__StreamHello *hello, GError **error)
     import->label = g_strdup(ckpt_store_label_good(hello->label) ? hello->label : "");
     if (!check_name(import, error) || !open_store(import, error))
         return FALSE;
+    import->has_journals = hello->version == FILE_VERSION_JOURNALS;
+    own.version = FILE_VERSION;
     own.software = (char *)"district-ckpt " DISTRICT_VERSION;
     own.district = import->name;
     own.checkpoint_id = import->id;
@@ -126,6 +130,18 @@ import_hello(void *opaque, const District__StreamHello *hello, GError **error)
     own.committed_epoch = 0;
     own.label = import->label;
     return record_out_hello(import->out, &own, error);
+}
+
+/* ---- JOURNAL ---- */
+
+static gboolean
+import_journal(void *opaque, const District__StreamJournal *record, GError **error)
+{
+    const Import *import = opaque;
+
+    if (import->begun)
+        return format_damaged(error, "JOURNAL record after EPOCH_BEGIN: out of order");
+    return import_journals_take(import->result->journals, record, error);
 }
 
 /* ---- EPOCH_BEGIN ---- */
@@ -198,6 +214,8 @@ import_begin(void *opaque, const District__StreamEpochBegin *begin, GError **err
     if (import->begun || !begin->full)
         return refuse(FORMAT_ERROR_FOREIGN, error,
                       "it is not one whole checkpoint: make a file of one by district export");
+    if (import->has_journals && !import_journals_complete(import->result->journals))
+        return format_damaged(error, "its journals are not complete");
     import->begun = true;
     import->n_members = (uint32_t)begin->n_members;
     return check_room(import, begin, error) && make_disks(import, begin, error) &&
@@ -281,6 +299,7 @@ static const ReceiverOps import_ops = {
     .pages = import_pages,
     .state = import_state,
     .end = import_end,
+    .journal = import_journal,
 };
 
 static gboolean
@@ -293,6 +312,8 @@ sync_disks(const Import *import, GError **error)
         if (!home_flush(import->disks->pdata[i], error))
             return FALSE;
     }
+    if (!import_journals_sync(import->result->journals, error))
+        return FALSE;
     fd = open(import->config->disk_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     good = (fd >= 0 && fsync(fd) == 0) ||
            fail_errno(import->config->disk_dir, "syncing it", errno, error);
@@ -376,7 +397,7 @@ import_checkpoint(int fd, const ImportConfig *config, ImportResult *result, GErr
     Import import = {.config = config, .result = result, .fd = -1};
     gboolean good;
 
-    *result = (ImportResult){0};
+    *result = (ImportResult){.journals = import_journals_new(config->disk_dir)};
     import.disks = g_ptr_array_new_with_free_func((GDestroyNotify)home_close);
     import.bytes_of = g_array_new(FALSE, FALSE, sizeof(uint64_t));
     good = import_all(&import, fd, error);
@@ -390,5 +411,6 @@ import_result_clear(ImportResult *result)
     if (result->cut != NULL)
         district__cut_state__free_unpacked(result->cut, NULL);
     g_free(result->district);
+    import_journals_free(result->journals);
     *result = (ImportResult){0};
 }

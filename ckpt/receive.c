@@ -52,6 +52,7 @@ struct Receiver {
     uint64_t sequence; /* of the next record */
     uint64_t last_epoch;
     uint64_t last_journal; /* its seq */
+    uint32_t version;
     char *district;
     uint64_t incarnation;
     District__StreamEpochBegin *begin; /* of the open epoch */
@@ -111,17 +112,25 @@ receiver_over(const Receiver *receiver)
 
 /* ---- One function per record type. Each leaves the next state set. ---- */
 
+static bool
+version_good(const Receiver *receiver, uint32_t version)
+{
+    if (receiver->ops->content != NULL)
+        return version == STREAM_VERSION;
+    return version == FILE_VERSION ||
+           (version == FILE_VERSION_JOURNALS && receiver->ops->journal != NULL);
+}
+
 static gboolean
 check_hello(const Receiver *receiver, const District__StreamHello *hello, GError **error)
 {
-    uint32_t version = receiver->ops->content != NULL ? STREAM_VERSION : FILE_VERSION;
-
-    if (hello->version != version) {
+    if (!version_good(receiver, hello->version)) {
         g_autofree char *software = g_strescape(hello->software, NULL);
         g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_FOREIGN,
                     "format version %u (written by %.64s), this program reads version %u: use the "
                     "same release on both sides",
-                    hello->version, *software ? software : "an unnamed program", version);
+                    hello->version, *software ? software : "an unnamed program",
+                    receiver->ops->content != NULL ? STREAM_VERSION : FILE_VERSION);
         return FALSE;
     }
     if (!layout_name_good(hello->district))
@@ -144,6 +153,7 @@ take_hello(Receiver *receiver, const RecordHeader *header, const uint8_t *payloa
     if (good) {
         receiver->district = g_strdup(hello->district);
         receiver->incarnation = hello->incarnation;
+        receiver->version = hello->version;
         receiver->state = RECEIVE_BETWEEN;
     }
     protobuf_c_message_free_unpacked(message, NULL);
@@ -320,8 +330,8 @@ take_journal(Receiver *receiver, const RecordHeader *header, const uint8_t *payl
 
     if (message == NULL)
         return FALSE;
-    if (receiver->ops->journal == NULL)
-        good = format_damaged(error, "JOURNAL record: a journal is in no file");
+    if (receiver->ops->journal == NULL || receiver->version == FILE_VERSION)
+        good = format_damaged(error, "JOURNAL record: a journal is in no file of this version");
     else if (record->seq != receiver->last_journal + 1 || header->epoch != 0)
         good = format_damaged(error,
                               "JOURNAL record number %" G_GUINT64_FORMAT

@@ -27,7 +27,7 @@ typedef struct ReceiverOps {
     /* The epoch is complete and verified: commit. */
     gboolean (*end)(void *opaque, uint64_t epoch, GError **error);
     /* A JOURNAL record in its order, checked on its own (layout_check_journal); it is of no epoch.
-     * NULL where there are none: in files. */
+     * NULL where there are none: in files but exported ones. */
     gboolean (*journal)(void *opaque, const District__StreamJournal *record, GError **error);
     /* What the owner has of a page of RAM now, all that has come for it included (PageContentFunc).
      * NULL where there are no deltas: in files. It says which version of the format is read, too. */

@@ -118,6 +118,12 @@ record_out_hello(RecordOut *out, const District__StreamHello *hello, GError **er
 }
 
 gboolean
+record_out_journal(RecordOut *out, const District__StreamJournal *record, GError **error)
+{
+    return out_message(out, RECORD_JOURNAL, &record->base, error);
+}
+
+gboolean
 record_out_begin(RecordOut *out, const District__StreamEpochBegin *begin, GError **error)
 {
     out->epoch = begin->epoch;

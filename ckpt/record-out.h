@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Writing one checkpoint of one full epoch as records, to a file or a pipe: HELLO, EPOCH_BEGIN,
- * PAGES, STATE, EPOCH_END, in this order. One thread. After a failure it is only to be freed.
+ * Writing one checkpoint of one full epoch as records, to a file or a pipe: HELLO, JOURNAL if there
+ * are any, EPOCH_BEGIN, PAGES, STATE, EPOCH_END, in this order. One thread. After a failure it is only to be freed.
  */
 #ifndef DISTRICT_CKPT_RECORD_OUT_H
 #define DISTRICT_CKPT_RECORD_OUT_H
@@ -17,6 +17,7 @@ void record_out_free(RecordOut *out);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(RecordOut, record_out_free)
 
 gboolean record_out_hello(RecordOut *out, const District__StreamHello *hello, GError **error);
+gboolean record_out_journal(RecordOut *out, const District__StreamJournal *record, GError **error);
 gboolean record_out_begin(RecordOut *out, const District__StreamEpochBegin *begin, GError **error);
 /*
  * Up to PAGES_PER_RECORD_MAX pages of an image. skip_zeros: zero pages are left out; then no page

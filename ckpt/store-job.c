@@ -3,6 +3,7 @@
 #include "ckpt/store-job.h"
 
 #include "ckpt/export.h"
+#include "ckpt/import-journal.h"
 #include "ckpt/journal-file.h"
 #include "ckpt/layout.h"
 
@@ -129,10 +130,45 @@ home_clear(gpointer data)
     g_free((char *)((ExportHome *)data)->member);
 }
 
+/* MEMBER=PATH; the text is cut in two. */
+static gboolean
+parse_journal(char *text, ExportJournal *journal, GError **error)
+{
+    char *equals = strchr(text, '=');
+
+    if (equals == NULL) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "--journal wants MEMBER=PATH, not %s", text);
+        return FALSE;
+    }
+    *equals = '\0';
+    *journal = (ExportJournal){text, equals + 1};
+    return TRUE;
+}
+
+static gboolean
+parse_files(const StoreJob *job, GArray *homes, GArray *journals, GError **error)
+{
+    for (char **text = job->homes; text != NULL && *text != NULL; text++) {
+        ExportHome home;
+        if (!parse_home(*text, &home, error))
+            return FALSE;
+        g_array_append_val(homes, home);
+    }
+    for (char **text = job->journals; text != NULL && *text != NULL; text++) {
+        ExportJournal journal;
+        if (!parse_journal(*text, &journal, error))
+            return FALSE;
+        g_array_append_val(journals, journal);
+    }
+    return TRUE;
+}
+
 static gboolean
 job_export(const StoreJob *job, CkptStore *store, Progress *progress, GError **error)
 {
     g_autoptr(GArray) homes = g_array_new(FALSE, FALSE, sizeof(ExportHome));
+    g_autoptr(GArray) journals = g_array_new(FALSE, FALSE, sizeof(ExportJournal));
     ExportConfig config = {.host = job->host != NULL ? job->host : "",
                            .overlay_dir = job->store,
                            .socket_dir = job->socket_dir,
@@ -141,12 +177,10 @@ job_export(const StoreJob *job, CkptStore *store, Progress *progress, GError **e
     uint64_t id;
 
     g_array_set_clear_func(homes, home_clear);
-    for (char **text = job->homes; text != NULL && *text != NULL; text++) {
-        ExportHome home;
-        if (!parse_home(*text, &home, error))
-            return FALSE;
-        g_array_append_val(homes, home);
-    }
+    if (!parse_files(job, homes, journals, error))
+        return FALSE;
+    config.journals = (const ExportJournal *)journals->data;
+    config.n_journals = journals->len;
     config.homes = (const ExportHome *)homes->data;
     config.n_homes = homes->len;
     if (!ckpt_store_find(store, job->export, &id, error) ||
@@ -173,6 +207,11 @@ print_imported(const StoreJob *job, const ImportResult *result)
     print_cut(cut);
     for (size_t i = 0; i < cut->n_members; i++)
         g_print("disks %s %zu\n", cut->members[i]->name, cut->members[i]->n_disks);
+    for (guint i = 0; i < import_journals_count(result->journals); i++) {
+        uint64_t bytes;
+        const char *member = import_journals_member(result->journals, i, &bytes);
+        g_print("journal %s %" G_GUINT64_FORMAT "\n", member, bytes);
+    }
     /* Not by g_print, which would say it in the charset of the locale. */
     printf("definition\n%s", cut->definition);
 }

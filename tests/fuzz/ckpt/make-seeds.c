@@ -99,6 +99,34 @@ make_delta_seeds(const char *dir)
     writer_clear(&writer);
 }
 
+/* A file with a journal. */
+static void
+make_journal_seed(const char *dir)
+{
+    static const District__StreamJournalKind kinds[] = {
+        DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_BEGIN,
+        DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_DATA,
+        DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_PUBLISH};
+    uint8_t data[SECTOR_BYTES] = {1};
+    Writer writer;
+
+    writer_init(&writer, 1, 16);
+    writer.version = FILE_VERSION_JOURNALS;
+    writer_hello(&writer);
+    for (guint i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        District__StreamJournal record = DISTRICT__STREAM_JOURNAL__INIT;
+        record.seq = i + 1;
+        record.kind = kinds[i];
+        record.member = (char *)(i < 2 ? "db" : "");
+        record.size = i == 0 ? JOURNAL_BYTES_MIN : 0;
+        record.data = (ProtobufCBinaryData){i == 1 ? sizeof data : 0, data};
+        writer_message(&writer, RECORD_JOURNAL, 0, &record.base);
+    }
+    writer_epoch(&writer, 1, 0, 0, 4, 1);
+    save(dir, "fuzz-import", "seed-journal", writer.out);
+    writer_clear(&writer);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -111,5 +139,6 @@ main(int argc, char **argv)
     make_seeds(dir, "seed", 0, STREAM_VERSION);
     make_seeds(dir, "seed-disks", 2, STREAM_VERSION);
     make_delta_seeds(dir);
+    make_journal_seed(dir);
     return 0;
 }

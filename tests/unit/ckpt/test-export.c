@@ -43,6 +43,10 @@ homes_clear(Homes *homes)
         g_free(homes->names[i]);
 }
 
+/* Journals that go along; NULL: none. */
+static const ExportJournal *rig_journals;
+static uint32_t rig_n_journals;
+
 /* By a reader of its own. */
 static gboolean
 try_export(const Rig *rig, uint64_t id, uint32_t n_homes, int fd, ExportResult *result,
@@ -50,8 +54,12 @@ try_export(const Rig *rig, uint64_t id, uint32_t n_homes, int fd, ExportResult *
 {
     g_autoptr(CkptStore) store = ckpt_store_open(rig->path, NULL, CKPT_STORE_READ, error);
     Homes homes;
-    ExportConfig config = {
-        .host = "h1", .overlay_dir = rig->dir, .homes = homes.homes, .n_homes = n_homes};
+    ExportConfig config = {.host = "h1",
+                           .overlay_dir = rig->dir,
+                           .homes = homes.homes,
+                           .n_homes = n_homes,
+                           .journals = rig_journals,
+                           .n_journals = rig_n_journals};
     gboolean good;
 
     g_assert_nonnull(store);
@@ -315,6 +323,103 @@ test_qcow2(void)
     rig_clear(&rig);
 }
 
+/* ---- Journals ---- */
+
+#define JOURNAL_BYTES (JOURNAL_BYTES_MIN + PAGE_BYTES)
+
+typedef struct JournalFiles {
+    ExportJournal journals[2];
+    char *paths[2];
+} JournalFiles;
+
+/* Of one there is something in the first and last sectors, and the middle; of the other nothing. */
+static void
+journal_files_init(JournalFiles *files, const Rig *rig)
+{
+    static const char *const members[] = {"db", "web"};
+    g_autofree char *data = g_malloc0(JOURNAL_BYTES);
+
+    memset(data, 'f', SECTOR_BYTES);
+    memset(data + JOURNAL_BYTES / 2, 'm', 100);
+    memset(data + JOURNAL_BYTES - SECTOR_BYTES, 'l', SECTOR_BYTES);
+    for (int i = 0; i < 2; i++) {
+        files->paths[i] = g_strdup_printf("%s/copy-%d", rig->dir, i);
+        g_assert_true(g_file_set_contents(files->paths[i], data, JOURNAL_BYTES, NULL));
+        files->journals[i] = (ExportJournal){members[i], files->paths[i]};
+        memset(data, 0, JOURNAL_BYTES);
+    }
+    rig_journals = files->journals;
+    rig_n_journals = 2;
+}
+
+static void
+journal_files_clear(JournalFiles *files)
+{
+    rig_journals = NULL;
+    rig_n_journals = 0;
+    for (int i = 0; i < 2; i++)
+        g_free(files->paths[i]);
+}
+
+static void
+assert_journal(const Place *place, const char *member, const char *like)
+{
+    g_autofree char *file = g_strdup_printf("journal-%s.img", member);
+    g_autofree char *path = g_build_filename(place->disks, file, NULL);
+    g_autofree char *is = NULL, *was = NULL;
+    gsize is_len = 0, was_len = 0;
+    struct stat st;
+
+    g_assert_true(g_file_get_contents(path, &is, &is_len, NULL));
+    g_assert_true(g_file_get_contents(like, &was, &was_len, NULL));
+    g_assert_cmpmem(is, is_len, was, was_len);
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    g_assert_cmpuint(st.st_mode & 0777, ==, 0600);
+    g_assert_cmpuint((uint64_t)st.st_blocks * SECTOR_BYTES, >=, was_len); /* no guest lacks room */
+}
+
+static void
+test_journals(void)
+{
+    Rig rig;
+    JournalFiles files;
+    g_autoptr(GError) error = NULL;
+    Place place;
+    int fd;
+
+    rig_init(&rig);
+    rig_commit(&rig, false, NULL);
+    journal_files_init(&files, &rig);
+    fd = export_to_scratch(&rig, 1);
+    place_init(&place);
+    try_import(&place, NULL, fd, &error);
+    g_assert_no_error(error);
+    assert_journal(&place, "db", files.paths[0]);
+    assert_journal(&place, "web", files.paths[1]);
+    Rig *copy = place_rig(&rig, &place, "shop");
+    assert_imported(copy, 1);
+    place_rig_free(copy);
+    place_clear(&place);
+    journal_files_clear(&files);
+    close(fd);
+    rig_clear(&rig);
+}
+
+/* version of a file's HELLO. */
+static uint32_t
+version_of(const GByteArray *file)
+{
+    RecordHeader header;
+    District__StreamHello *hello;
+    uint32_t version;
+
+    g_assert_true(record_header_decode(file->data, &header, NULL));
+    hello = district__stream_hello__unpack(NULL, header.length, file->data + RECORD_HEADER_BYTES);
+    version = hello->version;
+    district__stream_hello__free_unpacked(hello, NULL);
+    return version;
+}
+
 /* ---- Beside a writer ---- */
 
 typedef struct Exporting {
@@ -455,11 +560,14 @@ static void
 test_truncated(void)
 {
     g_autoptr(GByteArray) file = NULL;
+    JournalFiles files;
     Rig rig;
 
     rig_init(&rig);
     rig_commit(&rig, false, NULL);
+    journal_files_init(&files, &rig);
     file = exported(&rig);
+    journal_files_clear(&files);
     for (size_t at = 0; at < file->len;) {
         RecordHeader header;
         import_refused(file->data, at, "truncated");
@@ -490,6 +598,99 @@ test_damaged(void)
     import_refused((const uint8_t *)"QFI\xfb and what follows in such a file, which is not ours",
                    50, "not District's checkpoint format");
     rig_clear(&rig);
+}
+
+/* Older releases read what has no journal, and refuse the other by its version. */
+static void
+test_versions(void)
+{
+    g_autoptr(GByteArray) without = NULL, with = NULL;
+    JournalFiles files;
+    Rig rig;
+
+    rig_init(&rig);
+    rig_commit(&rig, false, NULL);
+    without = exported(&rig);
+    journal_files_init(&files, &rig);
+    with = exported(&rig);
+    g_assert_cmpuint(version_of(without), ==, FILE_VERSION);
+    g_assert_cmpuint(version_of(with), ==, FILE_VERSION_JOURNALS);
+    journal_files_clear(&files);
+    rig_clear(&rig);
+}
+
+static void
+write_journal(Writer *w, uint64_t seq, District__StreamJournalKind kind, uint64_t size,
+              uint64_t offset)
+{
+    District__StreamJournal record = DISTRICT__STREAM_JOURNAL__INIT;
+    uint8_t data[SECTOR_BYTES] = {1};
+
+    record.seq = seq;
+    record.kind = kind;
+    if (kind != DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_PUBLISH)
+        record.member = (char *)"db";
+    record.size = size;
+    record.offset = offset;
+    if (kind == DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_DATA)
+        record.data = (ProtobufCBinaryData){sizeof data, data};
+    writer_message(w, RECORD_JOURNAL, 0, &record.base);
+}
+
+#define BEGIN DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_BEGIN
+#define DATA DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_DATA
+#define PUBLISH DISTRICT__STREAM_JOURNAL_KIND__STREAM_JOURNAL_PUBLISH
+
+typedef struct JournalRecord {
+    District__StreamJournalKind kind;
+    uint64_t size;
+    uint64_t offset;
+} JournalRecord;
+
+/* Up to 3 records before an epoch, and one after EPOCH_BEGIN. */
+static void
+journals_refused(uint32_t version, const JournalRecord *records, bool late, const char *why)
+{
+    Writer w;
+    uint64_t seq = 0;
+
+    writer_init(&w, 1, 8);
+    w.version = version;
+    writer_hello(&w);
+    for (int i = 0; i < 3 && records[i].kind != 0; i++)
+        write_journal(&w, ++seq, records[i].kind, records[i].size, records[i].offset);
+    writer_begin(&w, 1, 0);
+    if (late)
+        write_journal(&w, ++seq, DATA, 0, 0);
+    writer_state(&w);
+    writer_end(&w);
+    import_refused(w.out->data, w.out->len, why);
+    writer_clear(&w);
+}
+
+static void
+test_journals_refused(void)
+{
+    enum { SIZE = JOURNAL_BYTES_MIN };
+    static const JournalRecord whole[3] = {{BEGIN, SIZE, 0}, {DATA, 0, 0}, {PUBLISH, 0, 0}},
+                               open[3] = {{BEGIN, SIZE, 0}, {DATA, 0, 0}},
+                               beyond[3] = {{BEGIN, SIZE, 0}, {DATA, 0, SIZE}},
+                               nowhere[3] = {{DATA, 0, 0}},
+                               twice[3] = {{BEGIN, SIZE, 0}, {BEGIN, SIZE, 0}},
+                               small[3] = {{BEGIN, PAGE_BYTES, 0}}, none[3] = {{PUBLISH, 0, 0}},
+                               after[3] = {{BEGIN, SIZE, 0}, {PUBLISH, 0, 0}, {DATA, 0, 0}},
+                               empty[3] = {{0, 0, 0}};
+
+    journals_refused(FILE_VERSION, whole, false, "in no file of this version");
+    journals_refused(FILE_VERSION_JOURNALS, open, false, "not complete");
+    journals_refused(FILE_VERSION_JOURNALS, empty, false, "not complete");
+    journals_refused(FILE_VERSION_JOURNALS, beyond, false, "beyond the journal");
+    journals_refused(FILE_VERSION_JOURNALS, nowhere, false, "beyond the journal");
+    journals_refused(FILE_VERSION_JOURNALS, twice, false, "begins twice");
+    journals_refused(FILE_VERSION_JOURNALS, small, false, "not possible");
+    journals_refused(FILE_VERSION_JOURNALS, none, false, "no journals");
+    journals_refused(FILE_VERSION_JOURNALS, after, false, "after the journals were complete");
+    journals_refused(FILE_VERSION_JOURNALS, whole, true, "out of order");
 }
 
 static void
@@ -553,12 +754,16 @@ main(int argc, char **argv)
     g_test_add_func("/export/a label goes along", test_label);
     g_test_add_func("/export/a qcow2 home of a district that is stopped is read by a qemu-nbd",
                     test_qcow2);
+    g_test_add_func("/export/journals are the same after an export and an import", test_journals);
+    g_test_add_func("/export/only a file with journals has the version of one", test_versions);
     g_test_add_func("/export/the writer is asked to wait until the file is complete", test_held);
     g_test_add_func("/export/a checkpoint that goes meanwhile is not exported", test_gone);
     g_test_add_func("/export/a full disk and a disk that is missing are named", test_export_fails);
     g_test_add_func("/import/a file that ends anywhere but at its end is refused", test_truncated);
     g_test_add_func("/import/damage anywhere is refused", test_damaged);
     g_test_add_func("/import/what is not one whole checkpoint is refused", test_other_files);
+    g_test_add_func("/import/journals that are not whole, or out of order, are refused",
+                    test_journals_refused);
     g_test_add_func("/import/the name of one that is there is refused", test_name_taken);
     return g_test_run();
 }

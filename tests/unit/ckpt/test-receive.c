@@ -483,6 +483,7 @@ test_journal_anywhere(void)
     Seen seen;
 
     writer_init(&writer, 1, 8);
+    writer.version = FILE_VERSION_JOURNALS;
     writer_hello(&writer);
     write_journal(&writer, 1, 0);
     writer_begin(&writer, 1, 0);
@@ -509,6 +510,7 @@ test_journal_order(void)
         Writer writer;
 
         writer_init(&writer, 1, 8);
+        writer.version = FILE_VERSION_JOURNALS;
         writer_hello(&writer);
         write_journal(&writer, seqs[i][0], 0);
         write_journal(&writer, seqs[i][1], 0);
