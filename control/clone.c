@@ -3,7 +3,8 @@
  * Clones: districts that run an old checkpoint of another one, the original, beside it.
  *
  * Theory of operation. All that a clone has on disk is a definition, made from the one in the checkpoint
- * (clonetext.c), and a record that says what it is a clone of. RAM and disks are loaded from the
+ * (clonetext.c), a record that says what it is a clone of, and journals of its own: copies of those that
+ * the original has when the clone is made (journalcopy.c), which then go their own way. RAM and disks are loaded from the
  * original's store at each start; the disks have the original's homes below overlays of their own, which
  * are gone with the engines. The store is only read. What keeps it as the clone needs it, and the homes
  * as well, is a pin in it, whose owner is its name (ckpt_store_pin): the checkpoint is not pruned, and
@@ -138,29 +139,30 @@ parse_description(const Job *job, const char *out, uint64_t *incarnation, GError
     return changed != NULL ? definition_parse(changed, strlen(changed), what, error) : NULL;
 }
 
-/* definition is taken over. */
+/* The definition of job is taken over. */
 static gboolean
-make_clone(const Job *job, Definition *definition, uint64_t incarnation, GError **error)
+make_clone(Job *job, GError **error)
 {
     District *original = job->district;
     Daemon *daemon = original->daemon;
-    District *clone = district_new(daemon, definition);
+    District *clone = district_new(daemon, g_steal_pointer(&job->definition));
 
-    clone->incarnation = incarnation;
+    clone->incarnation = job->incarnation;
     clone->record = (Record){
         .role = ROLE_HOME,
         .uuid = g_uuid_string_random(),
-        .pacing = definition->pacing,
+        .pacing = clone->definition->pacing,
         .lineage = district_lineage(original),
         .clone_of = g_strdup(original->name),
         .clone_id = job->id,
     };
     if (!check_name(original, clone->name, error) || !district_check_sockets(clone, error) ||
-        !store_create(daemon->config->state_dir, clone->name, definition->text, &clone->record,
-                      incarnation, error)) {
+        !store_create_finish(daemon->config->state_dir, job->made, clone->name,
+                             clone->definition->text, &clone->record, job->incarnation, error)) {
         district_free(clone);
         return FALSE;
     }
+    g_clear_pointer(&job->made, g_free);
     g_hash_table_insert(daemon->districts, clone->name, clone);
     daemon_event(daemon, "cloned", original->name, "checkpoint %" G_GUINT64_FORMAT " as %s",
                  job->id, clone->name);
@@ -172,33 +174,65 @@ on_described(const char *out, const GError *why, gpointer data)
 {
     Job *job = data;
     g_autoptr(GError) error = why != NULL ? g_error_copy(why) : NULL;
-    uint64_t incarnation = 0;
-    Definition *definition =
-        out != NULL && !job->finished ? parse_description(job, out, &incarnation, &error) : NULL;
 
-    if (definition != NULL && make_clone(job, definition, incarnation, &error))
-        job_next(job);
-    else if (error != NULL)
+    if (out != NULL && !job->finished)
+        job->definition = parse_description(job, out, &job->incarnation, &error);
+    if (error != NULL)
         job_fail(job, error);
+    else
+        job_next(job);
     job_unref(job);
 }
 
 static void
-step_make(Job *job)
+step_describe(Job *job)
 {
     g_autofree char *id = g_strdup_printf("%" G_GUINT64_FORMAT, job->id);
 
     store_query(job->district, "--describe", id, on_described, job_ref(job));
 }
 
+/* Where it is made, with files for its journals. */
+static void
+step_prepare(Job *job)
+{
+    const District *d = job->district;
+    g_autoptr(GError) error = NULL;
+
+    job->made = store_create_begin(d->daemon->config->state_dir, &error);
+    if (job->made != NULL)
+        job->copies = journal_copies_new(d, job->definition, job->made, &error);
+    if (job->copies != NULL)
+        job_next(job);
+    else
+        job_fail(job, error);
+}
+
+static void
+step_make(Job *job)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (make_clone(job, &error))
+        job_next(job);
+    else
+        job_fail(job, error);
+}
+
 /* Whether the pin is there is not known: look soon. */
 static void
 undo_clone(Job *job)
 {
+    g_autoptr(GError) error = NULL;
+
     job->district->pins_ns = 0;
+    if (job->made != NULL && !store_remove_tree(job->made, &error))
+        g_warning("%s: of the clone that was not made something is left: %s", job->host,
+                  error->message);
 }
 
-static const JobStep clone_steps[] = {step_pin, step_make, NULL};
+static const JobStep clone_steps[] = {step_pin,           step_describe, step_prepare,
+                                      step_copy_journals, step_make,     NULL};
 
 /* ---- Making and starting one ---- */
 

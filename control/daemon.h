@@ -11,7 +11,7 @@
  *                 remove.c
  *   storequery.c  jobs on a store by a process of its own: storecheck.c export.c import.c
  *   district.c    a district's state      process.c fate.c adopt.c  its processes
- *   journal.c     files of journals
+ *   journal.c     files of journals       journalcopy.c  copies of them
  */
 #ifndef DISTRICT_CONTROL_DAEMON_H
 #define DISTRICT_CONTROL_DAEMON_H
@@ -191,6 +191,27 @@ gboolean journals_prepare(const District *district, GError **error);
  * set. */
 uint64_t journals_identity(const District *district, GError **error);
 
+/* Is the journal of member at path, with its size? */
+gboolean journal_check(const char *path, const DefinitionMember *member, GError **error);
+/* A new one, all zeros: in directory dir, with its name and all its room; or without either. The
+ * caller's descriptor, -1 with error set. */
+int journal_make_in(const char *dir, const DefinitionMember *member, GError **error);
+int journal_make_nameless(const char *dir, const DefinitionMember *member, GError **error);
+
+/* ---- journalcopy.c ---- */
+typedef struct JournalCopies JournalCopies;
+/* Files for copies of the journals that the members of definition have, which are those of district,
+ * or of its checkpoints: made in dir, or nameless if it is NULL. There may be none. */
+JournalCopies *journal_copies_new(const District *district, const Definition *definition,
+                                  const char *dir, GError **error);
+JournalCopies *journal_copies_ref(JournalCopies *copies);
+void journal_copies_unref(JournalCopies *copies); /* NULL is fine */
+guint journal_copies_count(const JournalCopies *copies);
+const char *journal_copies_member(const JournalCopies *copies, guint i);
+int journal_copies_fd(const JournalCopies *copies, guint i); /* stays theirs */
+/* Fill job->copies: all is durable then. */
+void step_copy_journals(Job *job);
+
 /* ---- processes (process.c, fate.c, adopt.c) ---- */
 /* Start what is not there of district-net, one district-vmm per member, and district-ckpt. */
 gboolean processes_start(District *district, gboolean incoming, GError **error);
@@ -265,11 +286,14 @@ struct Job {
     int64_t started_ns;
     gboolean force;
     gboolean output_commit;
-    gboolean planned;     /* take-over: the home has handed over */
-    uint64_t disks_epoch; /* take-over: the full epoch that the disks' files came with */
-    uint64_t journals;    /* take-over: journals_identity when the engines were started */
-    gboolean resets;      /* take-over: crossing connections are to be reset */
-    int fd;               /* owned, -1 */
+    gboolean planned;             /* take-over: the home has handed over */
+    uint64_t disks_epoch;         /* take-over: the full epoch that the disks' files came with */
+    uint64_t journals;            /* take-over: journals_identity when the engines were started */
+    gboolean resets;              /* take-over: crossing connections are to be reset */
+    struct JournalCopies *copies; /* owned, or NULL */
+    Definition *definition;       /* clone: its own; owned, or NULL */
+    char *made;                   /* clone: directory that is to be it, or NULL */
+    int fd;                       /* owned, -1 */
     guint poll;
     int64_t deadline_ns;
 };
@@ -319,11 +343,12 @@ void clone_release(District *original, JobDone done, gpointer data);
 void clone_tick(District *original);
 /* Of a clone's start: nobody but its original's engines has the homes of its disks open to write. */
 void clone_step_homes(Job *job);
-/* The same with any options. subject: what errors begin with. fds: NULL, or two descriptors, of a file
- * and a pipe for progress, which are taken over; the process has them as --file-fd and --progress-fd.
- */
+/* The same with any options. subject: what errors begin with. fds: descriptors that are taken over. The
+ * process has the first one, a file's, as --file-fd, the second, of a pipe for progress, as
+ * --progress-fd, and others from STORE_QUERY_FD on. */
+#define STORE_QUERY_FD 5
 void store_query_files(const Daemon *daemon, const char *subject, const char *const *options,
-                       const int *fds, StoreQueryDone done, gpointer data);
+                       const int *fds, guint n_fds, StoreQueryDone done, gpointer data);
 /* storecheck.c: result has "checkpoints", "n_faults" and "faults" (object, text). Runs beside any
  * other operation. */
 void operation_check_store(District *district, JobDone done, gpointer data);

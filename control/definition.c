@@ -681,23 +681,6 @@ definition_has_journals(const Definition *definition)
     return FALSE;
 }
 
-gboolean
-definition_check_no_journals(const Definition *definition, const char *what, GError **error)
-{
-    for (guint i = 0; i < definition->members->len; i++) {
-        const DefinitionMember *member = definition->members->pdata[i];
-        if (member->journal == 0)
-            continue;
-        g_set_error(
-            error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
-            "%s: member %s has a journal, which is in no checkpoint: districts with Journal= "
-            "can be neither cloned nor exported",
-            what, member->name);
-        return FALSE;
-    }
-    return TRUE;
-}
-
 Definition *
 definition_parse(const char *text, gsize len, const char *file, GError **error)
 {
@@ -775,8 +758,7 @@ definition_renamed(const Definition *definition, const char *name, gboolean isol
 {
     g_autoptr(GKeyFile) kf = g_key_file_new();
 
-    if (!definition_check_no_journals(definition, definition->name, error) ||
-        !g_key_file_load_from_data(kf, definition->text, strlen(definition->text),
+    if (!g_key_file_load_from_data(kf, definition->text, strlen(definition->text),
                                    G_KEY_FILE_KEEP_COMMENTS, error))
         return NULL;
     g_key_file_set_string(kf, "District", "Name", name);

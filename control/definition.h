@@ -92,18 +92,14 @@ gboolean definition_check_files(const Definition *definition, unsigned less, GEr
 
 /*
  * The text for another district of the same members, as their guests have known them: with MAC=
- * written out, which would else follow from the name. isolated: without Bridge=. NULL with error set,
- * also if one has a journal; caller frees.
+ * written out, which would else follow from the name. isolated: without Bridge=. NULL with error set;
+ * caller frees.
  */
 char *definition_renamed(const Definition *definition, const char *name, gboolean isolated,
                          GError **error);
 
 gboolean definition_has_disks(const Definition *definition);
 gboolean definition_has_journals(const Definition *definition);
-/* A journal is in no checkpoint, so none can be made a district of where there is one. FALSE with error
- * set, which begins with what. */
-gboolean definition_check_no_journals(const Definition *definition, const char *what,
-                                      GError **error);
 
 /* Index of the member called name, or -1. */
 int definition_find_member(const Definition *definition, const char *name);

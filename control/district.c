@@ -329,11 +329,12 @@ district_disk_home(const District *d, const DefinitionMember *m, guint i, gboole
     return g_build_filename(dir, file, NULL);
 }
 
-/* Beside the copies of disks where they came from another host (standby/journals.h). */
+/* Beside the copies of disks where they came from another host (standby/journals.h); a clone's are its
+ * own. */
 char *
 district_journal_path(const District *d, const DefinitionMember *m)
 {
-    g_autofree char *dir = district_disk_dir(d);
+    g_autofree char *dir = district_is_clone(d) ? NULL : district_disk_dir(d);
     g_autofree char *file = g_strdup_printf("journal-%s.img", m->name);
 
     if (dir == NULL)

@@ -6,10 +6,13 @@
  *
  * A home that is raw is read as it is. Any other is read through the qemu-nbd of the engine that has
  * it open, of which the district's own district-ckpt knows; if none has, through one of our own.
+ *
+ * Journals, which are in no checkpoint, are copied first, in an operation on the district.
  */
 #include "control/daemon.h"
 #include "ckpt.pb-c.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -23,6 +26,7 @@ typedef struct Export {
     char *id;
     GHashTable *homes; /* "MEMBER/K" -> as ckpt/export-image.h takes it */
     GQueue ask;        /* members whose engines may have homes open */
+    JournalCopies *journals;
     int fds[2];
     JobDone done;
     gpointer data;
@@ -38,6 +42,7 @@ export_end(Export *export, JsonObject *result, const GError *error)
     }
     g_hash_table_unref(export->homes);
     g_queue_clear_full(&export->ask, g_free);
+    journal_copies_unref(export->journals);
     g_free(export->name);
     g_free(export->file);
     g_free(export->store);
@@ -99,17 +104,25 @@ export_spawn(Export *export)
                                  "--socket-dir", export->daemon->config->runtime_dir};
     GHashTableIter iter;
     gpointer disk = NULL, home = NULL;
-    int fds[2] = {export->fds[0], export->fds[1]};
+    g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
 
     for (guint i = 0; i < G_N_ELEMENTS(fixed); i++)
         g_ptr_array_add(options, g_strdup(fixed[i]));
     g_hash_table_iter_init(&iter, export->homes);
     while (g_hash_table_iter_next(&iter, &disk, &home))
         g_ptr_array_add(options, g_strdup_printf("--home=%s=%s", (char *)disk, (char *)home));
-    g_ptr_array_add(options, NULL);
+    g_array_append_vals(fds, export->fds, G_N_ELEMENTS(export->fds));
     export->fds[0] = export->fds[1] = -1;
-    store_query_files(export->daemon, subject, (const char *const *)options->pdata, fds,
-                      on_exported, export);
+    for (guint i = 0; i < journal_copies_count(export->journals); i++) {
+        int fd = fcntl(journal_copies_fd(export->journals, i), F_DUPFD_CLOEXEC, 3);
+        g_array_append_val(fds, fd);
+        g_ptr_array_add(options, g_strdup_printf("--journal=%s=/proc/self/fd/%u",
+                                                 journal_copies_member(export->journals, i),
+                                                 STORE_QUERY_FD + i));
+    }
+    g_ptr_array_add(options, NULL);
+    store_query_files(export->daemon, subject, (const char *const *)options->pdata,
+                      (const int *)(const void *)fds->data, fds->len, on_exported, export);
 }
 
 /* The homes of the disks that are in checkpoints, as the definition and the lineage say. */
@@ -183,6 +196,42 @@ ask_engines(Export *export)
     rpc_call(d->ckpt, &request.base, NULL, 0, STATUS_MS, on_status, export);
 }
 
+/* ---- Journals ---- */
+
+static const JobStep copy_steps[] = {step_copy_journals, NULL};
+
+/* JobDone */
+static void
+on_copied(JsonObject *result, const GError *error, gpointer data)
+{
+    if (error != NULL)
+        export_end(data, NULL, error);
+    else
+        ask_engines(data);
+}
+
+static void
+copy_journals(Export *export, District *d)
+{
+    g_autoptr(GError) error = NULL;
+    Job *job;
+
+    export->journals = journal_copies_new(d, d->definition, NULL, &error);
+    if (export->journals == NULL) {
+        export_end(export, NULL, error);
+        return;
+    }
+    if (journal_copies_count(export->journals) == 0) {
+        ask_engines(export);
+        return;
+    }
+    job = job_new(d, "export", copy_steps, on_copied, export);
+    if (job == NULL)
+        return;
+    job->copies = journal_copies_ref(export->journals);
+    job_next(job);
+}
+
 /* As checkpoint_find, with another remedy. */
 static uint64_t
 find_checkpoint(District *d, const char *at, GError **error)
@@ -204,9 +253,7 @@ operation_export(District *d, const char *at, const char *file, const int fds[2]
 {
     Export *export = g_new0(Export, 1);
     g_autoptr(GError) error = NULL;
-    uint64_t id = definition_check_no_journals(d->definition, d->name, &error)
-                      ? find_checkpoint(d, at, &error)
-                      : 0;
+    uint64_t id = find_checkpoint(d, at, &error);
 
     *export = (Export){.daemon = d->daemon, .fds = {fds[0], fds[1]}, .done = done, .data = data};
     export->name = g_strdup(d->name);
@@ -220,5 +267,5 @@ operation_export(District *d, const char *at, const char *file, const int fds[2]
     }
     for (guint i = 0; i < d->definition->members->len; i++)
         add_homes(export, d, d->definition->members->pdata[i]);
-    ask_engines(export);
+    copy_journals(export, d);
 }

@@ -25,8 +25,9 @@ typedef struct Import {
     char *definition;
     uint64_t epoch;
     uint64_t incarnation;
-    GHashTable *memory; /* member -> bytes, text */
-    GHashTable *disks;  /* member -> how many, text */
+    GHashTable *memory;   /* member -> bytes, text */
+    GHashTable *disks;    /* member -> how many, text */
+    GHashTable *journals; /* member -> bytes, text */
 } Import;
 
 static void
@@ -40,6 +41,7 @@ import_end(Import *import, JsonObject *result, const GError *error)
     import->done(result, error, import->data);
     g_hash_table_unref(import->memory);
     g_hash_table_unref(import->disks);
+    g_hash_table_unref(import->journals);
     g_free(import->as);
     g_free(import->file);
     g_free(import->made);
@@ -80,6 +82,8 @@ take_line(Import *import, char *const *words)
         g_hash_table_replace(import->memory, g_strdup(words[1]), g_strdup(words[2]));
     else if (n == 3 && strcmp(words[0], "disks") == 0)
         g_hash_table_replace(import->disks, g_strdup(words[1]), g_strdup(words[2]));
+    else if (n == 3 && strcmp(words[0], "journal") == 0)
+        g_hash_table_replace(import->journals, g_strdup(words[1]), g_strdup(words[2]));
     else
         return FALSE;
     return TRUE;
@@ -137,6 +141,27 @@ check_member(const Import *import, const Definition *definition, const char *nam
                        name);
 }
 
+/* The journals that came along are those that the definition has, of members that were off too. */
+static gboolean
+check_journals(const Import *import, const Definition *definition, GError **error)
+{
+    guint n = 0;
+
+    for (guint i = 0; i < definition->members->len; i++) {
+        const DefinitionMember *m = definition->members->pdata[i];
+        const char *bytes = g_hash_table_lookup(import->journals, m->name);
+        n += bytes != NULL ? 1 : 0;
+        if (m->journal != (bytes != NULL ? g_ascii_strtoull(bytes, NULL, 10) : 0))
+            return import_fail(import, CONTROL_ERROR_INVALID, error,
+                               "damaged: the journal of member %s is not as its definition has it: "
+                               "use an intact copy",
+                               m->name);
+    }
+    return n == g_hash_table_size(import->journals) ||
+           import_fail(import, CONTROL_ERROR_INVALID, error,
+                       "damaged: a journal in it is of no member: use an intact copy");
+}
+
 static gboolean
 check_members(const Import *import, const Definition *definition, GError **error)
 {
@@ -148,7 +173,7 @@ check_members(const Import *import, const Definition *definition, GError **error
         if (!check_member(import, definition, name, error))
             return FALSE;
     }
-    return TRUE;
+    return check_journals(import, definition, error);
 }
 
 /* The definition that came along, under the new name. */
@@ -189,7 +214,7 @@ make_district(const Import *import, District *d, GError **error)
     d->record.resume = TRUE;
     d->incarnation = import->incarnation;
     return check_name(import, d->name, error) && district_check_sockets(d, error) &&
-           store_import_finish(state_dir, import->made, d->name, d->definition->text, &d->record,
+           store_create_finish(state_dir, import->made, d->name, d->definition->text, &d->record,
                                d->incarnation, error);
 }
 
@@ -240,7 +265,7 @@ import_spawn(Import *import, const int fds[2])
                              disks,      "--beside", beside, import->as != NULL ? "--as" : NULL,
                              import->as, NULL};
 
-    store_query_files(import->daemon, import->file, options, fds, on_imported, import);
+    store_query_files(import->daemon, import->file, options, fds, 2, on_imported, import);
 }
 
 void
@@ -258,6 +283,7 @@ operation_import(Daemon *daemon, const char *as, const char *file, gboolean isol
     import->data = data;
     import->memory = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     import->disks = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    import->journals = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     if (as == NULL || check_name(import, as, &error))
         import->made = store_import_begin(daemon->config->state_dir, &error);
     if (import->made != NULL) {

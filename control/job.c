@@ -35,6 +35,9 @@ job_unref(Job *job)
     g_free(job->path);
     g_free(job->label);
     g_clear_error(&job->error);
+    journal_copies_unref(job->copies);
+    definition_free(job->definition);
+    g_free(job->made);
     json_object_unref(job->result);
     if (job->fd >= 0)
         close(job->fd);

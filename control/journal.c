@@ -4,7 +4,7 @@
  *
  * They are made at the first start of a district, and never again: one that is missing later held
  * what guests were told is safe, and an empty one in its place would hide that it is gone. Those of a
- * copy are district-standby's to make.
+ * copy are district-standby's to make; clones have copies of their originals' (journalcopy.c).
  */
 #include "control/daemon.h"
 
@@ -51,9 +51,46 @@ journal_make(const char *path, uint64_t bytes, GError **error)
     return FALSE;
 }
 
+int
+journal_make_in(const char *dir, const DefinitionMember *m, GError **error)
+{
+    g_autofree char *file = g_strdup_printf("journal-%s.img", m->name);
+    g_autofree char *path = g_build_filename(dir, file, NULL);
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+
+    if (fd < 0) {
+        journal_error(error, path, "be made");
+        return -1;
+    }
+    if (journal_fill(fd, path, m->journal, error))
+        return fd;
+    close(fd);
+    return -1;
+}
+
+int
+journal_make_nameless(const char *dir, const DefinitionMember *m, GError **error)
+{
+    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
+        g_autofree char *path = g_build_filename(dir, ".journal-XXXXXX", NULL);
+        fd = g_mkstemp_full(path, O_RDWR | O_CLOEXEC, 0600);
+        if (fd >= 0)
+            unlink(path);
+    }
+    if (fd < 0 || ftruncate(fd, (off_t)m->journal) != 0) {
+        journal_error(error, dir, "take a copy of a journal");
+        if (fd >= 0)
+            close(fd);
+        return -1;
+    }
+    return fd;
+}
+
 /* Is the file what the definition says? */
 static gboolean
-journal_check(const char *path, const DefinitionMember *m, struct stat *st, GError **error)
+journal_look(const char *path, const DefinitionMember *m, struct stat *st, GError **error)
 {
     int code = stat(path, st) == 0 ? 0 : errno;
 
@@ -67,6 +104,14 @@ journal_check(const char *path, const DefinitionMember *m, struct stat *st, GErr
 }
 
 gboolean
+journal_check(const char *path, const DefinitionMember *m, GError **error)
+{
+    struct stat st;
+
+    return journal_look(path, m, &st, error);
+}
+
+gboolean
 journals_prepare(const District *d, GError **error)
 {
     gboolean first = d->incarnation == 0 && d->record.lineage == 0;
@@ -74,14 +119,13 @@ journals_prepare(const District *d, GError **error)
     for (guint i = 0; i < d->definition->members->len; i++) {
         const DefinitionMember *m = d->definition->members->pdata[i];
         g_autofree char *path = m->journal != 0 ? district_journal_path(d, m) : NULL;
-        struct stat st;
 
         if (path == NULL)
             continue;
         if (first && !g_file_test(path, G_FILE_TEST_EXISTS) &&
             !journal_make(path, m->journal, error))
             return FALSE;
-        if (!journal_check(path, m, &st, error))
+        if (!journal_check(path, m, error))
             return FALSE;
     }
     return TRUE;
@@ -99,7 +143,7 @@ journals_identity(const District *d, GError **error)
 
         if (path == NULL)
             continue;
-        if (!journal_check(path, m, &st, error))
+        if (!journal_look(path, m, &st, error))
             return 0;
         identity = (identity + st.st_ino) * 0x9E3779B97F4A7C15ULL | 1;
     }

@@ -264,16 +264,32 @@ store_create(const char *state_dir, const char *name, const char *definition, co
     return FALSE;
 }
 
+/* A directory that nobody sees. NULL with error set. */
+static char *
+passing_begin(const char *state_dir, const char *prefix, GError **error)
+{
+    g_autofree char *made = store_passing_dir(state_dir, prefix, "XXXXXX");
+    g_autofree char *parent = g_path_get_dirname(made);
+
+    if (g_mkdir_with_parents(parent, 0700) == 0 && g_mkdtemp(made) != NULL)
+        return g_steal_pointer(&made);
+    store_error(error, "create", made);
+    return NULL;
+}
+
+char *
+store_create_begin(const char *state_dir, GError **error)
+{
+    return passing_begin(state_dir, PREFIX_NEW, error);
+}
+
 char *
 store_import_begin(const char *state_dir, GError **error)
 {
-    g_autofree char *made = store_passing_dir(state_dir, PREFIX_IMPORT, "XXXXXX");
-    g_autofree char *parent = g_path_get_dirname(made);
+    g_autofree char *made = passing_begin(state_dir, PREFIX_IMPORT, error);
 
-    if (g_mkdir_with_parents(parent, 0700) != 0 || g_mkdtemp(made) == NULL) {
-        store_error(error, "create", made);
+    if (made == NULL)
         return NULL;
-    }
     g_autofree char *lineage = g_build_filename(made, "lineage-1", NULL);
     g_autofree char *disks = g_build_filename(lineage, "disks", NULL);
     if (store_add_dir(lineage, error) && store_add_dir(disks, error))
@@ -283,7 +299,7 @@ store_import_begin(const char *state_dir, GError **error)
 }
 
 gboolean
-store_import_finish(const char *state_dir, const char *made, const char *name,
+store_create_finish(const char *state_dir, const char *made, const char *name,
                     const char *definition, const Record *record, uint64_t incarnation,
                     GError **error)
 {

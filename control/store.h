@@ -11,8 +11,7 @@
  *                       or a file: store/, and disks/, with its journals too, which is
  *                       district-standby's until it runs here
  * Every change is atomic and durable when the function returns: written to a temporary file,
- * synced, renamed, and the directory synced. A district is made as .new-NAME, or .import-* if it
- * takes long, and removed as .destroyed-NAME; nothing else is ever removed unasked, whatever cannot be
+ * synced, renamed, and the directory synced. A district is made as .new-*, or .import-* of a file, and removed as .destroyed-NAME; nothing else is ever removed unasked, whatever cannot be
  * read of it.
  */
 #ifndef DISTRICT_CONTROL_STORE_H
@@ -71,12 +70,13 @@ char *store_district_dir(const char *state_dir, const char *name);
 gboolean store_create(const char *state_dir, const char *name, const char *definition,
                       const Record *record, uint64_t incarnation, GError **error);
 /*
- * The same for a district that takes time to make: first a directory that nobody sees, with
- * lineage-1/disks in it, for the caller to fill (NULL with error set; caller frees the path); then its
- * name. On failure the caller removes the directory, and else store_list does.
+ * The same for a district that takes time to make: first a directory that nobody sees, empty, or for an
+ * import with lineage-1/disks in it, for the caller to fill (NULL with error set; caller frees the
+ * path); then its name. On failure the caller removes the directory, and else store_list does.
  */
+char *store_create_begin(const char *state_dir, GError **error);
 char *store_import_begin(const char *state_dir, GError **error);
-gboolean store_import_finish(const char *state_dir, const char *made, const char *name,
+gboolean store_create_finish(const char *state_dir, const char *made, const char *name,
                              const char *definition, const Record *record, uint64_t incarnation,
                              GError **error);
 /* Is there a directory of that name, whole or damaged? */

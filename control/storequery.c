@@ -72,46 +72,44 @@ on_answer(GObject *source, GAsyncResult *result, gpointer data)
     query_end(query, out, error);
 }
 
-/* The descriptors that the process has its files under. */
-enum { CHILD_FILE_FD = 3, CHILD_PROGRESS_FD = 4 };
+/* The first descriptor that the process has a file under. */
+#define CHILD_FD (STORE_QUERY_FD - 2)
 
 static GSubprocess *
-query_spawn(const Daemon *daemon, const char *const *options, const int *fds, GError **error)
+query_spawn(const Daemon *daemon, const char *const *options, const int *fds, guint n_fds,
+            GError **error)
 {
+    static const char *const fd_options[] = {"--file-fd", "--progress-fd"};
     g_autoptr(GSubprocessLauncher) launcher =
         g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
     g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
     char *program = NULL;
 
     /* Its own from here on. */
-    if (fds != NULL) {
-        g_subprocess_launcher_take_fd(launcher, fds[0], CHILD_FILE_FD);
-        g_subprocess_launcher_take_fd(launcher, fds[1], CHILD_PROGRESS_FD);
-    }
+    for (guint i = 0; i < n_fds; i++)
+        g_subprocess_launcher_take_fd(launcher, fds[i], CHILD_FD + (int)i);
     program = child_find_program(daemon->config->libexec_dir, "district-ckpt", error);
     if (program == NULL)
         return NULL;
     g_ptr_array_add(argv, program);
     for (; *options != NULL; options++)
         g_ptr_array_add(argv, g_strdup(*options));
-    if (fds != NULL) {
-        g_ptr_array_add(argv, g_strdup_printf("--file-fd=%d", CHILD_FILE_FD));
-        g_ptr_array_add(argv, g_strdup_printf("--progress-fd=%d", CHILD_PROGRESS_FD));
-    }
+    for (guint i = 0; i < MIN(n_fds, G_N_ELEMENTS(fd_options)); i++)
+        g_ptr_array_add(argv, g_strdup_printf("%s=%d", fd_options[i], CHILD_FD + (int)i));
     g_ptr_array_add(argv, NULL);
     return g_subprocess_launcher_spawnv(launcher, (const char *const *)argv->pdata, error);
 }
 
 static void
 query_start(const Daemon *daemon, const char *subject, const char *const *options, const int *fds,
-            unsigned limit_s, StoreQueryDone done, gpointer data)
+            guint n_fds, unsigned limit_s, StoreQueryDone done, gpointer data)
 {
     StoreQuery *query = g_new0(StoreQuery, 1);
     g_autoptr(GError) error = NULL;
 
     *query =
         (StoreQuery){.subject = g_strdup(subject), .limit_s = limit_s, .done = done, .data = data};
-    query->process = query_spawn(daemon, options, fds, &error);
+    query->process = query_spawn(daemon, options, fds, n_fds, &error);
     if (query->process == NULL) {
         query_end(query, NULL, error);
         return;
@@ -122,9 +120,9 @@ query_start(const Daemon *daemon, const char *subject, const char *const *option
 
 void
 store_query_files(const Daemon *daemon, const char *subject, const char *const *options,
-                  const int *fds, StoreQueryDone done, gpointer data)
+                  const int *fds, guint n_fds, StoreQueryDone done, gpointer data)
 {
-    query_start(daemon, subject, options, fds, LIMIT_S, done, data);
+    query_start(daemon, subject, options, fds, n_fds, LIMIT_S, done, data);
 }
 
 void
@@ -138,7 +136,7 @@ store_query_in(const District *d, const char *dir, const char *const *options, u
     for (; *options != NULL; options++)
         g_ptr_array_add(all, (gpointer)*options);
     g_ptr_array_add(all, NULL);
-    query_start(d->daemon, d->name, (const char *const *)all->pdata, NULL, limit_s, done, data);
+    query_start(d->daemon, d->name, (const char *const *)all->pdata, NULL, 0, limit_s, done, data);
 }
 
 void

@@ -164,13 +164,13 @@ test_import(Fixture *f, gconstpointer data)
 
     g_assert_true(g_file_set_contents(disk, "x", 1, NULL));
     g_assert_false(store_exists(f->dir, "shop"));
-    store_import_finish(f->dir, first, "shop", "[District]\n", &record, 8, &error);
+    store_create_finish(f->dir, first, "shop", "[District]\n", &record, 8, &error);
     g_assert_no_error(error);
     g_assert_true(g_file_test(there, G_FILE_TEST_EXISTS));
     g_assert_true(store_load_incarnation(f->dir, "shop", &incarnation, NULL));
     g_assert_cmpuint(incarnation, ==, 8);
     /* Another one does not take its place. */
-    g_assert_false(store_import_finish(f->dir, second, "shop", "", &record, 9, &error));
+    g_assert_false(store_create_finish(f->dir, second, "shop", "", &record, 9, &error));
     g_assert_error(error, CONTROL_ERROR, CONTROL_ERROR_EXISTS);
     g_assert_true(g_file_test(there, G_FILE_TEST_EXISTS));
     g_auto(GStrv) names = store_list(f->dir);

@@ -276,30 +276,199 @@ test_standby_lost(void)
     pair_free(pair);
 }
 
-static void
-refused(Pair *pair, const char *const *args)
-{
-    g_autofree char *why = NULL;
+/* ---- Copies: of another district ---- */
 
-    g_assert_null(pair_command(pair, pair_home(pair), &why, args));
-    if (strstr(why, "member app has a journal") == NULL)
-        rig_fail(pair->dir, "district %s: %s", args[0], why);
+static const char *const checkpoint_old[] = {"checkpoint", "shop", "--label", "old", NULL};
+static const char *const clone_old[] = {"clone", "shop", "--at", "old", "--as", "peek", NULL};
+static const char *const stop_shop[] = {"stop", "shop", "--force", NULL};
+
+/* Does app's journal of another district have all up to this number? Its last number. */
+static guint64
+check_journal_of(Pair *pair, const Host *host, const char *district, guint64 told)
+{
+    g_autofree char *path = pair_field_of(pair, host, district, "members.1.journal");
+    g_autofree char *content = NULL;
+    g_autoptr(GError) error = NULL;
+    gsize bytes = 0;
+    guint64 last = 0;
+
+    if (!g_file_get_contents(path, &content, &bytes, &error) ||
+        !guest_journal_check(content, bytes, told, &last, &error))
+        rig_fail(pair->dir, "app of %s on %s, told up to %" G_GUINT64_FORMAT ": %s", district,
+                 host->name, told, error->message);
+    return last;
+}
+
+/* The last number that the guest of a clone, or of what was imported, has told; *behind: the one that
+ * it has found in the journal. */
+static guint64
+told_in(const char *path, guint64 *behind)
+{
+    static const char goes_on[] = "journal goes on after ", journal[] = "journal ";
+    g_autofree char *text = NULL;
+    guint64 last = 0;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL))
+        return 0;
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    /* The last line may not be whole. */
+    for (guint i = 0; lines[i] != NULL && lines[i + 1] != NULL; i++) {
+        if (g_str_has_prefix(lines[i], goes_on))
+            *behind = g_ascii_strtoull(lines[i] + strlen(goes_on), NULL, 10);
+        else if (g_str_has_prefix(lines[i], journal))
+            last = MAX(last, g_ascii_strtoull(lines[i] + strlen(journal), NULL, 10));
+    }
+    return last;
+}
+
+/* Wait until it has found the journal ahead of its memory, and told 20 more numbers; the last one. */
+static guint64
+wait_copy_goes_on(Pair *pair, const char *path, guint64 told)
+{
+    gint64 limit = g_get_monotonic_time() + RIG_LIMIT_MS * 1000;
+    guint64 behind = 0, last = told_in(path, &behind);
+
+    while (behind == 0 || last <= behind + 20) {
+        if (g_get_monotonic_time() > limit)
+            rig_fail(pair->dir, "%s: the guest does not go on", path);
+        g_usleep(2000);
+        last = told_in(path, &behind);
+    }
+    g_assert_cmpuint(behind, >=, told);
+    return last;
+}
+
+static char *
+clone_log(Pair *pair, const Host *host)
+{
+    return g_strdup_printf("%s/%s/log/peek/app.debugcon", pair->dir, host->name);
 }
 
 static void
-test_refused(void)
+test_clone(void)
+{
+    const char *stop[] = {"stop", "peek", NULL}, *start[] = {"start", "peek", NULL},
+               *destroy[] = {"destroy", "peek", NULL};
+    Pair *pair = pair_new_journal(NO_FAILOVER);
+    Host *home = pair_home(pair);
+    g_autofree char *log = clone_log(pair, home);
+
+    pair_must(pair, home, checkpoint_old);
+    wait_told_above(pair, pair_journal_told(home) + 50);
+    guint64 told = pair_journal_told(home);
+    pair_must(pair, home, clone_old);
+    guint64 clone_told = wait_copy_goes_on(pair, log, told);
+    check_journal_of(pair, home, "peek", clone_told);
+    /* Each writes to its own, and the original has noticed nothing. */
+    wait_told_above(pair, pair_journal_told(home) + 20);
+    pair_check_journal(pair, home, pair_journal_told(home));
+    g_assert_cmpuint(times_behind(home), ==, 0);
+    /* What is in it is not undone when the clone's checkpoint is loaded anew. */
+    pair_must(pair, home, stop);
+    clone_told = check_journal_of(pair, home, "peek", clone_told);
+    g_assert_cmpint(unlink(log), ==, 0);
+    pair_must(pair, home, start);
+    wait_copy_goes_on(pair, log, clone_told);
+    g_autofree char *path = pair_field_of(pair, home, "peek", "members.1.journal");
+    pair_must(pair, home, stop);
+    pair_must(pair, home, destroy);
+    g_assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
+    /* And neither has the standby. */
+    pair_lose_power(pair);
+    pair_must(pair, pair_standby(pair), failover);
+    check_taken_over(pair);
+    pair_free(pair);
+}
+
+static void
+test_clone_of_stopped(void)
 {
     Pair *pair = pair_new_journal(NO_FAILOVER);
-    g_autofree char *file = g_build_filename(pair->dir, "shop.dcp", NULL);
-    const char *checkpoint[] = {"checkpoint", "shop", NULL};
-    const char *clone[] = {"clone", "shop", "--at", "latest", "--as", "peek", NULL};
-    const char *export[] = {"export", "shop", file, NULL};
+    Host *home = pair_home(pair);
+    g_autofree char *log = clone_log(pair, home);
 
-    pair_must(pair, pair_home(pair), checkpoint);
-    refused(pair, clone);
-    refused(pair, export);
-    g_assert_false(g_file_test(file, G_FILE_TEST_EXISTS));
+    pair_must(pair, home, checkpoint_old);
+    wait_told_above(pair, pair_journal_told(home) + 50);
+    pair_must(pair, home, stop_shop);
+    guint64 told = pair_journal_told(home);
+    guint64 last = pair_check_journal(pair, home, told);
+    pair_must(pair, home, clone_old);
+    wait_copy_goes_on(pair, log, last);
+    g_assert_cmpuint(pair_check_journal(pair, home, told), ==, last);
     pair_free(pair);
+}
+
+/* One that misses what it needs is not there, and leaves the original's journals thawed. */
+static void
+test_clone_fails(void)
+{
+    Pair *pair = pair_new_journal(NO_FAILOVER);
+    Host *home = pair_home(pair);
+    g_autofree char *why = NULL;
+    g_autofree char *kernel = g_build_filename(pair->dir, "kernel", NULL);
+    g_autofree char *path = g_strdup_printf("%s/%s/state/districts", pair->dir, home->name);
+
+    pair_must(pair, home, checkpoint_old);
+    g_assert_cmpint(unlink(kernel), ==, 0);
+    g_assert_null(pair_command(pair, home, &why, clone_old));
+    g_assert_nonnull(strstr(why, "Kernel"));
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    g_assert_cmpstr(g_dir_read_name(dir), ==, "shop");
+    g_assert_null(g_dir_read_name(dir));
+    wait_told_above(pair, pair_journal_told(home) + 20);
+    pair_check_journal(pair, home, pair_journal_told(home));
+    pair_free(pair);
+}
+
+/* To the other host, as another district. */
+static void
+import_goes_on(Pair *pair, const char *file, guint64 told)
+{
+    const char *import[] = {"import", file, "--as", "copy", NULL};
+    const char *start[] = {"start", "copy", NULL}, *stop[] = {"stop", "copy", "--force", NULL};
+    Host *other = pair_standby(pair);
+    g_autofree char *log = g_build_filename(other->out, "app", NULL);
+
+    pair_must(pair, other, import);
+    check_journal_of(pair, other, "copy", told);
+    pair_must(pair, other, start);
+    guint64 copy_told = wait_copy_goes_on(pair, log, told);
+    pair_must(pair, other, stop);
+    check_journal_of(pair, other, "copy", copy_told);
+}
+
+static void
+export_and_import(gboolean stopped)
+{
+    Pair *pair = pair_new_journal(NO_FAILOVER);
+    Host *home = pair_home(pair);
+    g_autofree char *file = g_build_filename(pair->dir, "shop.dcp", NULL);
+    const char *export[] = {"export", "shop", file, "--at", "old", NULL};
+
+    pair_must(pair, home, checkpoint_old);
+    wait_told_above(pair, pair_journal_told(home) + 50);
+    if (stopped)
+        pair_must(pair, home, stop_shop);
+    guint64 told = pair_journal_told(home);
+    pair_must(pair, home, export);
+    if (!stopped)
+        wait_told_above(pair, pair_journal_told(home) + 20);
+    pair_check_journal(pair, home, pair_journal_told(home));
+    g_assert_cmpuint(times_behind(home), ==, 0);
+    import_goes_on(pair, file, told);
+    pair_free(pair);
+}
+
+static void
+test_export(void)
+{
+    export_and_import(FALSE);
+}
+
+static void
+test_export_of_stopped(void)
+{
+    export_and_import(TRUE);
 }
 
 int
@@ -309,7 +478,6 @@ main(int argc, char **argv)
     if (result >= 0)
         return result;
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/journal/a district with one is neither cloned nor exported", test_refused);
     g_test_add_func("/journal/a failover loses no record that was told", test_failover);
     g_test_add_func("/journal/a rollback undoes no record", test_rollback);
     g_test_add_func("/journal/a migration is not noticed", test_migrate);
@@ -320,5 +488,12 @@ main(int argc, char **argv)
     g_test_add_func("/journal/a member that is off keeps its journal", test_member_off);
     g_test_add_func("/journal/writes wait for a lost standby as held output does",
                     test_standby_lost);
+    g_test_add_func("/journal/a clone has a copy of its own of all that was told", test_clone);
+    g_test_add_func("/journal/a district that is stopped can be cloned too", test_clone_of_stopped);
+    g_test_add_func("/journal/a clone that fails leaves nothing and stops nothing",
+                    test_clone_fails);
+    g_test_add_func("/journal/an exported copy has all that was told before", test_export);
+    g_test_add_func("/journal/a district that is stopped can be exported too",
+                    test_export_of_stopped);
     return g_test_run();
 }
