@@ -14,6 +14,7 @@ typedef struct HomeCopy {
     uint32_t image;
     char *home;
     uint64_t bytes;
+    uint64_t data; /* counted; the thread's until counted is set */
 } HomeCopy;
 
 struct DiskSync {
@@ -26,6 +27,8 @@ struct DiskSync {
     GMutex lock; /* guards what follows */
     GCond cond;
     GQueue queue; /* of DiskSyncBatch */
+    bool counted;
+    bool begun;
     bool stop;
     bool over;
     GError *error;
@@ -122,7 +125,7 @@ sync_extent(DiskSync *sync, Home *home, const HomeCopy *copy, uint64_t start, ui
 
 /* Call sync_extent for each extent, or only count them. False: stop, or error is set. */
 static bool
-sync_home(DiskSync *sync, const HomeCopy *copy, bool count, int64_t *next_us, GError **error)
+sync_home(DiskSync *sync, HomeCopy *copy, bool count, int64_t *next_us, GError **error)
 {
     Home *home = home_open(copy->home, copy->bytes, false, error);
     uint64_t at = 0, end = 0;
@@ -133,10 +136,12 @@ sync_home(DiskSync *sync, const HomeCopy *copy, bool count, int64_t *next_us, GE
         good = home_next_data(home, at, &start, &end, error);
         if (!good || start >= copy->bytes)
             break;
-        if (count)
+        if (count) {
             sync_count(sync, 0, end - start);
-        else
+            copy->data += end - start;
+        } else {
             good = sync_extent(sync, home, copy, start, end, next_us, error);
+        }
         at = end;
     }
     if (home)
@@ -159,6 +164,23 @@ sync_unref(DiskSync *sync)
     g_free(sync);
 }
 
+/* All has been counted: wait until it is to be read. False: stop. */
+static bool
+sync_wait_begin(DiskSync *sync)
+{
+    bool stop;
+
+    g_mutex_lock(&sync->lock);
+    sync->counted = true;
+    if (!sync->stop)
+        inbox_wake(sync->inbox);
+    while (!sync->begun && !sync->stop)
+        g_cond_wait(&sync->cond, &sync->lock);
+    stop = sync->stop;
+    g_mutex_unlock(&sync->lock);
+    return !stop;
+}
+
 static gpointer
 sync_run(gpointer data)
 {
@@ -169,10 +191,11 @@ sync_run(gpointer data)
 
     for (uint32_t i = 0; good && i < sync->n; i++)
         good = sync_home(sync, &sync->homes[i], true, &next_us, &error);
+    good = good && sync_wait_begin(sync);
     for (uint32_t i = 0; good && i < sync->n; i++)
         good = sync_home(sync, &sync->homes[i], false, &next_us, &error);
     g_mutex_lock(&sync->lock);
-    sync->over = true;
+    sync->counted = sync->over = true;
     sync->error = error;
     if (!sync->stop)
         inbox_wake(sync->inbox);
@@ -210,6 +233,33 @@ disk_sync_free(DiskSync *sync)
     g_cond_broadcast(&sync->cond);
     g_mutex_unlock(&sync->lock);
     sync_unref(sync);
+}
+
+bool
+disk_sync_counted(DiskSync *sync)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sync->lock);
+
+    return sync->counted;
+}
+
+uint64_t
+disk_sync_data(const DiskSync *sync, uint32_t image)
+{
+    for (uint32_t i = 0; i < sync->n; i++) {
+        if (sync->homes[i].image == image)
+            return sync->homes[i].data;
+    }
+    return 0;
+}
+
+void
+disk_sync_begin(DiskSync *sync)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sync->lock);
+
+    sync->begun = true;
+    g_cond_broadcast(&sync->cond);
 }
 
 DiskSyncBatch *

@@ -5,6 +5,8 @@
  * them meanwhile comes as entries of the overlays too; so it does not matter when a block is read.
  * What is written to a journal meanwhile is sent as well; there the blocks that are found here are
  * read again when they are sent.
+ *
+ * First it counts what there is to read, then it waits to be told to begin.
  */
 #ifndef DISTRICT_CKPT_DISK_SYNC_H
 #define DISTRICT_CKPT_DISK_SYNC_H
@@ -24,6 +26,13 @@ typedef struct DiskSyncHome {
 DiskSync *disk_sync_new(const DiskSyncHome *homes, uint32_t n, uint64_t rate, Inbox *inbox);
 /* The thread ends by itself after the read it is at, which is not waited for. */
 void disk_sync_free(DiskSync *sync);
+
+/* True when all extents have been counted, or that has failed (disk_sync_over says so then). */
+bool disk_sync_counted(DiskSync *sync);
+/* Once counted: how many bytes they have of an image; 0 of one that is not read. */
+uint64_t disk_sync_data(const DiskSync *sync, uint32_t image);
+/* Read from here on, as soon as it has counted. */
+void disk_sync_begin(DiskSync *sync);
 
 /* Blocks of one image, in ascending order. */
 typedef struct DiskSyncBatch {

@@ -2,6 +2,8 @@
 /* Disks in cuts. */
 #include "ckpt/coordinator-internal.h"
 
+#include <sys/stat.h>
+
 #define DISKS_LOOK_NS (100 * NS_PER_MS)
 
 /* A sink's workers read the data of entries from cut low on. */
@@ -162,6 +164,17 @@ disks_sync_homes(Coordinator *c)
                 (DiskSyncHome){.image = disks_image(c, i), .home = disk->home, .bytes = disk->size};
     }
     return n > 0 ? disk_sync_new(homes, n, c->disk_sync_rate, c->inbox) : NULL;
+}
+
+uint64_t
+disks_data(const Coordinator *c, uint32_t i, uint64_t home)
+{
+    const MemberDisk *disk = disks_member_disk(c, i);
+    struct stat st;
+    uint64_t overlay = fstat(disk->data_fd, &st) == 0 ? (uint64_t)st.st_blocks * SECTOR_BYTES : 0;
+
+    /* Much of one may be in the other as well. */
+    return MIN(disk->size, MAX(home, overlay));
 }
 
 /* ---- What engines are told ---- */

@@ -60,6 +60,10 @@ bool disks_resend_streamed(struct Coordinator *c);
 /* Start reading the homes, for a full sync; NULL: there are no disks. */
 DiskSync *disks_sync_homes(struct Coordinator *c);
 
+/* About how many bytes disk i has, of whose home so many are known to be data: at least what either
+ * home or overlay has. */
+uint64_t disks_data(const struct Coordinator *c, uint32_t i, uint64_t home);
+
 /* Tell engines what they need not keep, and what homes have, if that has changed. */
 void disks_tick(struct Coordinator *c, int64_t now);
 

@@ -71,6 +71,17 @@ freeze_member_layout(const Member *m, uint32_t i, FreezeLists *lists, District__
     out->n_disks = freeze_disks(m, lists->disks + at, out->disks);
 }
 
+/* What will come of each disk, of which a standby must have the room. */
+static void
+freeze_data(Coordinator *c, const DiskSync *sync, FreezeLists *lists)
+{
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        const CutDisk *disk = &c->disks[i];
+        lists->disks[(size_t)disk->member * DISKS_MAX + disk->number].data =
+            disks_data(c, i, sync != NULL ? disk_sync_data(sync, disks_image(c, i)) : 0);
+    }
+}
+
 /* A StreamEpochBegin and all that it points to. */
 typedef struct FreezeBegin {
     District__StreamEpochBegin message;
@@ -121,6 +132,8 @@ freeze_begin(Coordinator *c, Target *target, uint64_t number, bool full, uint64_
     FreezeBegin begin;
 
     freeze_begin_fill(c, number, full, base, &begin);
+    if (full && target == c->stream)
+        freeze_data(c, target->disk_sync, &begin.lists);
     sink_begin(target->sink, &begin.message);
     freeze_begin_clear(&begin);
 }

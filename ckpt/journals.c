@@ -284,6 +284,7 @@ journals_begin_copy(Coordinator *c)
         journals_send_begin(c, i);
     }
     j->copy = disk_sync_new(homes, n, c->disk_sync_rate, c->inbox);
+    disk_sync_begin(j->copy);
     j->phase = JOURNALS_COPYING;
 }
 

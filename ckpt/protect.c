@@ -212,9 +212,9 @@ protect_drop_stream(Coordinator *c, bool bye)
     SinkStats stats = sink_stats(c->stream->sink);
     status_add_sink(c, &stats);
     journals_stream_down(c);
-    if (bye && c->stream->phase != TARGET_OPENING)
+    if (bye && c->stream->up)
         sink_finish(c->stream->sink);
-    target_free(c->stream, bye && c->stream->phase != TARGET_OPENING);
+    target_free(c->stream, bye && c->stream->up);
     c->stream = NULL;
     while (!g_queue_is_empty(&c->in_flight))
         epoch_unref(g_queue_pop_head(&c->in_flight));
@@ -308,6 +308,25 @@ protect_check_acks(Coordinator *c, int64_t now)
                                            oldest->number, (double)limit / NS_PER_S));
 }
 
+/*
+ * The full copy, once it is known how much there is of the disks: the standby is told, and may have
+ * no room for it. Nothing is read of the homes before overlays give all that they have again: a block
+ * that moves from an overlay to a home in between would be in neither.
+ */
+static void
+protect_begin_copy(Coordinator *c)
+{
+    Target *stream = c->stream;
+
+    if (!stream || !stream->up || stream->phase != TARGET_OPENING ||
+        (stream->disk_sync && !disk_sync_counted(stream->disk_sync)) || !disks_resend_streamed(c))
+        return;
+    target_begin(c, stream);
+    if (stream->disk_sync)
+        disk_sync_begin(stream->disk_sync);
+    journals_stream_up(c);
+}
+
 void
 protect_tick(Coordinator *c, int64_t now)
 {
@@ -319,6 +338,7 @@ protect_tick(Coordinator *c, int64_t now)
     if (coordinator_runs(c) && p->lost_ns && now - p->lost_ns >= p->detach_after_ns)
         protect_overdue(c);
     protect_check_acks(c, now);
+    protect_begin_copy(c);
     if ((p->state == PROTECT_CONNECTING || p->state == PROTECT_DETACHED) && !c->stream &&
         coordinator_runs(c) && !lazy_under_way(c) && now >= p->retry_ns)
         protect_connect(c);
@@ -331,11 +351,9 @@ protect_up(Coordinator *c, uint64_t held)
     g_clear_pointer(&c->protect.error, g_free);
     c->protect.backoff_ns = BACKOFF_MIN_NS;
     protect_move(c, PROTECT_SYNCING);
-    if (!disks_resend_streamed(c))
-        return;
-    target_begin(c, c->stream);
+    c->stream->up = true;
     c->stream->disk_sync = disks_sync_homes(c);
-    journals_stream_up(c);
+    protect_begin_copy(c);
 }
 
 static void

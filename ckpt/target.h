@@ -33,7 +33,7 @@ struct Coordinator;
 #define SYNC_RESIDUE_PAGES 4096
 
 typedef enum {
-    TARGET_OPENING,    /* its sink is not up yet */
+    TARGET_OPENING,    /* its sink is not up yet, or homes of disks are still counted */
     TARGET_SYNCING,    /* full sync under way */
     TARGET_COMPLETING, /* the next cut completes its full epoch */
     TARGET_STEADY,     /* every cut goes to it (stream) */
@@ -52,6 +52,7 @@ typedef struct Target {
     size_t at_word;
     unsigned passes;
     uint64_t left_before;    /* pending at the end of the pass before */
+    bool up;                 /* stream: its sink is */
     DiskSync *disk_sync;     /* stream: homes of the disks, until all has been sent */
     ControlRequest *request; /* file: to be answered; owned */
 } Target;

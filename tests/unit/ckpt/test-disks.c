@@ -602,6 +602,13 @@ test_sync_homes(Fixture *f, gconstpointer data)
     disk_at(f, 0)->home = g_strdup_printf("raw:/proc/self/fd/%d", home);
     sync = disks_sync_homes(&f->c);
     g_assert_nonnull(sync);
+    while (!disk_sync_counted(sync) && g_get_monotonic_time() < until)
+        g_usleep(1000);
+    g_assert_cmpuint(disk_sync_data(sync, N_MEMBERS), ==, PAGE_BYTES);
+    g_assert_cmpuint(disk_sync_data(sync, N_MEMBERS + 1), ==, 0);
+    g_usleep(20000);
+    g_assert_null(disk_sync_take(sync)); /* not before it is told to */
+    disk_sync_begin(sync);
     while (batch == NULL && g_get_monotonic_time() < until) {
         batch = disk_sync_take(sync);
         g_usleep(1000);
@@ -616,6 +623,18 @@ test_sync_homes(Fixture *f, gconstpointer data)
     g_assert_no_error(error);
     disk_sync_free(sync);
     close(home);
+}
+
+static void
+test_data(Fixture *f, gconstpointer data)
+{
+    static const uint64_t blocks[] = {1, 2};
+
+    write_and_cut(f, 0, blocks, 2);
+    g_assert_cmpuint(disks_data(&f->c, 0, 0), ==, 2 * PAGE_BYTES);
+    g_assert_cmpuint(disks_data(&f->c, 0, 5 * PAGE_BYTES), ==, 5 * PAGE_BYTES);
+    g_assert_cmpuint(disks_data(&f->c, 0, UINT64_MAX), ==, BLOCKS * PAGE_BYTES);
+    g_assert_cmpuint(disks_data(&f->c, 1, 0), ==, 0);
 }
 
 static void
@@ -651,6 +670,7 @@ main(int argc, char **argv)
     ADD("a new stream gets all that overlays have", test_resend_streamed);
     ADD("a store that begins anew gets all that overlays have", test_resend_stored);
     ADD("the first copy reads the homes of members that are on", test_sync_homes);
+    ADD("the first copy is said to have what home or overlay have", test_data);
     ADD("the first copy of no disk is none", test_no_homes);
     return g_test_run();
 }

@@ -239,6 +239,29 @@ test_standby_full(void)
     trio_free(trio);
 }
 
+/* It is said how much will come: the standby refuses what it has no room for before any of it does. */
+static void
+test_standby_small(void)
+{
+    const char *unprotect[] = {"unprotect", "shop", NULL};
+    const char *protect[] = {"protect", "shop", "--standby", "h2", NULL};
+    Trio *trio = trio_or_skip(OFTEN);
+
+    if (!trio)
+        return;
+    trio_protect(trio, STANDBY_MIB);
+    for (int i = 0; i < 5; i++)
+        trio_wait_progress(trio);
+    pair_must(trio->pair, trio_host(trio), unprotect);
+    lossy_fill(trio->standby_lossy, 8);
+    pair_must(trio->pair, trio_host(trio), protect);
+    wait_said(trio, "checkpointing.protection_error", "not enough room for disks");
+    trio_wait_progress(trio);
+    lossy_make_room(trio->standby_lossy);
+    pair_wait_protected(trio->pair);
+    trio_free(trio);
+}
+
 /* ---- Broken ---- */
 
 /* Every access fails. The guests' requests fail too, which is no lie. */
@@ -518,6 +541,8 @@ main(int argc, char **argv)
                     test_full_stop);
     g_test_add_func("/faults/a standby's full disk costs the home its protection only",
                     test_standby_full);
+    g_test_add_func("/faults/a standby with too little room says so before the copy",
+                    test_standby_small);
     g_test_add_func("/faults/a disk that fails is named, and costs no checkpoint", test_broken);
     g_test_add_func("/faults/a flipped bit in any file of the store is named, and never loaded",
                     test_damage);
