@@ -100,6 +100,8 @@ struct Coordinator {
     char *clone_of; /* NULL: no clone, and neither of these */
     char *clone_store;
     char *clone_overlays;
+    uint64_t clone_id;       /* the checkpoint that it runs; 0: not known */
+    CkptStore *clone_reader; /* open while the loader reads from it, or NULL */
 
     Inbox *inbox;
     ControlServer *control;
@@ -224,6 +226,8 @@ bool member_is_listed(const Member *member);
 uint32_t members_listed(const Coordinator *c, uint32_t *wire_index);
 
 /* ---- lazy.c ---- */
+/* A clone's: the store that its memory is in, open to read, the coordinator's. NULL with error set. */
+CkptStore *lazy_clone_store(Coordinator *c, GError **error);
 /* Can all members run before their RAM is there? */
 bool lazy_possible(const Coordinator *c);
 /* Give the members that image has its empty RAM, and begin to fill it in from ram (taken). After a

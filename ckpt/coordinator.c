@@ -449,6 +449,7 @@ coordinator_quit(Coordinator *c)
         life_hand_over_fail(c, "district-ckpt was told to quit");
     members_quit(c);
     g_clear_pointer(&c->loader, loader_free);
+    g_clear_pointer(&c->clone_reader, ckpt_store_close);
     /* Without BYE after a failure: the standby's state is what there is to go on from. */
     protect_drop_stream(c, c->run != RUN_FAILED);
     /* BYE is written meanwhile, and what file there was is closed. */
@@ -515,6 +516,7 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     c->clone_of = g_strdup(config->clone.of);
     c->clone_store = g_strdup(config->clone.store);
     c->clone_overlays = g_strdup(config->clone.overlay_dir);
+    c->clone_id = config->clone.id;
     c->disk_sync_rate = config->disk_sync_rate;
     c->delta_cache = config->delta_cache;
     c->load_rate = config->load_rate;

@@ -18,6 +18,7 @@ typedef struct CloneConfig {
     const char *of;          /* the other one; NULL: this is no clone */
     const char *store;       /* the other one's, only read */
     const char *overlay_dir; /* for the overlays of its disks */
+    uint64_t id; /* of the checkpoint; 0: StartStore says so, and nobody else needs it */
 } CloneConfig;
 
 typedef struct CoordinatorConfig {

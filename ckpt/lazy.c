@@ -91,6 +91,31 @@ lazy_begin(Coordinator *c, StoreRam *ram, const Image *image, const uint32_t *in
     return TRUE;
 }
 
+CkptStore *
+lazy_clone_store(Coordinator *c, GError **error)
+{
+    if (!c->clone_reader)
+        c->clone_reader = ckpt_store_open(c->clone_store, c->clone_of, CKPT_STORE_READ, error);
+    return c->clone_reader;
+}
+
+/* A clone makes no checkpoints: what is not there yet is as in the one that it runs. */
+static gboolean
+lazy_load_clone(Coordinator *c, StoreRam **ram, uint32_t *index_of, GError **error)
+{
+    CkptStore *store = lazy_clone_store(c, error);
+    g_autoptr(Image) image = NULL;
+
+    if (store && c->clone_id == 0)
+        g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
+                    "their memory is only in part there: start district-ckpt with the --clone-id "
+                    "that they run");
+    if (!store || c->clone_id == 0)
+        return FALSE;
+    image = ckpt_store_load_lazy(store, c->clone_id, c->clone_overlays, ram, error);
+    return image && life_match(c, image->cut, index_of, error);
+}
+
 /* What is not there yet is as in the newest checkpoint: had it been changed since the one that they
  * were restored from, it would be there. */
 static gboolean
@@ -123,7 +148,8 @@ lazy_adopt(Coordinator *c, GError **error)
         any = any || c->members[i]->lazy_fd >= 0;
     if (!any)
         return TRUE;
-    if (!lazy_load_head(c, &ram, index_of, error))
+    if (c->clone_of ? !lazy_load_clone(c, &ram, index_of, error)
+                    : !lazy_load_head(c, &ram, index_of, error))
         return FALSE;
     for (uint32_t i = 0; i < c->n_members; i++) {
         const Member *m = c->members[i];
@@ -159,6 +185,7 @@ lazy_loaded(Coordinator *c)
             member_collect_lazy_done(c->members[i], &errors[i]);
     }
     g_clear_pointer(&c->loader, loader_free);
+    g_clear_pointer(&c->clone_reader, ckpt_store_close);
     members_settle(c, errors);
 }
 

@@ -261,7 +261,7 @@ life_restore_send(Member *m, const LifeImage *from, uint32_t k, bool lazy, GErro
                            .lazy = lazy,
                            .state = saved->state.data,
                            .state_len = saved->state.len,
-                           .ram_known = from->store_id != 0,
+                           .ram_known = from->store_id != 0 || lazy,
                            .journal_current = from->journal_current};
 
     life_image_disks(image, k, &restore);
@@ -512,18 +512,18 @@ life_load_store(Coordinator *c, const char *from, uint64_t *id, StoreRam **ram, 
     return g_steal_pointer(&image);
 }
 
-/* Of the store that the clone is of. Somebody else may write to it, and fold the files: all of them are
- * read before anything runs. */
+/* Of the store that the clone is of. Somebody else may write to it, and fold the files, but the
+ * checkpoint is pinned. */
 static Image *
-life_load_clone(Coordinator *c, const char *from, GError **error)
+life_load_clone(Coordinator *c, const char *from, StoreRam **ram, GError **error)
 {
-    g_autoptr(CkptStore) store =
-        ckpt_store_open(c->clone_store, c->clone_of, CKPT_STORE_READ, error);
+    CkptStore *store = lazy_clone_store(c, error);
     uint64_t id;
 
-    return store && ckpt_store_find(store, from, &id, error)
-               ? ckpt_store_load(store, id, c->clone_overlays, error)
-               : NULL;
+    if (!store || !ckpt_store_find(store, from, &id, error))
+        return NULL;
+    return lazy_possible(c) ? ckpt_store_load_lazy(store, id, c->clone_overlays, ram, error)
+                            : ckpt_store_load(store, id, c->clone_overlays, error);
 }
 
 void
@@ -541,7 +541,7 @@ life_start_store(Coordinator *c, ControlRequest *request)
         control_request_error(request, "district %s: it has no store", c->district);
         return;
     }
-    g_autoptr(Image) image = c->clone_of ? life_load_clone(c, want->from, &error)
+    g_autoptr(Image) image = c->clone_of ? life_load_clone(c, want->from, &ram, &error)
                                          : life_load_store(c, want->from, &id, &ram, &error);
     if (!image) {
         control_request_error(request, "district %s: %s", c->district, error->message);

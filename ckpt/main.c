@@ -25,6 +25,7 @@ static char **opt_members;
 static char **opt_journals;
 static char *opt_store;
 static char *opt_keep;
+static gint64 opt_clone_id;
 static gint64 opt_incarnation = 1;
 static gint64 opt_durable_every_ms = 10000;
 static gint64 opt_merge_rate = 64 << 20;
@@ -63,6 +64,8 @@ static const GOptionEntry options[] = {
     {"owner", 0, 0, G_OPTION_ARG_STRING, &job.owner, "For whom a checkpoint is kept", "NAME"},
     {"clone-of", 0, 0, G_OPTION_ARG_STRING, &opt_clone_of,
      "Run a checkpoint of this district; its --store is only read, none is made", "NAME"},
+    {"clone-id", 0, 0, G_OPTION_ARG_INT64, &opt_clone_id,
+     "The checkpoint that the members of a clone run already, if they do", "ID"},
     {"overlay-dir", 0, 0, G_OPTION_ARG_FILENAME, &opt_overlay_dir,
      "Where a clone's overlays are loaded to", "DIR"},
     {"export", 0, 0, G_OPTION_ARG_FILENAME, &job.export,
@@ -186,7 +189,8 @@ parse_persist(CoordinatorConfig *config, GError **error)
     if (opt_clone_of && (!opt_store || !opt_overlay_dir || !layout_name_good(opt_clone_of)))
         return usage_error(error, "--clone-of wants a name, --store and --overlay-dir");
     if (opt_clone_of)
-        config->clone = (CloneConfig){opt_clone_of, opt_store, opt_overlay_dir};
+        config->clone =
+            (CloneConfig){opt_clone_of, opt_store, opt_overlay_dir, (uint64_t)MAX(opt_clone_id, 0)};
     else
         config->persist.dir = opt_store;
     config->persist.every_ns =

@@ -288,7 +288,8 @@ storeindex_get(CkptStore *store, const CatalogRow *row, GError **error)
         return index;
     if (job == NULL || !storefile_read(job->reader, error))
         return NULL;
-    index_write(store, job->index, row);
+    if (store_is_writer(store))
+        index_write(store, job->index, row);
     return g_steal_pointer(&job->index);
 }
 

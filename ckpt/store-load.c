@@ -14,7 +14,8 @@
  *
  * A writer at work may move the root on while a reader of the store loads. Base images would then
  * be ahead of the chain; so afterwards the catalog is looked at again, and all of it is done again
- * if the root is another.
+ * if the root is another. A lazy load reads base images after that as well, and so a reader makes one
+ * only of a checkpoint that is pinned: nothing is written to base images then, and the files are open.
  */
 #include "ckpt/store-internal.h"
 
@@ -470,9 +471,10 @@ load_once(CkptStore *store, const Catalog *catalog, uint64_t id, const char *ove
     return image;
 }
 
-/* One attempt. *again: the store has changed underneath, whatever came of it. */
+/* One attempt. *again: the store has changed underneath, whatever came of it. lazy: as load_once. */
 static Image *
-load_attempt(CkptStore *store, uint64_t id, const char *overlay_dir, bool *again, GError **error)
+load_attempt(CkptStore *store, uint64_t id, const char *overlay_dir, StoreRam **lazy, bool *again,
+             GError **error)
 {
     g_autoptr(Catalog) before = catalog_read(store, error);
     g_autoptr(Catalog) after = NULL;
@@ -481,7 +483,7 @@ load_attempt(CkptStore *store, uint64_t id, const char *overlay_dir, bool *again
     *again = false;
     if (before == NULL || catalog_get(store, before, id, error) == NULL)
         return NULL;
-    image = load_once(store, before, id, overlay_dir, NULL, error);
+    image = load_once(store, before, id, overlay_dir, lazy, error);
     if (store_is_writer(store))
         return g_steal_pointer(&image);
     after = catalog_read(store, NULL);
@@ -491,20 +493,23 @@ load_attempt(CkptStore *store, uint64_t id, const char *overlay_dir, bool *again
 }
 
 static Image *
-load_attempts(CkptStore *store, uint64_t id, const char *overlay_dir, GError **error)
+load_attempts(CkptStore *store, uint64_t id, const char *overlay_dir, StoreRam **lazy,
+              GError **error)
 {
     for (int i = 0; i < LOAD_ATTEMPTS; i++) {
         g_autoptr(Image) image = NULL;
         GError *why = NULL;
         bool again = false;
 
-        image = load_attempt(store, id, overlay_dir, &again, &why);
+        image = load_attempt(store, id, overlay_dir, lazy, &again, &why);
         if (!again || (image == NULL && i == LOAD_ATTEMPTS - 1)) {
             if (image == NULL)
                 g_propagate_error(error, why);
             return g_steal_pointer(&image);
         }
         g_clear_error(&why);
+        if (lazy != NULL)
+            g_clear_pointer(lazy, storeram_free);
         g_usleep(STORE_READ_AGAIN_US);
     }
     store_fail(store, CKPT_STORE_ERROR_BUSY, error,
@@ -517,11 +522,27 @@ ckpt_store_load(CkptStore *store, uint64_t id, const char *overlay_dir, GError *
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
     int hold_fd = ckpt_store_hold(store);
-    Image *image = load_attempts(store, id, overlay_dir, error);
+    Image *image = load_attempts(store, id, overlay_dir, NULL, error);
 
     if (hold_fd >= 0)
         close(hold_fd);
     return image;
+}
+
+static gboolean
+check_pinned(CkptStore *store, uint64_t id, GError **error)
+{
+    g_autoptr(GPtrArray) pins = ckpt_store_pins(store, error);
+
+    for (guint i = 0; pins != NULL && i < pins->len; i++) {
+        if (((const CkptStorePin *)pins->pdata[i])->id == id)
+            return TRUE;
+    }
+    return pins != NULL &&
+           store_fail(store, CKPT_STORE_ERROR_REFUSED, error,
+                      "checkpoint %" G_GUINT64_FORMAT " is not pinned, and may change while it is "
+                      "read: make the clone anew",
+                      id);
 }
 
 Image *
@@ -529,12 +550,9 @@ ckpt_store_load_lazy(CkptStore *store, uint64_t id, const char *overlay_dir, Sto
                      GError **error)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
-    g_autoptr(Catalog) catalog = NULL;
 
-    if (!store_check_writer(store, error))
-        return NULL;
-    catalog = catalog_read(store, error);
-    if (catalog == NULL || catalog_get(store, catalog, id, error) == NULL)
-        return NULL;
-    return load_once(store, catalog, id, overlay_dir, ram, error);
+    *ram = NULL;
+    return store_is_writer(store) || check_pinned(store, id, error)
+               ? load_attempts(store, id, overlay_dir, ram, error)
+               : NULL;
 }

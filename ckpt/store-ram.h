@@ -4,7 +4,8 @@
  * have been read are in use already (a lazy restore).
  *
  * One thread. It holds all files open that it reads from, so what the store's writer does to them
- * meanwhile does not matter, as long as only this process writes to the store. (A merge changes only
+ * meanwhile does not matter, as long as only this process writes to the store, or the checkpoint is
+ * pinned, and nothing is merged. (A merge changes only
  * pages of the base images that are read from newer files here; a prune removes names. Base images
  * are replaced as a whole only by a checkpoint of all RAM, and one is not made before all has been
  * read.)
@@ -22,7 +23,8 @@ typedef struct StoreRam StoreRam;
 
 /*
  * As ckpt_store_load, but the RAM of the image is empty, and *ram (the caller's) knows where it is.
- * A writer only. What it costs grows with what the checkpoints hold of disks, and hardly with the
+ * The store stays open for as long as *ram is there; a reader's checkpoint must be pinned for that long.
+ * What it costs grows with what the checkpoints hold of disks, and hardly with the
  * size of RAM (4 bytes of address space for a page, and the indexes of the files).
  */
 Image *ckpt_store_load_lazy(CkptStore *store, uint64_t id, const char *overlay_dir, StoreRam **ram,

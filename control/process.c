@@ -252,8 +252,10 @@ add_store(const District *d, GPtrArray *argv)
                       : MAX(definition->durable_every_us / 1000, 1);
 
     add(argv, "--store", district_store_dir(d));
+    add(argv, "--load-rate", g_strdup_printf("%" G_GUINT64_FORMAT, definition->load_rate));
     if (district_is_clone(d)) {
         add(argv, "--clone-of", g_strdup(d->record.clone_of));
+        add(argv, "--clone-id", g_strdup_printf("%" G_GUINT64_FORMAT, d->record.clone_id));
         add(argv, "--overlay-dir", district_overlay_dir(d));
         return;
     }
@@ -261,7 +263,6 @@ add_store(const District *d, GPtrArray *argv)
     add(argv, "--keep", g_strdup_printf("%u,%u,%u", keep->last, keep->hourly, keep->daily));
     add(argv, "--disk-sync-rate", g_strdup_printf("%" G_GUINT64_FORMAT, definition->sync_rate));
     add(argv, "--delta-cache", g_strdup_printf("%" G_GUINT64_FORMAT, definition->delta_cache));
-    add(argv, "--load-rate", g_strdup_printf("%" G_GUINT64_FORMAT, definition->load_rate));
 }
 
 static gboolean

@@ -602,22 +602,29 @@ put_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t coun
     return TRUE;
 }
 
-Image *
-rig_load_lazy(Rig *rig, uint64_t id, GError **error)
+gboolean
+rig_read_lazy(StoreRam *ram, Image *image, GError **error)
 {
-    g_autoptr(StoreRam) ram = NULL;
-    g_autoptr(Image) image = ckpt_store_load_lazy(rig->store, id, rig->dir, &ram, error);
     gboolean done = FALSE;
 
-    while (image && !done) {
+    while (!done) {
         uint32_t member = (uint32_t)g_test_rand_int_range(0, (gint)image->n_members);
         uint64_t page = (uint64_t)g_test_rand_int_range(0, (gint32)storeram_pages(ram, member));
 
         if (!storeram_fetch(ram, member, page, put_pages, image, error) ||
             !storeram_next(ram, put_pages, image, &done, error))
-            return NULL;
+            return FALSE;
     }
-    return g_steal_pointer(&image);
+    return TRUE;
+}
+
+Image *
+rig_load_lazy(Rig *rig, uint64_t id, GError **error)
+{
+    g_autoptr(StoreRam) ram = NULL;
+    g_autoptr(Image) image = ckpt_store_load_lazy(rig->store, id, rig->dir, &ram, error);
+
+    return image && rig_read_lazy(ram, image, error) ? g_steal_pointer(&image) : NULL;
 }
 
 void

@@ -71,6 +71,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(RigState, rig_state_free)
 
 /* Is image, over the homes as they are now, checkpoint id? Says what is not. */
 bool rig_image_is(Rig *rig, const Image *image, uint64_t id);
+/* All that a lazy load has left out goes to image, by pages in random order. */
+gboolean rig_read_lazy(StoreRam *ram, Image *image, GError **error);
 /* What a lazy load comes to, by pages in random order. NULL with error set. */
 Image *rig_load_lazy(Rig *rig, uint64_t id, GError **error);
 /* Loaded whole, and by a writer lazily too, it is what it must be. */

@@ -171,6 +171,81 @@ test_present(void)
     rig_clear(&rig);
 }
 
+static CkptStore *
+reader_open(const Rig *rig)
+{
+    g_autoptr(GError) error = NULL;
+    CkptStore *reader = ckpt_store_open(rig->path, NULL, CKPT_STORE_READ, &error);
+
+    g_assert_no_error(error);
+    return reader;
+}
+
+static void
+test_reader_unpinned(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(StoreRam) ram = NULL;
+    Rig rig;
+
+    rig_init_indexed(&rig);
+    g_autoptr(CkptStore) reader = reader_open(&rig);
+    g_assert_null(ckpt_store_load_lazy(reader, CHECKPOINTS, rig.dir, &ram, &error));
+    g_assert_error(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_REFUSED);
+    g_assert_nonnull(strstr(error->message, "not pinned"));
+    rig_clear(&rig);
+}
+
+/* The writer goes on: what is read later is as it was. */
+static void
+test_reader_pinned(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(StoreRam) ram = NULL;
+    g_autoptr(Image) image = NULL;
+    Rig rig;
+
+    rig_init_indexed(&rig);
+    g_assert_true(ckpt_store_pin(rig.store, 3, "peek", &error));
+    g_autoptr(CkptStore) reader = reader_open(&rig);
+    image = ckpt_store_load_lazy(reader, 3, rig.dir, &ram, &error);
+    g_assert_no_error(error);
+    for (int i = 0; i < 3; i++) {
+        rig_commit(&rig, i == 1, NULL);
+        rig_prune(&rig, &(CkptStorePolicy){.keep_last = 1});
+    }
+    g_assert_cmpuint(rig_count(&rig), ==, 2); /* the others have been folded */
+    g_assert_true(rig_has(&rig, 3));
+    rig_read_lazy(ram, image, &error);
+    g_assert_no_error(error);
+    g_assert_true(rig_image_is(&rig, image, 3));
+    g_clear_pointer(&ram, storeram_free); /* before its store */
+    rig_clear(&rig);
+}
+
+/* What a reader finds without an index it reads whole, and leaves no index behind. */
+static void
+test_reader_writes_nothing(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(StoreRam) ram = NULL;
+    g_autoptr(Image) image = NULL;
+    Rig rig;
+
+    rig_init(&rig);
+    rig_commit(&rig, false, NULL);
+    g_assert_true(ckpt_store_pin(rig.store, 1, "peek", &error));
+    g_autoptr(CkptStore) reader = reader_open(&rig);
+    image = ckpt_store_load_lazy(reader, 1, rig.dir, &ram, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(count_files(&rig, ".idx"), ==, 0);
+    rig_read_lazy(ram, image, &error);
+    g_assert_no_error(error);
+    g_assert_true(rig_image_is(&rig, image, 1));
+    g_clear_pointer(&ram, storeram_free);
+    rig_clear(&rig);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -181,5 +256,9 @@ main(int argc, char **argv)
     g_test_add_func("/store-lazy/an index that is not the file's does no harm", test_foreign_index);
     g_test_add_func("/store-lazy/a flipped bit is named or changes nothing", test_flips);
     g_test_add_func("/store-lazy/pages that are there are not read", test_present);
+    g_test_add_func("/store-lazy/a reader may read later only what is pinned",
+                    test_reader_unpinned);
+    g_test_add_func("/store-lazy/what is pinned is read later as it was", test_reader_pinned);
+    g_test_add_func("/store-lazy/a reader writes no index", test_reader_writes_nothing);
     return g_test_run();
 }

@@ -164,6 +164,97 @@ test_damaged(void)
     pair_free(pair);
 }
 
+/* ---- Clones ---- */
+
+static const char *const peek[] = {"clone", "shop", "--at", "latest", "--as", "peek", NULL};
+
+/* Rounds of app's clone. */
+static guint
+clone_rounds(const Pair *pair, const Host *host)
+{
+    g_autofree char *path = g_strdup_printf("%s/%s/log/peek/app.debugcon", pair->dir, host->name);
+    g_autofree char *text = NULL;
+    guint n = 0;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL))
+        return 0;
+    if (strstr(text, "fail") != NULL)
+        rig_fail(pair->dir, "the clone's app: %s", strstr(text, "fail"));
+    for (const char *p = text; (p = strstr(p, "chain cpu=")); p++)
+        n++;
+    return n;
+}
+
+static void
+clone_goes_on(const Pair *pair, const Host *host)
+{
+    gint64 limit = g_get_monotonic_time() + RIG_LIMIT_MS * 1000;
+
+    for (guint before = clone_rounds(pair, host); clone_rounds(pair, host) < before + 5;) {
+        if (g_get_monotonic_time() > limit)
+            rig_fail(pair->dir, "the clone's app stands still");
+        g_usleep(20000);
+    }
+}
+
+static guint64
+clone_pages_to_load(Pair *pair, Host *home)
+{
+    g_autofree char *pages = pair_field_of(pair, home, "peek", "checkpointing.load_total_pages");
+
+    return pages ? g_ascii_strtoull(pages, NULL, 10) : 0;
+}
+
+static Pair *
+pair_new_clone_loading(void)
+{
+    Pair *pair = pair_new_with(SLOWLY "DurableEvery=300ms\nKeep=1\n", WIDE);
+    Host *home = pair_home(pair);
+
+    pair_must(pair, home, checkpoint);
+    pair_must(pair, home, peek);
+    for (gint64 limit = g_get_monotonic_time() + RIG_LIMIT_MS * 1000;
+         clone_pages_to_load(pair, home) == 0; g_usleep(20000)) {
+        if (g_get_monotonic_time() > limit)
+            rig_fail(pair->dir, "all memory of the clone has been read");
+    }
+    return pair;
+}
+
+/* While the original makes checkpoints, and folds files. */
+static void
+test_clone(void)
+{
+    Pair *pair = pair_new_clone_loading();
+    Host *home = pair_home(pair);
+
+    clone_goes_on(pair, home);
+    for (int i = 0; i < 4; i++) {
+        pair_must(pair, home, checkpoint);
+        clone_goes_on(pair, home);
+        pair_wait_progress(pair);
+    }
+    pair_free(pair);
+}
+
+static void
+test_clone_killed(void)
+{
+    Pair *pair = pair_new_clone_loading();
+    Host *home = pair_home(pair);
+    g_autofree char *log = g_build_filename(pair->dir, home->name, "log", "peek", "ckpt.log", NULL);
+    g_autofree char *pid = pair_field_of(pair, home, "peek", "processes.ckpt");
+    g_autofree char *said = NULL;
+
+    kill((GPid)g_ascii_strtoll(pid, NULL, 10), SIGKILL);
+    clone_goes_on(pair, home);
+    clone_goes_on(pair, home);
+    g_assert_true(g_file_get_contents(log, &said, NULL, NULL));
+    if (strstr(said, "going on reading memory") == NULL)
+        rig_fail(pair->dir, "all memory had been read before district-ckpt was killed");
+    pair_free(pair);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -176,5 +267,8 @@ main(int argc, char **argv)
     g_test_add_func("/lazy/guests go on when district-ckpt is killed meanwhile", test_killed);
     g_test_add_func("/lazy/protection begins when the memory has been read", test_protected);
     g_test_add_func("/lazy/damage that guests run into ends the district by name", test_damaged);
+    g_test_add_func("/lazy/a clone runs before its memory has been read", test_clone);
+    g_test_add_func("/lazy/a clone goes on when its district-ckpt is killed meanwhile",
+                    test_clone_killed);
     return g_test_run();
 }
