@@ -230,7 +230,9 @@ uint32_t members_listed(const Coordinator *c, uint32_t *wire_index);
 CkptStore *lazy_clone_store(Coordinator *c, GError **error);
 /* Can all members run before their RAM is there? */
 bool lazy_possible(const Coordinator *c);
-/* Give the members that image has its empty RAM, and begin to fill it in from ram (taken). After a
+/* And before the data of their disks is? */
+StoreLazy lazy_disks(const Coordinator *c);
+/* Give the members that image has its empty RAM, and begin to fill it and overlays in from ram (taken). After a
  * failure they cannot be restored. */
 gboolean lazy_begin(Coordinator *c, StoreRam *ram, const Image *image, const uint32_t *index_of,
                     GError **error);

@@ -22,6 +22,7 @@ image_free(Image *image)
             close(image->disks[i].data_fd);
         if (image->disks[i].index_fd >= 0)
             close(image->disks[i].index_fd);
+        lazydisk_free(image->disks[i].lazy);
     }
     g_free(image->ram_fds);
     g_free(image->disks);

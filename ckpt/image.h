@@ -7,6 +7,7 @@
 #define DISTRICT_CKPT_IMAGE_H
 
 #include "ckpt/format.h"
+#include "common/lazydisk.h"
 #include "stream.pb-c.h"
 
 /* What a disk has that its home image may not have: an overlay for its engine. */
@@ -14,6 +15,7 @@ typedef struct ImageDisk {
     int data_fd;      /* owned; -1: none, the home has all of it */
     int index_fd;     /* owned (common/diskindex.h); -1 like data_fd */
     uint64_t entries; /* in the index, no block twice */
+    LazyDisk *lazy;   /* owned; the data file is being filled in (store-ram.h). NULL: it is whole */
 } ImageDisk;
 
 typedef struct Image {

@@ -56,8 +56,10 @@ life_image_disks(const Image *image, uint32_t k, MemberImage *out)
     out->n_disks = image->disks ? (unsigned)image->cut->members[k]->n_disks : 0;
     for (unsigned i = 0; i < out->n_disks; i++) {
         const ImageDisk *disk = &image->disks[at + i];
-        out->disks[i] = (MemberRestoreDisk){
-            .data_fd = disk->data_fd, .index_fd = disk->index_fd, .entries = disk->entries};
+        out->disks[i] = (MemberRestoreDisk){.data_fd = disk->data_fd,
+                                            .index_fd = disk->index_fd,
+                                            .entries = disk->entries,
+                                            .lazy = disk->lazy};
     }
 }
 
@@ -504,8 +506,9 @@ life_load_store(Coordinator *c, const char *from, uint64_t *id, StoreRam **ram, 
 
     if (!ckpt_store_find(store, from, id, error))
         return NULL;
-    image = lazy_possible(c) ? ckpt_store_load_lazy(store, *id, c->persist->dir, &source, error)
-                             : ckpt_store_load(store, *id, c->persist->dir, error);
+    image = lazy_possible(c)
+                ? ckpt_store_load_lazy(store, *id, c->persist->dir, lazy_disks(c), &source, error)
+                : ckpt_store_load(store, *id, c->persist->dir, error);
     if (!image || !ckpt_store_set_head(store, *id, error))
         return NULL;
     *ram = g_steal_pointer(&source);
@@ -522,8 +525,9 @@ life_load_clone(Coordinator *c, const char *from, StoreRam **ram, GError **error
 
     if (!store || !ckpt_store_find(store, from, &id, error))
         return NULL;
-    return lazy_possible(c) ? ckpt_store_load_lazy(store, id, c->clone_overlays, ram, error)
-                            : ckpt_store_load(store, id, c->clone_overlays, error);
+    return lazy_possible(c)
+               ? ckpt_store_load_lazy(store, id, c->clone_overlays, lazy_disks(c), ram, error)
+               : ckpt_store_load(store, id, c->clone_overlays, error);
 }
 
 void

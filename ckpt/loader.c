@@ -1,18 +1,24 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Filling in RAM.
+ * Filling in RAM and overlays.
  *
  * Theory of operation. Everything but the counters belongs to the thread. A page that is put in place
  * wakes who waits for it. One that is there already (EEXIST: a predecessor of this process has put it
  * there, and was killed before the wake-up, or it is a second fault of the same page) is never
  * replaced, only its waiters are woken. A member whose address space has gone, or whose guest has
  * reset itself, does not want its pages any more.
+ *
+ * A block goes to the place in the data file that it was given before its guest ran. The engine gives
+ * that to nobody else before all is there, so it does not matter whether the guest has written the
+ * block anew meanwhile: then nobody reads the place.
  */
 #include "ckpt/loader.h"
 
 #include "common/clock.h"
+#include "disk/home.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -31,6 +37,19 @@ typedef struct Target {
     bool over;
 } Target;
 
+typedef struct DiskTarget {
+    char *name;
+    uint32_t disk;
+    uint64_t bytes;
+    LazyDisk *shared;
+    int data_fd;
+    char *home_name;
+    Home *home;        /* once it is needed */
+    uint64_t at_place; /* places below are not at home, or have been read */
+    uint64_t serving;  /* where to look on for places that are waited for */
+    bool more;         /* there may be some */
+} DiskTarget;
+
 typedef enum {
     LOADER_READING,
     LOADER_LOADED, /* faults are still served: they are of zeros */
@@ -41,6 +60,8 @@ struct Loader {
     StoreRam *ram;
     Target *targets;
     uint32_t n;
+    DiskTarget *disks;
+    uint32_t n_disks;
     uint64_t rate;
     Inbox *inbox;
     GThread *thread;
@@ -128,13 +149,94 @@ run_length(const DecodedPage *pages, uint32_t count)
     return n;
 }
 
+/* ---- Putting blocks in place ---- */
+
+static gboolean
+disk_fail(const DiskTarget *d, int err, GError **error)
+{
+    g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(err),
+                "member %s: an overlay of its disks cannot be filled in: %s", d->name,
+                g_strerror(err));
+    return FALSE;
+}
+
+/* data NULL: zeros. */
+static gboolean
+disk_put(DiskTarget *d, uint64_t place, const uint8_t *data, GError **error)
+{
+    off_t at = (off_t)(place * PAGE_BYTES);
+
+    if (lazydisk_has(d->shared, place, 1))
+        return TRUE;
+    /* Nothing has been written there: it is zeros already, and its room is not needed. */
+    if (data == NULL &&
+        fallocate(d->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, PAGE_BYTES) != 0)
+        g_debug("member %s: room of zeros cannot be given back", d->name);
+    for (size_t done = 0; data != NULL && done < PAGE_BYTES;) {
+        ssize_t n = pwrite(d->data_fd, data + done, PAGE_BYTES - done, at + (off_t)done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return disk_fail(d, n < 0 ? errno : EIO, error);
+        done += (size_t)n;
+    }
+    lazydisk_put(d->shared, place);
+    return TRUE;
+}
+
+static DiskTarget *
+loader_disk(const Loader *l, uint32_t disk)
+{
+    for (uint32_t i = 0; i < l->n_disks; i++) {
+        if (l->disks[i].disk == disk)
+            return &l->disks[i];
+    }
+    return NULL;
+}
+
+static gboolean
+loader_put_blocks(Loader *l, uint32_t disk, const DecodedPage *pages, uint32_t count,
+                  GError **error)
+{
+    DiskTarget *d = loader_disk(l, disk);
+
+    for (uint32_t i = 0; d != NULL && i < count; i++) {
+        uint64_t place = storeram_place(l->ram, disk, pages[i].index);
+        if (place != UINT64_MAX && !disk_put(d, place, pages[i].data, error))
+            return FALSE;
+    }
+    l->placed += count;
+    return TRUE;
+}
+
+/* A block that no file has any more: it has been merged since. */
+static gboolean
+disk_put_home(DiskTarget *d, uint64_t place, uint64_t block, GError **error)
+{
+    uint8_t data[PAGE_BYTES] = {0};
+    uint64_t at = block * PAGE_BYTES;
+
+    if (d->home == NULL && d->home_name != NULL)
+        d->home = home_open(d->home_name, d->bytes, false, error);
+    if (d->home == NULL) {
+        if (error != NULL && *error == NULL)
+            disk_fail(d, ENODATA, error);
+        return FALSE;
+    }
+    return home_read(d->home, at, data, MIN(PAGE_BYTES, d->bytes - at), error) &&
+           disk_put(d, place, data, error);
+}
+
 static gboolean
 loader_put(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count, GError **error)
 {
     static const uint8_t zeroes[PAGE_BYTES];
     Loader *l = opaque;
-    Target *t = loader_target(l, member);
+    Target *t;
 
+    if (member >= STORERAM_DISK(0))
+        return loader_put_blocks(l, member, pages, count, error);
+    t = loader_target(l, member);
     if (t == NULL)
         return TRUE;
     for (uint32_t i = 0, n = 0; i < count; i += n) {
@@ -187,6 +289,75 @@ loader_serve(Loader *l, Target *t, GError **error)
     return TRUE;
 }
 
+/* Bring the block at a place that the engine waits for. */
+static gboolean
+loader_serve_place(Loader *l, DiskTarget *d, uint64_t place, GError **error)
+{
+    uint64_t block = lazydisk_block(d->shared, place);
+
+    l->waited_for++;
+    if (block < storeram_pages(l->ram, d->disk) &&
+        storeram_place(l->ram, d->disk, block) == place) {
+        if (storeram_at_home(l->ram, d->disk, block)
+                ? !disk_put_home(d, place, block, error)
+                : !storeram_fetch(l->ram, d->disk, block, loader_put, l, error))
+            return FALSE;
+        if (lazydisk_has(d->shared, place, 1))
+            return TRUE;
+    }
+    g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+                "member %s: what its engine waits for of a disk is not what it was given", d->name);
+    return FALSE;
+}
+
+/* Some of what the engine waits for: it may be all that there is, and others wait too. */
+static gboolean
+loader_serve_disk(Loader *l, DiskTarget *d, GError **error)
+{
+    for (int n = 0; n < FAULTS_AT_ONCE; n++, d->serving++) {
+        d->more = lazydisk_wanted(d->shared, &d->serving);
+        if (!d->more)
+            break;
+        if (!loader_serve_place(l, d, d->serving, error))
+            return FALSE;
+    }
+    /* From the front again, for what has been asked for behind our back. */
+    if (!d->more && d->serving > 0) {
+        d->serving = 0;
+        d->more = lazydisk_wanted(d->shared, &d->serving);
+    }
+    return TRUE;
+}
+
+/* One more block that is at home. *done: of no disk there is one left. */
+static gboolean
+loader_next_home(Loader *l, gboolean *done, GError **error)
+{
+    for (uint32_t i = 0; i < l->n_disks; i++) {
+        DiskTarget *d = &l->disks[i];
+
+        while (d->at_place < lazydisk_places(d->shared)) {
+            uint64_t place = d->at_place++, block = lazydisk_block(d->shared, place);
+            if (lazydisk_has(d->shared, place, 1) || block >= storeram_pages(l->ram, d->disk) ||
+                !storeram_at_home(l->ram, d->disk, block))
+                continue;
+            *done = FALSE;
+            l->placed++;
+            return disk_put_home(d, place, block, error);
+        }
+    }
+    *done = TRUE;
+    return TRUE;
+}
+
+/* Some more of what nobody waits for. */
+static gboolean
+loader_next(Loader *l, gboolean *done, GError **error)
+{
+    return storeram_next(l->ram, loader_put, l, done, error) &&
+           (!*done || loader_next_home(l, done, error));
+}
+
 static void
 loader_read_on(Loader *l)
 {
@@ -195,7 +366,7 @@ loader_read_on(Loader *l)
     uint64_t before = l->placed, at, total;
     int64_t now = clock_monotonic_ns();
 
-    if (!storeram_next(l->ram, loader_put, l, &done, &error)) {
+    if (!loader_next(l, &done, &error)) {
         loader_failed(l, error);
         return;
     }
@@ -207,6 +378,8 @@ loader_read_on(Loader *l)
     if (!done)
         return;
     l->state = LOADER_LOADED;
+    for (uint32_t i = 0; i < l->n_disks; i++)
+        lazydisk_finish(l->disks[i].shared);
     g_message("memory has been read from the store: %" PRIu64 " MiB in %.3f s, %" PRIu64
               " times a page was waited for",
               l->placed * PAGE_BYTES >> 20, (double)(now - l->begun_ns) / NS_PER_S, l->waited_for);
@@ -221,33 +394,58 @@ loader_wait(const Loader *l, struct pollfd *polls)
         l->state == LOADER_READING ? MAX(l->next_ns - clock_monotonic_ns(), 0) : NS_PER_S;
     struct timespec ts = {.tv_sec = wait / NS_PER_S, .tv_nsec = wait % NS_PER_S};
 
+    for (uint32_t i = 0; i < l->n_disks; i++) {
+        if (l->disks[i].more)
+            ts = (struct timespec){0};
+    }
     for (uint32_t i = 0; i < l->n; i++) {
         bool serve = !l->targets[i].over && l->state != LOADER_FAILED;
         polls[i] = (struct pollfd){.fd = serve ? l->targets[i].uffd : -1, .events = POLLIN};
     }
-    polls[l->n] = (struct pollfd){.fd = l->stop_fd, .events = POLLIN};
-    ppoll(polls, l->n + 1, &ts, NULL);
-    return (polls[l->n].revents & POLLIN) == 0;
+    for (uint32_t i = 0; i < l->n_disks; i++)
+        polls[l->n + i] = (struct pollfd){
+            .fd = l->state != LOADER_FAILED ? lazydisk_fds(l->disks[i].shared)[1] : -1,
+            .events = POLLIN};
+    polls[l->n + l->n_disks] = (struct pollfd){.fd = l->stop_fd, .events = POLLIN};
+    ppoll(polls, l->n + l->n_disks + 1, &ts, NULL);
+    return (polls[l->n + l->n_disks].revents & POLLIN) == 0;
+}
+
+/* Whatever has been asked for since. */
+static void
+loader_serve_all(Loader *l, const struct pollfd *polls)
+{
+    GError *error = NULL;
+
+    for (uint32_t i = 0; i < l->n && l->state != LOADER_FAILED; i++) {
+        if (polls[i].revents & POLLIN && !loader_serve(l, &l->targets[i], &error))
+            loader_failed(l, error);
+        /* Its process has ended. */
+        if (polls[i].revents & (POLLERR | POLLHUP) && !(polls[i].revents & POLLIN))
+            l->targets[i].over = true;
+    }
+    for (uint32_t i = 0; i < l->n_disks && l->state != LOADER_FAILED; i++) {
+        DiskTarget *d = &l->disks[i];
+        if (polls[l->n + i].revents & POLLIN)
+            lazydisk_woken(d->shared, false);
+        if ((polls[l->n + i].revents & POLLIN || d->more) && !loader_serve_disk(l, d, &error))
+            loader_failed(l, error);
+    }
 }
 
 static gpointer
 loader_run(gpointer data)
 {
     Loader *l = data;
-    g_autofree struct pollfd *polls = g_new0(struct pollfd, l->n + 1);
+    g_autofree struct pollfd *polls = g_new0(struct pollfd, l->n + l->n_disks + 1);
 
     /* Who was left waiting by a predecessor asks again. */
     for (uint32_t i = 0; i < l->n; i++)
         target_wake(&l->targets[i], 0, l->targets[i].n_pages);
+    for (uint32_t i = 0; i < l->n_disks; i++)
+        l->disks[i].more = true;
     while (loader_wait(l, polls)) {
-        for (uint32_t i = 0; i < l->n && l->state != LOADER_FAILED; i++) {
-            GError *error = NULL;
-            if (polls[i].revents & POLLIN && !loader_serve(l, &l->targets[i], &error))
-                loader_failed(l, error);
-            /* Its process has ended. */
-            if (polls[i].revents & (POLLERR | POLLHUP) && !(polls[i].revents & POLLIN))
-                l->targets[i].over = true;
-        }
+        loader_serve_all(l, polls);
         if (l->state == LOADER_READING && clock_monotonic_ns() >= l->next_ns)
             loader_read_on(l);
     }
@@ -263,10 +461,15 @@ loader_leave_out(Loader *l)
         if (loader_target(l, i) == NULL)
             storeram_have(l->ram, i, 0, storeram_pages(l->ram, i));
     }
+    for (uint32_t k = 0; k < storeram_disks(l->ram); k++) {
+        if (loader_disk(l, STORERAM_DISK(k)) == NULL)
+            storeram_skip_disk(l->ram, STORERAM_DISK(k));
+    }
 }
 
 Loader *
-loader_new(StoreRam *ram, const LoaderTarget *targets, uint32_t n, uint64_t rate, Inbox *inbox)
+loader_new(StoreRam *ram, const LoaderTarget *targets, uint32_t n, const LoaderDisk *disks,
+           uint32_t n_disks, uint64_t rate, Inbox *inbox)
 {
     Loader *l = g_new0(Loader, 1);
 
@@ -283,10 +486,30 @@ loader_new(StoreRam *ram, const LoaderTarget *targets, uint32_t n, uint64_t rate
                                  .address = targets[i].address,
                                  .member = targets[i].member,
                                  .n_pages = storeram_pages(ram, targets[i].member)};
+    l->n_disks = n_disks;
+    l->disks = g_new0(DiskTarget, n_disks);
+    for (uint32_t i = 0; i < n_disks; i++)
+        l->disks[i] = (DiskTarget){.name = g_strdup(disks[i].name),
+                                   .disk = disks[i].disk,
+                                   .bytes = disks[i].bytes,
+                                   .shared = disks[i].shared,
+                                   .data_fd = disks[i].data_fd,
+                                   .home_name = g_strdup(disks[i].home)};
     loader_leave_out(l);
     storeram_progress(ram, &l->done, &l->total);
     l->thread = g_thread_new("loader", loader_run, l);
     return l;
+}
+
+static void
+disk_clear(DiskTarget *d)
+{
+    lazydisk_free(d->shared);
+    close(d->data_fd);
+    if (d->home != NULL)
+        home_close(d->home);
+    g_free(d->home_name);
+    g_free(d->name);
 }
 
 void
@@ -303,7 +526,10 @@ loader_free(Loader *l)
         close(l->targets[i].uffd);
         g_free(l->targets[i].name);
     }
+    for (uint32_t i = 0; i < l->n_disks; i++)
+        disk_clear(&l->disks[i]);
     g_free(l->targets);
+    g_free(l->disks);
     close(l->stop_fd);
     g_free(l->failure);
     storeram_free(l->ram);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Filling in the RAM of members that run already, from the store: a thread that puts pages in place
- * through the engines' userfaultfds (ioctl_userfaultfd(2)), those first that somebody waits for, then
+ * Filling in the RAM of members that run already, and the overlays of their disks, from the store: a
+ * thread that puts pages in place through the engines' userfaultfds (ioctl_userfaultfd(2)), and blocks
+ * into the data files (common/lazydisk.h), those first that somebody waits for, then
  * all others. Posts INBOX_LOADED when all are there, or INBOX_LOAD_FAILED with the reason; after that
  * whoever waits for a page waits on.
  */
@@ -20,10 +21,20 @@ typedef struct LoaderTarget {
     uint32_t member;  /* in the StoreRam */
 } LoaderTarget;
 
-/* Members of ram (taken) without a target are left out. rate: bytes per second that are read when
+typedef struct LoaderDisk {
+    const char *name; /* of the member */
+    uint32_t disk;    /* in the StoreRam: STORERAM_DISK */
+    uint64_t bytes;
+    LazyDisk *shared; /* taken */
+    int data_fd;      /* taken */
+    const char
+        *home; /* for blocks at home (storeram_at_home), as MemberDisk.home; NULL: there are none */
+} LoaderDisk;
+
+/* Members and disks of ram (taken) without a target are left out. rate: bytes per second that are read when
  * nobody waits, 0: no limit. */
-Loader *loader_new(StoreRam *ram, const LoaderTarget *targets, uint32_t n, uint64_t rate,
-                   Inbox *inbox);
+Loader *loader_new(StoreRam *ram, const LoaderTarget *targets, uint32_t n, const LoaderDisk *disks,
+                   uint32_t n_disks, uint64_t rate, Inbox *inbox);
 /* Ends the thread, after one batch at the latest. NULL is allowed. */
 void loader_free(Loader *loader);
 

@@ -105,7 +105,8 @@ static const GOptionEntry options[] = {
      "0: send whole pages)",
      "BYTES"},
     {"load-rate", 0, 0, G_OPTION_ARG_INT64, &opt_load_rate,
-     "Bytes per second for reading memory of a restored district ahead of its use (0: no limit)",
+     "Bytes per second for reading memory and disks of a restored district ahead of their use (0: "
+     "no limit)",
      "BYTES"},
     G_OPTION_ENTRY_NULL,
 };

@@ -90,6 +90,7 @@ member_disk_clear(MemberDisk *disk)
         close(disk->data_fd);
     if (disk->index_fd >= 0)
         close(disk->index_fd);
+    lazydisk_free(disk->lazy);
     g_free(disk->member);
     g_free(disk->home);
     *disk = (MemberDisk){.data_fd = -1, .index_fd = -1};
@@ -101,6 +102,7 @@ member_disk_copy(MemberDisk *to, const MemberDisk *from, GError **error)
     *to = *from;
     to->member = g_strdup(from->member);
     to->home = g_strdup(from->home);
+    to->lazy = NULL;
     to->data_fd = fcntl(from->data_fd, F_DUPFD_CLOEXEC, 3);
     to->index_fd = fcntl(from->index_fd, F_DUPFD_CLOEXEC, 3);
     if (to->data_fd >= 0 && to->index_fd >= 0)

@@ -10,6 +10,7 @@
 #define DISTRICT_CKPT_MEMBER_DISK_H
 
 #include "common/diskindex.h"
+#include "common/lazydisk.h"
 #include "common/page.h"
 #include "member.pb-c.h"
 
@@ -28,6 +29,7 @@ typedef struct MemberDisk {
     int index_fd; /* -1 without overlay */
     uint64_t cut; /* number of the last cut; 0: none */
     uint64_t index_end;
+    LazyDisk *lazy; /* at HELLO: its data file is still being filled in; else NULL */
 } MemberDisk;
 
 /* From HELLO: fds are those of its overlay, duplicated here. FALSE: what the engine says cannot be;

@@ -140,6 +140,16 @@ hello_overlays(const District__MemberHelloReply *hello)
     return n;
 }
 
+static guint
+hello_lazy_disks(const District__MemberHelloReply *hello)
+{
+    guint n = 0;
+
+    for (size_t i = 0; i < hello->n_disks; i++)
+        n += hello->disks[i]->overlay && hello->disks[i]->lazy;
+    return n;
+}
+
 /* Descriptors of memory: bitmap, state and, if there, RAM. */
 static guint
 hello_maps(const District__MemberHelloReply *hello)
@@ -164,7 +174,8 @@ hello_check(Member *member, const District__MemberHelloReply *hello, guint n_fds
     if (hello->n_disks > DISKS_MAX)
         return hello_fail(member, error, "it has too many disks");
     if (n_fds != hello_maps(hello) + 2 * hello_overlays(hello) + (hello->journal != NULL) +
-                     (hello->can_stir ? 1 : 0) + (hello->lazy ? 1 : 0))
+                     LAZYDISK_FDS * hello_lazy_disks(hello) + (hello->can_stir ? 1 : 0) +
+                     (hello->lazy ? 1 : 0))
         return hello_fail(member, error, "it passed the wrong number of descriptors");
     return hello_check_regions(member, hello, error);
 }
@@ -181,6 +192,7 @@ hello_copy(Member *member, const District__MemberHelloReply *hello)
     member->state_capacity = hello->state_capacity;
     member->run_state = hello->state;
     member->can_lazy = hello->can_lazy;
+    member->can_lazy_disks = hello->can_lazy_disks;
     member->n_regions = hello->n_regions;
     member->regions = g_new0(District__RamRegion, hello->n_regions);
     for (size_t i = 0; i < hello->n_regions; i++) {
@@ -218,6 +230,23 @@ hello_journal(Member *member, const District__MemberHelloReply *hello, const int
     return FALSE;
 }
 
+/* fds: those of the overlays that are being filled in, in order. */
+static gboolean
+hello_lazy(Member *member, const District__MemberHelloReply *hello, const int *fds, GError **error)
+{
+    for (size_t i = 0; i < hello->n_disks; i++) {
+        if (!hello->disks[i]->overlay || !hello->disks[i]->lazy)
+            continue;
+        member->disks[i].lazy = lazydisk_open(fds, error);
+        if (!member->disks[i].lazy) {
+            g_prefix_error(error, "member %s: disk %zu: ", member->name, i);
+            return FALSE;
+        }
+        fds += LAZYDISK_FDS;
+    }
+    return TRUE;
+}
+
 /* Map bitmap, state and, if there, RAM. fds stay the caller's. */
 static gboolean
 hello_map(Member *member, const int *fds, bool has_ram, GError **error)
@@ -243,7 +272,7 @@ member_hello(Member *member, GError **error)
 {
     District__MemberHelloRequest hello = DISTRICT__MEMBER_HELLO_REQUEST__INIT;
     District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
-    int fds[6 + 2 * DISKS_MAX];
+    int fds[6 + (2 + LAZYDISK_FDS) * DISKS_MAX];
     guint n_fds = G_N_ELEMENTS(fds);
 
     hello.version = MEMBER_PROTOCOL_VERSION;
@@ -263,7 +292,9 @@ member_hello(Member *member, GError **error)
         guint mapped = hello_maps(reply->hello);
         ok = hello_map(member, fds, mapped == 3, error) &&
              hello_disks(member, reply->hello, fds + mapped, error) &&
-             hello_journal(member, reply->hello, fds + mapped + 2 * overlays, error);
+             hello_journal(member, reply->hello, fds + mapped + 2 * overlays, error) &&
+             hello_lazy(member, reply->hello,
+                        fds + mapped + 2 * overlays + (reply->hello->journal != NULL), error);
     }
     if (ok && reply->hello->lazy) {
         member->lazy_fd = fds[--n_fds];

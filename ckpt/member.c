@@ -346,7 +346,8 @@ member_send_restore(Member *member, const MemberImage *image, GError **error)
     District__MemberRestoreRequest restore = DISTRICT__MEMBER_RESTORE_REQUEST__INIT;
     District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
     uint64_t entries[DISKS_MAX];
-    int fds[1 + 2 * DISKS_MAX];
+    protobuf_c_boolean lazy[DISKS_MAX];
+    int fds[1 + (2 + LAZYDISK_FDS) * DISKS_MAX];
     guint n_fds = 0;
 
     if (!member_disks_fit(member, image, error) || !member_pass_ram(member, image, error) ||
@@ -358,7 +359,15 @@ member_send_restore(Member *member, const MemberImage *image, GError **error)
         entries[i] = image->disks[i].entries;
         fds[n_fds++] = image->disks[i].data_fd;
         fds[n_fds++] = image->disks[i].index_fd;
+        lazy[i] = image->disks[i].lazy != NULL;
+        restore.n_disk_lazy |= lazy[i];
     }
+    for (unsigned i = 0; i < image->n_disks; i++) {
+        for (int k = 0; lazy[i] && k < LAZYDISK_FDS; k++)
+            fds[n_fds++] = lazydisk_fds(image->disks[i].lazy)[k];
+    }
+    restore.n_disk_lazy *= image->n_disks;
+    restore.disk_lazy = lazy;
     restore.state_len = image->state_len;
     restore.ram_known = image->ram_known;
     restore.journal_current = image->journal_current;

@@ -50,6 +50,7 @@ typedef struct Member {
     int ram_fd;              /* -1 until there is RAM */
     const uint8_t *ram;      /* read-only mapping, ram_size bytes */
     bool can_lazy;           /* it takes member_send_lazy */
+    bool can_lazy_disks;     /* and MemberRestoreDisk.lazy */
     int lazy_fd;             /* userfaultfd while RAM is being filled in, else -1 */
     int stir_fd;             /* eventfd of member_send_resume, or -1 */
     uint64_t lazy_address;   /* of RAM in the engine, as the faults have it */
@@ -83,6 +84,7 @@ gboolean member_send_quit(Member *member, GError **error);
 typedef struct MemberRestoreDisk {
     int data_fd, index_fd;
     uint64_t entries;
+    const LazyDisk *lazy; /* its data comes later; NULL: it is there */
 } MemberRestoreDisk;
 typedef struct MemberImage {
     int ram_fd;           /* -1: only the disks; the member is freshly booted and paused */

@@ -80,11 +80,6 @@ storedisk_new(CkptStore *store, const StoreImage *what, const char *dir, GError 
 {
     g_autoptr(StoreDisk) overlay = NULL;
 
-    if (dir == NULL) {
-        store_fail(store, CKPT_STORE_ERROR_REFUSED, error,
-                   "member %s has disks: they need a directory for their overlays", what->member);
-        return NULL;
-    }
     overlay = g_new0(StoreDisk, 1);
     overlay->store = store;
     overlay->dir = dir;
@@ -95,6 +90,8 @@ storedisk_new(CkptStore *store, const StoreImage *what, const char *dir, GError 
     overlay->at = storefile_map(disk_blocks(what->bytes) * sizeof *overlay->at, error);
     if (overlay->at == NULL)
         return NULL;
+    if (dir == NULL)
+        return g_steal_pointer(&overlay);
     overlay->data_fd = nameless_file(overlay, error);
     if (overlay->data_fd < 0)
         return NULL;
@@ -170,6 +167,22 @@ storedisk_put(StoreDisk *overlay, const DecodedPage *pages, uint32_t count, GErr
     return storefile_runs(pages, count, put_run, overlay, error);
 }
 
+void
+storedisk_give_places(StoreDisk *overlay, const GArray *blocks)
+{
+    g_array_append_vals(overlay->blocks, blocks->data, blocks->len);
+    for (guint i = 0; i < blocks->len; i++)
+        overlay->at[g_array_index(blocks, uint64_t, i)] = i + AT_DATA;
+    overlay->used = blocks->len;
+}
+
+bool
+storedisk_take_room(StoreDisk *overlay)
+{
+    return overlay->used == 0 ||
+           fallocate(overlay->data_fd, 0, 0, (off_t)(overlay->used * PAGE_BYTES)) == 0;
+}
+
 gboolean
 storedisk_finish(StoreDisk *overlay, GError **error)
 {
@@ -195,7 +208,7 @@ storedisk_finish(StoreDisk *overlay, GError **error)
 ImageDisk
 storedisk_take(StoreDisk *overlay)
 {
-    ImageDisk disk = {overlay->data_fd, overlay->index_fd, overlay->blocks->len};
+    ImageDisk disk = {overlay->data_fd, overlay->index_fd, overlay->blocks->len, NULL};
 
     overlay->data_fd = overlay->index_fd = -1;
     return disk;

@@ -227,7 +227,7 @@ int store_write_all(int fd, const void *data, size_t len, uint64_t offset);
 /* ---- The overlay of a disk that is loaded (store-disk.c) ---- */
 
 typedef struct StoreDisk StoreDisk;
-/* dir stays the caller's, and valid. NULL with error set. */
+/* dir stays the caller's, and valid; NULL: no files are made. NULL with error set. */
 StoreDisk *storedisk_new(CkptStore *store, const StoreImage *what, const char *dir, GError **error);
 void storedisk_free(StoreDisk *overlay);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(StoreDisk, storedisk_free)
@@ -235,6 +235,11 @@ const StoreImage *storedisk_image(const StoreDisk *overlay);
 /* These blocks replace what came before. */
 gboolean storedisk_put(StoreDisk *overlay, const DecodedPage *pages, uint32_t count,
                        GError **error);
+/* In place of all storedisk_put: these blocks (of uint64_t) will have data, in this order, at places
+ * from 0 on. storedisk_put may still bring them. */
+void storedisk_give_places(StoreDisk *overlay, const GArray *blocks);
+/* All of their room is taken. false: it cannot be. */
+bool storedisk_take_room(StoreDisk *overlay);
 /* Everything has come: write the index. */
 gboolean storedisk_finish(StoreDisk *overlay, GError **error);
 /* Its files, once. */
@@ -306,13 +311,24 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(IndexJob, index_job_free)
 
 /* ---- RAM that is read page by page (store-ram.c) ---- */
 
-/* For the members of begin, in order; RAM that builds on base images has these opened. NULL with
- * error set. */
-StoreRam *storeram_new(CkptStore *store, const District__StreamEpochBegin *begin, GError **error);
-/* Pages of RAM in a file replace what came before. fd: of the file, duplicated; n_pages_of: of its
- * n_images images. */
+StoreRam *storeram_new(CkptStore *store);
+/* The members of begin, in order; RAM that builds on base images has these opened. Once. */
+gboolean storeram_set_members(StoreRam *ram, CkptStore *store,
+                              const District__StreamEpochBegin *begin, GError **error);
+/* Another disk, numbered from 0 as they come; and: disk seen is the next one of the image. */
+gboolean storeram_see_disk(StoreRam *ram, uint64_t bytes, GError **error);
+void storeram_use_disk(StoreRam *ram, guint seen);
+/* Of uint64_t: the block at each place. */
+const GArray *storeram_blocks(const StoreRam *ram, uint32_t disk);
+/*
+ * What is in a file replaces what came before. fd: of the file, duplicated; of each of its n_images
+ * images n_pages_of, and seen_of: the disk, or one of the below.
+ */
+#define STORERAM_IS_RAM (-1)
+#define STORERAM_NOT_WANTED (-2)
 gboolean storeram_add(StoreRam *ram, const char *name, int fd, const StoreIndex *index,
-                      const uint64_t *n_pages_of, uint32_t n_images, GError **error);
+                      const uint64_t *n_pages_of, uint32_t n_images, const int *seen_of,
+                      GError **error);
 /* Is there memory for it, in the worst case? */
 gboolean storeram_check_room(const StoreRam *ram, GError **error);
 /* One record of the file behind fd, verified; the caller's until the next call with payload. */

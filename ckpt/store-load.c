@@ -9,8 +9,9 @@
  * A base image may hold some of the pages of a root that is not merged yet, torn by a crash. So a
  * page that does not fit its sum is under suspicion until the root's file has replaced it.
  *
- * A lazy load goes by the indexes of the files (store-index.c): of RAM it only learns where it is
- * (store-ram.c); blocks of disks and the state of the cut are read and verified record by record.
+ * A lazy load goes by the indexes of the files (store-index.c): of RAM, and of blocks of disks, it only
+ * learns where they are (store-ram.c), and gives the blocks places in the overlays whose room is
+ * taken: where that cannot be had, they are read at once. Only the state of the cut is read in any case.
  *
  * A writer at work may move the root on while a reader of the store loads. Base images would then
  * be ahead of the chain; so afterwards the catalog is looked at again, and all of it is done again
@@ -45,6 +46,7 @@ typedef struct Load {
     uint64_t since_check;
     District__CutState *cut;
     bool lazy;
+    StoreLazy what;
     StoreRam *source;      /* lazy */
     GByteArray *begin;     /* lazy: EPOCH_BEGIN of this file, packed */
     uint64_t *image_pages; /* lazy: of this file's images */
@@ -157,10 +159,16 @@ find_disk(Load *load, const StoreImage *what, GError **error)
         if (storefile_image_equal(storedisk_image(disk), what))
             return disk;
     }
+    if (load->overlay_dir == NULL && load->what != STORE_LAZY_ADOPT) {
+        store_fail(load->store, CKPT_STORE_ERROR_REFUSED, error,
+                   "member %s has disks: they need a directory for their overlays", what->member);
+        return NULL;
+    }
     disk = storedisk_new(load->store, what, load->overlay_dir, error);
-    if (disk != NULL)
-        g_ptr_array_add(load->disks, disk);
-    return disk;
+    if (disk == NULL)
+        return NULL;
+    g_ptr_array_add(load->disks, disk);
+    return !load->lazy || storeram_see_disk(load->source, what->bytes, error) ? disk : NULL;
 }
 
 /* ---- A file of the chain ---- */
@@ -172,7 +180,7 @@ load_ram_begin(Load *load, const District__StreamEpochBegin *begin, GError **err
 
     if (!begin->full && load->ram != NULL)
         return TRUE; /* the same members: load_chain has seen to it */
-    if (load->lazy && (load->source = storeram_new(load->store, begin, error)) == NULL)
+    if (load->lazy && !storeram_set_members(load->source, load->store, begin, error))
         return FALSE;
     sizes = g_new(uint64_t, begin->n_members);
     for (size_t i = 0; i < begin->n_members; i++)
@@ -306,16 +314,35 @@ lazy_state(Load *load, int fd, uint64_t offset, GByteArray *payload, GError **er
            lazy_check_cut(load, error);
 }
 
+/* What is taken of this file later: of each image as storeram_add wants it. Caller frees. */
+static int *
+lazy_wanted(const Load *load)
+{
+    guint n_members = load->images->len - load->disks_of->len, seen;
+    int *wanted = g_new(int, MAX(load->images->len, 1));
+
+    for (guint i = 0; i < load->images->len; i++)
+        wanted[i] = i < n_members && load->take_ram ? STORERAM_IS_RAM : STORERAM_NOT_WANTED;
+    for (guint i = n_members; i < load->images->len; i++) {
+        if (load->take_disks && load->what != STORE_LAZY_RAM &&
+            g_ptr_array_find(load->disks, g_ptr_array_index(load->disks_of, i - n_members), &seen))
+            wanted[i] = (int)seen;
+    }
+    return wanted;
+}
+
 /* Its head has been read. */
 static gboolean
 lazy_rest(Load *load, const char *name, int fd, const StoreIndex *index, GError **error)
 {
     g_autoptr(GByteArray) payload = g_byte_array_new();
+    g_autofree int *wanted = lazy_wanted(load);
+    bool disks_now = load->take_disks && load->what == STORE_LAZY_RAM;
 
-    if (load->take_ram &&
-        !storeram_add(load->source, name, fd, index, load->image_pages, load->images->len, error))
+    if (!storeram_add(load->source, name, fd, index, load->image_pages, load->images->len, wanted,
+                      error))
         return FALSE;
-    if ((!load->take_disks || lazy_disks(load, fd, index, payload, error)) &&
+    if ((!disks_now || lazy_disks(load, fd, index, payload, error)) &&
         (!load->last || lazy_state(load, fd, index->state_at, payload, error)))
         return TRUE;
     g_prefix_error(error, "store %s/%s: ", load->store->path, name);
@@ -407,17 +434,79 @@ load_chain(Load *load, uint64_t id, GError **error)
     return load->source == NULL || storeram_check_room(load->source, error);
 }
 
+/* ---- Disks that are read later ---- */
+
+static gboolean
+put_block(void *opaque, uint32_t disk, const DecodedPage *pages, uint32_t count, GError **error)
+{
+    const Load *load = opaque;
+
+    return storedisk_put(g_ptr_array_index(load->disks_of, disk - STORERAM_DISK(0)), pages, count,
+                         error);
+}
+
+/* There is no room that could be taken, or the file system takes none: as far as it goes, now. */
+static gboolean
+read_disks_now(Load *load, GError **error)
+{
+    for (uint32_t i = 0; i < load->disks_of->len; i++) {
+        const GArray *blocks = storeram_blocks(load->source, STORERAM_DISK(i));
+        for (guint k = 0; k < blocks->len; k++) {
+            if (!storeram_fetch(load->source, STORERAM_DISK(i), g_array_index(blocks, uint64_t, k),
+                                put_block, load, error))
+                return FALSE;
+        }
+    }
+    return TRUE;
+}
+
+/* *later: they are read later. */
+static gboolean
+lay_out_disks(Load *load, bool *later, GError **error)
+{
+    bool room = true;
+
+    *later = false;
+    for (guint i = 0, seen; load->lazy && i < load->disks_of->len; i++) {
+        StoreDisk *disk = g_ptr_array_index(load->disks_of, i);
+        if (!g_ptr_array_find(load->disks, disk, &seen))
+            continue;
+        storeram_use_disk(load->source, seen);
+        if (load->what != STORE_LAZY_DISKS)
+            continue;
+        storedisk_give_places(disk, storeram_blocks(load->source, STORERAM_DISK(i)));
+        room = room && storedisk_take_room(disk);
+    }
+    *later = load->lazy && load->what == STORE_LAZY_DISKS && room;
+    return *later || !load->lazy || load->what != STORE_LAZY_DISKS || read_disks_now(load, error);
+}
+
+static gboolean
+share_disk(const Load *load, uint32_t i, ImageDisk *disk, GError **error)
+{
+    const GArray *blocks = storeram_blocks(load->source, STORERAM_DISK(i));
+
+    if (blocks->len > 0)
+        disk->lazy = lazydisk_new((const uint64_t *)(const void *)blocks->data, blocks->len, error);
+    return blocks->len == 0 || disk->lazy != NULL;
+}
+
 static Image *
 image_from_load(Load *load, GError **error)
 {
+    bool later;
+
     g_autoptr(Image) image = g_new0(Image, 1);
 
     if (load->ram == NULL || load->cut == NULL) {
         store_fail(load->store, CKPT_STORE_ERROR_DAMAGED, error, "a chain without a checkpoint");
         return NULL;
     }
+    if (!lay_out_disks(load, &later, error))
+        return NULL;
     for (guint i = 0; i < load->disks_of->len; i++) {
-        if (!storedisk_finish(g_ptr_array_index(load->disks_of, i), error))
+        if (load->what != STORE_LAZY_ADOPT &&
+            !storedisk_finish(g_ptr_array_index(load->disks_of, i), error))
             return NULL;
     }
     image->cut = g_steal_pointer(&load->cut);
@@ -429,6 +518,10 @@ image_from_load(Load *load, GError **error)
     image->disks = g_new0(ImageDisk, image->n_disks);
     for (uint32_t i = 0; i < image->n_disks; i++)
         image->disks[i] = storedisk_take(g_ptr_array_index(load->disks_of, i));
+    for (uint32_t i = 0; later && i < image->n_disks; i++) {
+        if (!share_disk(load, i, &image->disks[i], error))
+            return NULL;
+    }
     return g_steal_pointer(&image);
 }
 
@@ -452,7 +545,7 @@ load_clear(Load *load)
 /* lazy NULL: RAM and all. */
 static Image *
 load_once(CkptStore *store, const Catalog *catalog, uint64_t id, const char *overlay_dir,
-          StoreRam **lazy, GError **error)
+          StoreLazy what, StoreRam **lazy, GError **error)
 {
     Load load = {
         .store = store,
@@ -461,6 +554,8 @@ load_once(CkptStore *store, const Catalog *catalog, uint64_t id, const char *ove
         .disks = g_ptr_array_new_with_free_func((GDestroyNotify)storedisk_free),
         .disks_of = g_ptr_array_new(),
         .lazy = lazy != NULL,
+        .what = what,
+        .source = lazy != NULL ? storeram_new(store) : NULL,
         .begin = g_byte_array_new(),
     };
     Image *image = load_chain(&load, id, error) ? image_from_load(&load, error) : NULL;
@@ -473,8 +568,8 @@ load_once(CkptStore *store, const Catalog *catalog, uint64_t id, const char *ove
 
 /* One attempt. *again: the store has changed underneath, whatever came of it. lazy: as load_once. */
 static Image *
-load_attempt(CkptStore *store, uint64_t id, const char *overlay_dir, StoreRam **lazy, bool *again,
-             GError **error)
+load_attempt(CkptStore *store, uint64_t id, const char *overlay_dir, StoreLazy what,
+             StoreRam **lazy, bool *again, GError **error)
 {
     g_autoptr(Catalog) before = catalog_read(store, error);
     g_autoptr(Catalog) after = NULL;
@@ -483,7 +578,7 @@ load_attempt(CkptStore *store, uint64_t id, const char *overlay_dir, StoreRam **
     *again = false;
     if (before == NULL || catalog_get(store, before, id, error) == NULL)
         return NULL;
-    image = load_once(store, before, id, overlay_dir, lazy, error);
+    image = load_once(store, before, id, overlay_dir, what, lazy, error);
     if (store_is_writer(store))
         return g_steal_pointer(&image);
     after = catalog_read(store, NULL);
@@ -493,15 +588,15 @@ load_attempt(CkptStore *store, uint64_t id, const char *overlay_dir, StoreRam **
 }
 
 static Image *
-load_attempts(CkptStore *store, uint64_t id, const char *overlay_dir, StoreRam **lazy,
-              GError **error)
+load_attempts(CkptStore *store, uint64_t id, const char *overlay_dir, StoreLazy what,
+              StoreRam **lazy, GError **error)
 {
     for (int i = 0; i < LOAD_ATTEMPTS; i++) {
         g_autoptr(Image) image = NULL;
         GError *why = NULL;
         bool again = false;
 
-        image = load_attempt(store, id, overlay_dir, lazy, &again, &why);
+        image = load_attempt(store, id, overlay_dir, what, lazy, &again, &why);
         if (!again || (image == NULL && i == LOAD_ATTEMPTS - 1)) {
             if (image == NULL)
                 g_propagate_error(error, why);
@@ -522,7 +617,7 @@ ckpt_store_load(CkptStore *store, uint64_t id, const char *overlay_dir, GError *
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
     int hold_fd = ckpt_store_hold(store);
-    Image *image = load_attempts(store, id, overlay_dir, NULL, error);
+    Image *image = load_attempts(store, id, overlay_dir, STORE_LAZY_RAM, NULL, error);
 
     if (hold_fd >= 0)
         close(hold_fd);
@@ -546,13 +641,13 @@ check_pinned(CkptStore *store, uint64_t id, GError **error)
 }
 
 Image *
-ckpt_store_load_lazy(CkptStore *store, uint64_t id, const char *overlay_dir, StoreRam **ram,
-                     GError **error)
+ckpt_store_load_lazy(CkptStore *store, uint64_t id, const char *overlay_dir, StoreLazy lazy,
+                     StoreRam **ram, GError **error)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->work);
 
     *ram = NULL;
     return store_is_writer(store) || check_pinned(store, id, error)
-               ? load_attempts(store, id, overlay_dir, ram, error)
+               ? load_attempts(store, id, overlay_dir, lazy, ram, error)
                : NULL;
 }

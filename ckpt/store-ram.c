@@ -6,6 +6,9 @@
  * checkpoint file (the indexes of the files say which pages are in which record), or in the base
  * image; or that it has been read. A record is read whole, and all of its pages that are the newest
  * go with the one that was wanted; of a base image some pages around it.
+ *
+ * Disks are the same, but for a list of the blocks that are in any file: only these are read, and each
+ * has a place in the overlay's data file, in the order of the list.
  */
 #include "ckpt/store-internal.h"
 
@@ -17,6 +20,7 @@
 
 /* In the map: in the base image or, without one, zero; below WHERE_ZERO: record number + 1. */
 #define WHERE_START 0
+#define WHERE_HOME (UINT32_MAX - 2) /* a block that is in no file any more */
 #define WHERE_ZERO (UINT32_MAX - 1)
 #define WHERE_READ UINT32_MAX
 
@@ -30,32 +34,64 @@ typedef struct RamFile {
     uint32_t n_images;
 } RamFile;
 
-typedef struct RamRecord {
-    uint32_t file;
-    uint32_t member;
-    uint64_t offset;
-} RamRecord;
-
 typedef struct RamMember {
     uint64_t n_pages;
     uint32_t *where;
     BaseImage *base; /* NULL: pages that are in no file are zero */
+    /* Of disks: */
+    GArray *blocks;  /* of uint64_t: those that are in a file; NULL: this is RAM */
+    uint32_t *place; /* per block, sparse: its place + 1, 0: none */
 } RamMember;
+
+typedef struct RamRecord {
+    uint32_t file;
+    uint32_t image; /* of the file */
+    uint64_t offset;
+    RamMember *m;
+} RamRecord;
 
 struct StoreRam {
     char *path; /* of the store */
     uint32_t n_members;
     RamMember *members;
-    GArray *files;   /* of RamFile */
-    GArray *records; /* of RamRecord */
+    GPtrArray *seen;  /* of RamMember: disks, as the files came to have them */
+    GPtrArray *disks; /* of RamMember, not owned: those of the image, in order */
+    GArray *files;    /* of RamFile */
+    GArray *records;  /* of RamRecord */
     GByteArray *payload;
     Decoder *decoder;
     /* Where storeram_next is. */
     uint32_t at_member;
     uint64_t at_page;
     uint64_t at_data; /* of its base image: pages from at_page to here are zero */
-    uint64_t passed;  /* pages of members before */
+    uint32_t at_disk;
+    guint at_block;
+    uint64_t passed; /* pages of members and disks before */
 };
+
+static RamMember *
+member_at(const StoreRam *ram, uint32_t member)
+{
+    return member < MEMBERS_MAX ? &ram->members[member]
+                                : g_ptr_array_index(ram->disks, member - MEMBERS_MAX);
+}
+
+static void
+member_clear(RamMember *m)
+{
+    storefile_unmap(m->where, m->n_pages * sizeof(uint32_t));
+    storefile_unmap(m->place, m->n_pages * sizeof(uint32_t));
+    base_close(m->base);
+    if (m->blocks != NULL)
+        g_array_unref(m->blocks);
+}
+
+static void
+disk_free(gpointer data)
+{
+    member_clear(data);
+    g_free(data);
+}
 
 static void
 file_clear(gpointer data)
@@ -73,10 +109,10 @@ storeram_free(StoreRam *ram)
 {
     if (ram == NULL)
         return;
-    for (uint32_t i = 0; i < ram->n_members; i++) {
-        storefile_unmap(ram->members[i].where, ram->members[i].n_pages * sizeof(uint32_t));
-        base_close(ram->members[i].base);
-    }
+    for (uint32_t i = 0; i < ram->n_members; i++)
+        member_clear(&ram->members[i]);
+    g_ptr_array_unref(ram->disks);
+    g_ptr_array_unref(ram->seen);
     g_free(ram->members);
     g_array_unref(ram->files);
     g_array_unref(ram->records);
@@ -87,17 +123,26 @@ storeram_free(StoreRam *ram)
 }
 
 StoreRam *
-storeram_new(CkptStore *store, const District__StreamEpochBegin *begin, GError **error)
+storeram_new(CkptStore *store)
 {
-    g_autoptr(StoreRam) ram = g_new0(StoreRam, 1);
+    StoreRam *ram = g_new0(StoreRam, 1);
 
     ram->path = g_strdup(store->path);
-    ram->members = g_new0(RamMember, begin->n_members);
+    ram->seen = g_ptr_array_new_with_free_func(disk_free);
+    ram->disks = g_ptr_array_new();
     ram->files = g_array_new(FALSE, FALSE, sizeof(RamFile));
     g_array_set_clear_func(ram->files, file_clear);
     ram->records = g_array_new(FALSE, FALSE, sizeof(RamRecord));
     ram->payload = g_byte_array_new();
     ram->decoder = decoder_new();
+    return ram;
+}
+
+gboolean
+storeram_set_members(StoreRam *ram, CkptStore *store, const District__StreamEpochBegin *begin,
+                     GError **error)
+{
+    ram->members = g_new0(RamMember, begin->n_members);
     for (size_t i = 0; i < begin->n_members; i++) {
         RamMember *m = &ram->members[ram->n_members++];
         const District__StreamMember *from = begin->members[i];
@@ -105,23 +150,138 @@ storeram_new(CkptStore *store, const District__StreamEpochBegin *begin, GError *
         m->n_pages = page_count(from->ram_size);
         m->where = storefile_map(m->n_pages * sizeof(uint32_t), error);
         if (m->where == NULL)
-            return NULL;
+            return FALSE;
         if (!begin->full)
             m->base = base_open(store, from->name, from->ram_size, BASE_READ, error);
         if (!begin->full && m->base == NULL)
-            return NULL;
+            return FALSE;
     }
-    return g_steal_pointer(&ram);
+    return TRUE;
+}
+
+/* ---- Disks ---- */
+
+gboolean
+storeram_see_disk(StoreRam *ram, uint64_t bytes, GError **error)
+{
+    RamMember *m = g_new0(RamMember, 1);
+
+    m->n_pages = disk_blocks(bytes);
+    m->blocks = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    g_ptr_array_add(ram->seen, m);
+    m->where = storefile_map(m->n_pages * sizeof(uint32_t), error);
+    if (m->where != NULL)
+        m->place = storefile_map(m->n_pages * sizeof(uint32_t), error);
+    return m->place != NULL;
+}
+
+void
+storeram_use_disk(StoreRam *ram, guint seen)
+{
+    g_ptr_array_add(ram->disks, g_ptr_array_index(ram->seen, seen));
+}
+
+uint32_t
+storeram_disks(const StoreRam *ram)
+{
+    return ram->disks->len;
+}
+
+const GArray *
+storeram_blocks(const StoreRam *ram, uint32_t disk)
+{
+    return member_at(ram, disk)->blocks;
+}
+
+uint64_t
+storeram_place(const StoreRam *ram, uint32_t disk, uint64_t block)
+{
+    uint32_t place = member_at(ram, disk)->place[block];
+
+    return place != 0 ? place - 1 : UINT64_MAX;
+}
+
+bool
+storeram_at_home(const StoreRam *ram, uint32_t disk, uint64_t block)
+{
+    return member_at(ram, disk)->where[block] == WHERE_HOME;
+}
+
+void
+storeram_skip_disk(StoreRam *ram, uint32_t disk)
+{
+    RamMember *m = member_at(ram, disk);
+
+    for (guint i = 0; i < m->blocks->len; i++)
+        m->where[g_array_index(m->blocks, uint64_t, i)] = WHERE_READ;
+}
+
+/* The block at one place of an overlay. */
+static gboolean
+adopt_place(RamMember *m, const LazyDisk *overlay, uint64_t place, GError **error)
+{
+    uint64_t block = lazydisk_block(overlay, place);
+
+    if (block >= m->n_pages || m->place[block] != 0) {
+        g_set_error(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_REFUSED,
+                    "what is shared of an overlay that is being read is not of this disk: place "
+                    "%" G_GUINT64_FORMAT " has block %" G_GUINT64_FORMAT,
+                    place, block);
+        return FALSE;
+    }
+    m->place[block] = (uint32_t)place + 1;
+    if (lazydisk_has(overlay, place, 1))
+        m->where[block] = WHERE_READ;
+    else if (m->where[block] == WHERE_START)
+        m->where[block] = WHERE_HOME;
+    return TRUE;
+}
+
+gboolean
+storeram_adopt_disk(StoreRam *ram, uint32_t disk, const LazyDisk *overlay, GError **error)
+{
+    RamMember *m = member_at(ram, disk);
+    guint in_files = m->blocks->len;
+
+    if (lazydisk_places(overlay) >= UINT32_MAX) {
+        g_set_error(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_REFUSED,
+                    "an overlay that is being read has more places than can be");
+        return FALSE;
+    }
+    for (guint i = 0; i < in_files; i++)
+        m->place[g_array_index(m->blocks, uint64_t, i)] = 0;
+    for (uint64_t place = 0; place < lazydisk_places(overlay); place++) {
+        if (!adopt_place(m, overlay, place, error))
+            return FALSE;
+    }
+    /* What the guest has written since has another place, and need not be read. */
+    for (guint i = 0; i < in_files; i++) {
+        uint64_t block = g_array_index(m->blocks, uint64_t, i);
+        if (m->place[block] == 0)
+            m->where[block] = WHERE_READ;
+    }
+    return TRUE;
 }
 
 /* ---- What is where ---- */
 
+/* A block of a disk is in a file. */
+static void
+give_place(RamMember *m, uint64_t block)
+{
+    if (m->place[block] != 0)
+        return;
+    g_array_append_val(m->blocks, block);
+    m->place[block] = m->blocks->len;
+}
+
 static gboolean
-add_record(StoreRam *ram, const char *name, const StoreIndex *index, guint i, GError **error)
+add_record(StoreRam *ram, const char *name, const StoreIndex *index, guint i, RamMember *m,
+           GError **error)
 {
     const StoreIndexRecord *from = &g_array_index(index->records, StoreIndexRecord, i);
-    RamMember *m = &ram->members[from->image];
-    RamRecord record = {.file = ram->files->len - 1, .member = from->image, .offset = from->offset};
+    RamRecord record = {
+        .file = ram->files->len - 1, .image = from->image, .offset = from->offset, .m = m};
 
     for (uint32_t k = 0; k < from->n_runs; k++) {
         const StoreIndexRun *run = &g_array_index(index->runs, StoreIndexRun, from->first_run + k);
@@ -133,16 +293,28 @@ add_record(StoreRam *ram, const char *name, const StoreIndex *index, guint i, GE
                         ram->path, name);
             return FALSE;
         }
-        for (uint32_t p = 0; p < run->count; p++)
+        for (uint32_t p = 0; p < run->count; p++) {
             m->where[run->first + p] = ram->records->len + 1;
+            if (m->blocks != NULL)
+                give_place(m, run->first + p);
+        }
     }
     g_array_append_val(ram->records, record);
     return TRUE;
 }
 
+/* Of an image of a file; NULL: it is not wanted of this file. */
+static RamMember *
+member_of(const StoreRam *ram, uint32_t image, int seen)
+{
+    if (seen == STORERAM_IS_RAM)
+        return image < ram->n_members ? &ram->members[image] : NULL;
+    return seen >= 0 ? g_ptr_array_index(ram->seen, seen) : NULL;
+}
+
 gboolean
 storeram_add(StoreRam *ram, const char *name, int fd, const StoreIndex *index,
-             const uint64_t *n_pages_of, uint32_t n_images, GError **error)
+             const uint64_t *n_pages_of, uint32_t n_images, const int *seen_of, GError **error)
 {
     RamFile file = {.name = g_strdup(name),
                     .fd = fcntl(fd, F_DUPFD_CLOEXEC, 3),
@@ -156,8 +328,9 @@ storeram_add(StoreRam *ram, const char *name, int fd, const StoreIndex *index,
         return FALSE;
     }
     for (guint i = 0; i < index->records->len; i++) {
-        if (g_array_index(index->records, StoreIndexRecord, i).image < ram->n_members &&
-            !add_record(ram, name, index, i, error))
+        uint32_t image = g_array_index(index->records, StoreIndexRecord, i).image;
+        RamMember *m = image < n_images ? member_of(ram, image, seen_of[image]) : NULL;
+        if (m != NULL && !add_record(ram, name, index, i, m, error))
             return FALSE;
     }
     return TRUE;
@@ -187,14 +360,14 @@ storeram_members(const StoreRam *ram)
 uint64_t
 storeram_pages(const StoreRam *ram, uint32_t member)
 {
-    return ram->members[member].n_pages;
+    return member_at(ram, member)->n_pages;
 }
 
 void
 storeram_have(StoreRam *ram, uint32_t member, uint64_t first, uint64_t count)
 {
     for (uint64_t page = first; page < first + count; page++)
-        ram->members[member].where[page] = WHERE_READ;
+        member_at(ram, member)->where[page] = WHERE_READ;
 }
 
 /* ---- Records ---- */
@@ -248,7 +421,7 @@ read_pages(StoreRam *ram, const RamRecord *record, uint32_t *count, GError **err
     if (storeram_read_record(file->fd, record->offset, RECORD_PAGES, ram->payload, error))
         pages = decoder_pages(ram->decoder, ram->payload->data, ram->payload->len, &input, &image,
                               count, error);
-    if (pages != NULL && image != record->member) {
+    if (pages != NULL && image != record->image) {
         g_set_error(error, FORMAT_ERROR, FORMAT_ERROR_DAMAGED,
                     "damaged: the record at %" G_GUINT64_FORMAT " is of another image",
                     record->offset);
@@ -259,13 +432,13 @@ read_pages(StoreRam *ram, const RamRecord *record, uint32_t *count, GError **err
     return pages;
 }
 
-/* Read record number n; wanted (UINT64_MAX: none): put this page even if it is zero. */
+/* Read record number n, of member; wanted (UINT64_MAX: none): put this page even if it is zero. */
 static gboolean
-put_record(StoreRam *ram, uint32_t n, uint64_t wanted, StoreRamPut put, void *opaque,
-           GError **error)
+put_record(StoreRam *ram, uint32_t member, uint32_t n, uint64_t wanted, StoreRamPut put,
+           void *opaque, GError **error)
 {
     const RamRecord *record = &g_array_index(ram->records, RamRecord, n);
-    RamMember *m = &ram->members[record->member];
+    RamMember *m = record->m;
     DecodedPage fresh[PAGES_PER_RECORD_MAX];
     uint32_t count = 0, n_fresh = 0;
     const DecodedPage *pages = read_pages(ram, record, &count, error);
@@ -275,7 +448,7 @@ put_record(StoreRam *ram, uint32_t n, uint64_t wanted, StoreRamPut put, void *op
     /* Of a page that is there twice the later one holds. */
     for (uint32_t i = count; i-- > 0;) {
         const DecodedPage *page = &pages[i];
-        bool take = page->data != NULL || page->index == wanted;
+        bool take = page->data != NULL || page->index == wanted || m->blocks != NULL;
 
         if (m->where[page->index] != n + 1)
             continue;
@@ -284,7 +457,7 @@ put_record(StoreRam *ram, uint32_t n, uint64_t wanted, StoreRamPut put, void *op
             fresh[PAGES_PER_RECORD_MAX - ++n_fresh] = *page;
     }
     return n_fresh == 0 ||
-           put(opaque, record->member, fresh + PAGES_PER_RECORD_MAX - n_fresh, n_fresh, error);
+           put(opaque, member, fresh + PAGES_PER_RECORD_MAX - n_fresh, n_fresh, error);
 }
 
 /* ---- Base images ---- */
@@ -320,7 +493,7 @@ static gboolean
 put_window(StoreRam *ram, uint32_t member, uint64_t first, uint64_t count, StoreRamPut put,
            void *opaque, GError **error)
 {
-    RamMember *m = &ram->members[member];
+    RamMember *m = member_at(ram, member);
     Window window = {.ram = ram, .m = m};
     g_autofree uint8_t *buffer = g_malloc(WINDOW_PAGES * PAGE_BYTES);
 
@@ -338,7 +511,7 @@ put_window(StoreRam *ram, uint32_t member, uint64_t first, uint64_t count, Store
 static bool
 is_record(uint32_t where)
 {
-    return where != WHERE_START && where < WHERE_ZERO;
+    return where != WHERE_START && where < WHERE_HOME;
 }
 
 /* Read the record that page's newest content is said to be in. */
@@ -346,11 +519,11 @@ static gboolean
 put_record_of(StoreRam *ram, uint32_t member, uint64_t page, uint64_t wanted, StoreRamPut put,
               void *opaque, GError **error)
 {
-    const uint32_t *where = &ram->members[member].where[page];
+    const uint32_t *where = &member_at(ram, member)->where[page];
     uint32_t n = *where - 1;
     const RamRecord *record = &g_array_index(ram->records, RamRecord, n);
 
-    if (!put_record(ram, n, wanted, put, opaque, error))
+    if (!put_record(ram, member, n, wanted, put, opaque, error))
         return FALSE;
     if (!is_record(*where))
         return TRUE;
@@ -365,7 +538,7 @@ gboolean
 storeram_fetch(StoreRam *ram, uint32_t member, uint64_t page, StoreRamPut put, void *opaque,
                GError **error)
 {
-    RamMember *m = &ram->members[member];
+    RamMember *m = member_at(ram, member);
     uint64_t first = page - page % WINDOW_PAGES;
     DecodedPage zero = {.index = page};
 
@@ -395,7 +568,7 @@ look_at(StoreRam *ram, const RamMember *m, bool *wanted, GError **error)
     return TRUE;
 }
 
-/* The next page that there is something to read of. *found FALSE: there is none. */
+/* The next page of RAM that there is something to read of. *found FALSE: there is none. */
 static gboolean
 look_for(StoreRam *ram, bool *found, GError **error)
 {
@@ -414,6 +587,36 @@ look_for(StoreRam *ram, bool *found, GError **error)
     return TRUE;
 }
 
+/* The next block of a disk that is to be read from a file. */
+static bool
+look_for_block(StoreRam *ram)
+{
+    for (; ram->at_disk < ram->disks->len; ram->at_disk++) {
+        const RamMember *m = g_ptr_array_index(ram->disks, ram->at_disk);
+        for (; ram->at_block < m->blocks->len; ram->at_block++) {
+            if (is_record(m->where[g_array_index(m->blocks, uint64_t, ram->at_block)]))
+                return true;
+        }
+        ram->passed += m->blocks->len;
+        ram->at_block = 0;
+    }
+    return false;
+}
+
+static gboolean
+next_block(StoreRam *ram, StoreRamPut put, void *opaque, gboolean *done, GError **error)
+{
+    const RamMember *m;
+
+    *done = !look_for_block(ram);
+    if (*done)
+        return TRUE;
+    m = g_ptr_array_index(ram->disks, ram->at_disk);
+    return put_record_of(ram, STORERAM_DISK(ram->at_disk),
+                         g_array_index(m->blocks, uint64_t, ram->at_block), UINT64_MAX, put, opaque,
+                         error);
+}
+
 gboolean
 storeram_next(StoreRam *ram, StoreRamPut put, void *opaque, gboolean *done, GError **error)
 {
@@ -421,9 +624,9 @@ storeram_next(StoreRam *ram, StoreRamPut put, void *opaque, gboolean *done, GErr
 
     if (!look_for(ram, &found, error))
         return FALSE;
-    *done = !found;
     if (!found)
-        return TRUE;
+        return next_block(ram, put, opaque, done, error);
+    *done = FALSE;
     const RamMember *m = &ram->members[ram->at_member];
     if (is_record(m->where[ram->at_page]))
         return put_record_of(ram, ram->at_member, ram->at_page, UINT64_MAX, put, opaque, error);
@@ -434,8 +637,10 @@ storeram_next(StoreRam *ram, StoreRamPut put, void *opaque, gboolean *done, GErr
 void
 storeram_progress(const StoreRam *ram, uint64_t *done, uint64_t *total)
 {
-    *done = ram->passed + ram->at_page;
+    *done = ram->passed + ram->at_page + ram->at_block;
     *total = 0;
     for (uint32_t i = 0; i < ram->n_members; i++)
         *total += ram->members[i].n_pages;
+    for (uint32_t i = 0; i < ram->disks->len; i++)
+        *total += ((const RamMember *)g_ptr_array_index(ram->disks, i))->blocks->len;
 }

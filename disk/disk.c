@@ -10,7 +10,7 @@
  * A request ends from the main loop, in one step: index, map, completion. So a cut, which is made
  * between two turns of the main loop or between two completions, has all of a request or nothing.
  */
-#include "disk/internal.h"
+#include "disk/lazy.h"
 
 #include <errno.h>
 #include <gio/gio.h>
@@ -89,6 +89,7 @@ disk_free(Disk *disk)
         g_source_remove(disk->soon_source);
     if (disk->retry_source != 0)
         g_source_remove(disk->retry_source);
+    g_clear_pointer(&disk->lazy, disk_lazy_free);
     g_clear_pointer(&disk->io, overlay_io_free);
     disk->home->ops->close(disk->home);
     g_free(disk->waiting);
@@ -185,24 +186,67 @@ on_run(void *opaque, int error)
         read_end(read);
 }
 
+/* What is in places in a row. */
+typedef struct PlaceRead {
+    DiskRead *read;
+    uint64_t at; /* of the data file */
+    struct iovec iov;
+} PlaceRead;
+
+static void
+read_places(const PlaceRead *p)
+{
+    const OverlayIo *io = p->read->disk->io;
+
+    uring_readv(io->uring, io->data_fd, &p->iov, 1, p->at, on_run, p->read);
+}
+
+static void
+on_places_ready(void *opaque)
+{
+    g_autofree PlaceRead *p = opaque;
+
+    read_places(p);
+}
+
+/* Once their data is there. */
+static void
+read_places_when_there(PlaceRead *p)
+{
+    DiskLazy *lazy = p->read->disk->lazy;
+    uint64_t first = p->at / PAGE_BYTES, last = (p->at + p->iov.iov_len - 1) / PAGE_BYTES;
+    PlaceRead *later;
+
+    if (lazy == NULL) {
+        read_places(p);
+        return;
+    }
+    later = g_memdup2(p, sizeof *p);
+    if (disk_lazy_wait(lazy, first, last - first + 1, on_places_ready, later))
+        return;
+    g_free(later);
+    read_places(p);
+}
+
 /* Read what is in one run: in blocks that lie one after the other where they are. place: of the
  * block with offset. */
 static void
 read_run(DiskRead *read, uint64_t place, uint64_t offset, char *buf, size_t len)
 {
     Disk *disk = read->disk;
-    struct iovec iov = {buf, len};
+    PlaceRead p = {read, 0, {buf, len}};
 
     if (place == PLACE_ZERO) {
         memset(buf, 0, len);
         return;
     }
     read->pending++;
-    if (place == PLACE_NONE)
+    if (place == PLACE_NONE) {
         disk->home->ops->read(disk->home, offset, buf, len, on_run, read);
-    else
-        uring_readv(disk->io->uring, disk->io->data_fd, &iov, 1,
-                    place * PAGE_BYTES + offset % PAGE_BYTES, on_run, read);
+        return;
+    }
+    p.at = place * PAGE_BYTES + offset % PAGE_BYTES;
+    read_places_when_there(&p);
 }
 
 /* Where the block after one at place would have to be to be in the same run. */
@@ -388,7 +432,7 @@ disk_restore(Disk *disk, int data_fd, int index_fd, uint64_t entries, GError **e
 char *
 disk_hand_on(Disk *disk, GError **error)
 {
-    g_assert(disk->busy == 0);
+    g_assert(disk->busy == 0 && disk->lazy == NULL);
     return overlay_io_hand_on(disk->io, error);
 }
 

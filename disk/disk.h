@@ -24,6 +24,8 @@
 
 #include "disk/block.h"
 
+#include "common/lazydisk.h"
+
 typedef struct Disk Disk;
 typedef BlockDone DiskDone;
 
@@ -68,6 +70,17 @@ gboolean disk_restore(Disk *disk, int data_fd, int index_fd, uint64_t entries, G
 /* For an execve(2) of the same program: the overlay as descriptors without close-on-exec and a
  * string that says the rest, for disk_inherit in the next life. No request is under way. NULL
  * with error set. */
+/*
+ * After disk_restore, before the first request: the data of the overlay is put there later, by whoever
+ * has the other end of fds (common/lazydisk.h; duplicated). Reads wait for it.
+ */
+gboolean disk_lazy_begin(Disk *disk, const int fds[LAZYDISK_FDS], GError **error);
+/* It is wanted as soon as can be, all of it: disk_is_lazy says when it is there. */
+void disk_lazy_hurry(Disk *disk);
+/* Is it still being put there? And: the descriptors, for another client; the disk's. */
+bool disk_is_lazy(const Disk *disk);
+const int *disk_lazy_fds(const Disk *disk);
+
 char *disk_hand_on(Disk *disk, GError **error);
 gboolean disk_inherit(Disk *disk, const char *text, GError **error);
 

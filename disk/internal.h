@@ -7,12 +7,14 @@
 #include "disk/overlay-io.h"
 
 typedef void (*DiskSoon)(void *opaque);
+typedef struct DiskLazy DiskLazy;
 
 struct Disk {
     char *name;
     BlockBackend *home;
     char *overlay_dir;
-    OverlayIo *io; /* NULL: no overlay */
+    OverlayIo *io;  /* NULL: no overlay */
+    DiskLazy *lazy; /* NULL: all of its data is there */
     /* Calls to be made from the main loop. */
     GQueue soon;
     guint soon_source;

@@ -91,6 +91,18 @@ disks_close(Disks *disks)
     g_clear_pointer(&disks->own_dir, g_free);
 }
 
+bool
+disks_lazy(const Disks *disks)
+{
+    bool lazy = false;
+
+    for (guint i = 0; i < disks->n; i++) {
+        disk_lazy_hurry(disks->disk[i]);
+        lazy = lazy || disk_is_lazy(disks->disk[i]);
+    }
+    return lazy;
+}
+
 const char *
 disks_waiting(const Disks *disks)
 {

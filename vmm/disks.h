@@ -24,12 +24,16 @@ gboolean disks_open(Disks *disks, const Options *options, GError **error);
  */
 void disks_close(Disks *disks);
 
+/* Is the data of an overlay still being put there? Then it is wanted at once. */
+bool disks_lazy(const Disks *disks);
+
 /* One line on what guest I/O waits for and what to do, or NULL. */
 const char *disks_waiting(const Disks *disks);
 
 /*
  * Over a guest reset, which is an execve(2): hand the overlays and the journal's link on in the
- * environment and close the homes; no request is under way, and none can be made any more.
+ * environment and close the homes; no request is under way, no overlay is without its data
+ * (disks_lazy), and none can be made any more.
  * disks_inherit, after disks_open, takes them over in the next life.
  */
 gboolean disks_hand_on(Disks *disks, GError **error);

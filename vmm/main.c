@@ -174,12 +174,13 @@ vmm_drain(void *opaque)
 
     if (vmm->ends)
         return G_SOURCE_REMOVE;
-    if (virtio_blk_idle()) {
+    if (virtio_blk_idle() && !disks_lazy(&vmm->disks)) {
         vmm_start_anew(vmm);
         return G_SOURCE_REMOVE;
     }
     if (g_get_monotonic_time() > vmm->drain_note) {
-        waiting = disks_waiting(&vmm->disks);
+        waiting = disks_lazy(&vmm->disks) ? "they are still being read from the store"
+                                          : disks_waiting(&vmm->disks);
         g_warning("a guest reset waits for requests to its disks: %s",
                   waiting != NULL ? waiting : "they are slow");
         vmm->drain_note = G_MAXINT64;

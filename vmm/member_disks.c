@@ -20,6 +20,18 @@ hello_journal(const Disks *disks, MemberDiskReply *room, District__MemberHelloRe
     return room->link_fd >= 0;
 }
 
+/* Those of overlays that are still being filled in come last. */
+static void
+hello_lazy(const Disks *disks, District__MemberHelloReply *hello, int *fds, guint *n_fds)
+{
+    hello->can_lazy_disks = true;
+    for (guint i = 0; i < disks->n; i++) {
+        hello->disks[i]->lazy = disk_is_lazy(disks->disk[i]);
+        for (int k = 0; k < LAZYDISK_FDS && hello->disks[i]->lazy; k++)
+            fds[(*n_fds)++] = disk_lazy_fds(disks->disk[i])[k];
+    }
+}
+
 void
 member_disks_bye(const Disks *disks)
 {
@@ -49,7 +61,10 @@ member_disks_hello(const Disks *disks, MemberDiskReply *room, District__MemberHe
     }
     hello->disks = room->disk_list;
     hello->n_disks = disks->n;
-    return hello_journal(disks, room, hello, fds, n_fds, error);
+    if (!hello_journal(disks, room, hello, fds, n_fds, error))
+        return FALSE;
+    hello_lazy(disks, hello, fds, n_fds);
+    return TRUE;
 }
 
 size_t
@@ -105,6 +120,16 @@ member_disks_note(const Disks *disks, const District__MemberDisksRequest *reques
     return done;
 }
 
+static guint
+lazy_disks(const District__MemberRestoreRequest *request)
+{
+    guint n = 0;
+
+    for (size_t i = 0; i < request->n_disk_lazy; i++)
+        n += request->disk_lazy[i] != 0;
+    return n;
+}
+
 guint
 member_disks_restore_fds(const Disks *disks, const District__MemberRestoreRequest *request,
                          const char **wrong)
@@ -116,13 +141,16 @@ member_disks_restore_fds(const Disks *disks, const District__MemberRestoreReques
                  ? NULL
                  : "it has another number of disks with overlays; start it with the disks that it "
                    "was saved with";
-    return 2 * overlays(disks);
+    if (request->n_disk_lazy != 0 && request->n_disk_lazy != request->n_disk_entries)
+        *wrong = "it is not said of each disk whether its data comes later";
+    return 2 * overlays(disks) + LAZYDISK_FDS * lazy_disks(request);
 }
 
 gboolean
 member_disks_restore(const Disks *disks, const District__MemberRestoreRequest *request, int *fds,
                      GError **error)
 {
+    const int *lazy = fds + 2 * request->n_disk_entries;
     guint k = 0;
 
     for (guint i = 0; i < disks->n && request->n_disk_entries > 0; i++) {
@@ -132,6 +160,11 @@ member_disks_restore(const Disks *disks, const District__MemberRestoreRequest *r
                           error))
             return FALSE;
         fds[2 * k] = fds[2 * k + 1] = -1;
+        if (request->n_disk_lazy > 0 && request->disk_lazy[k]) {
+            if (!disk_lazy_begin(disks->disk[i], lazy, error))
+                return FALSE;
+            lazy += LAZYDISK_FDS;
+        }
         k++;
     }
     return TRUE;

@@ -7,8 +7,8 @@
 
 #include "member.pb-c.h"
 
-/* Two for each disk with an overlay. */
-#define MEMBER_DISK_FDS_MAX (2 * DISKS_MAX)
+/* Two for each disk with an overlay, and more for one that is still being filled in. */
+#define MEMBER_DISK_FDS_MAX ((2 + LAZYDISK_FDS) * DISKS_MAX)
 
 typedef struct MemberDiskReply {
     District__MemberDisk disks[DISKS_MAX];

@@ -583,11 +583,41 @@ rig_image_is(Rig *rig, const Image *image, uint64_t id)
     return true;
 }
 
+typedef struct LazyPut {
+    const StoreRam *ram;
+    const Image *image;
+} LazyPut;
+
+/* Each block once, to its place, which nothing was in before. */
+static void
+put_blocks(const LazyPut *put, uint32_t disk, const DecodedPage *pages, uint32_t count)
+{
+    const ImageDisk *to = &put->image->disks[disk - STORERAM_DISK(0)];
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t place = storeram_place(put->ram, disk, pages[i].index);
+        g_assert_cmpuint(place, <, lazydisk_places(to->lazy));
+        g_assert_cmpuint(lazydisk_block(to->lazy, place), ==, pages[i].index);
+        g_assert_false(lazydisk_has(to->lazy, place, 1));
+        if (pages[i].data)
+            g_assert_cmpint(
+                pwrite(to->data_fd, pages[i].data, PAGE_BYTES, (off_t)(place * PAGE_BYTES)), ==,
+                PAGE_BYTES);
+        lazydisk_put(to->lazy, place);
+    }
+}
+
 static gboolean
 put_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count, GError **error)
 {
     static const uint8_t zeroes[PAGE_BYTES];
-    const Image *image = opaque;
+    const LazyPut *put = opaque;
+    const Image *image = put->image;
+
+    if (member >= STORERAM_DISK(0)) {
+        put_blocks(put, member, pages, count);
+        return TRUE;
+    }
 
     for (uint32_t i = 0; i < count; i++) {
         off_t at = (off_t)(pages[i].index * PAGE_BYTES);
@@ -602,18 +632,39 @@ put_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t coun
     return TRUE;
 }
 
+/* One block that is waited for, at random. */
+static gboolean
+fetch_block(LazyPut *put, GError **error)
+{
+    uint32_t i = (uint32_t)g_test_rand_int_range(0, (gint)put->image->n_disks);
+    const LazyDisk *lazy = put->image->disks[i].lazy;
+    uint64_t place;
+
+    if (!lazy)
+        return TRUE;
+    place = (uint64_t)g_test_rand_int_range(0, (gint32)lazydisk_places(lazy));
+    return storeram_fetch((StoreRam *)put->ram, STORERAM_DISK(i), lazydisk_block(lazy, place),
+                          put_pages, put, error) &&
+           lazydisk_has(lazy, place, 1);
+}
+
 gboolean
 rig_read_lazy(StoreRam *ram, Image *image, GError **error)
 {
+    LazyPut put = {ram, image};
     gboolean done = FALSE;
 
     while (!done) {
         uint32_t member = (uint32_t)g_test_rand_int_range(0, (gint)image->n_members);
         uint64_t page = (uint64_t)g_test_rand_int_range(0, (gint32)storeram_pages(ram, member));
 
-        if (!storeram_fetch(ram, member, page, put_pages, image, error) ||
-            !storeram_next(ram, put_pages, image, &done, error))
+        if (!storeram_fetch(ram, member, page, put_pages, &put, error) ||
+            !fetch_block(&put, error) || !storeram_next(ram, put_pages, &put, &done, error))
             return FALSE;
+    }
+    for (uint32_t i = 0; i < image->n_disks; i++) {
+        if (image->disks[i].lazy)
+            g_assert_true(lazydisk_has(image->disks[i].lazy, 0, UINT32_MAX));
     }
     return TRUE;
 }
@@ -622,7 +673,8 @@ Image *
 rig_load_lazy(Rig *rig, uint64_t id, GError **error)
 {
     g_autoptr(StoreRam) ram = NULL;
-    g_autoptr(Image) image = ckpt_store_load_lazy(rig->store, id, rig->dir, &ram, error);
+    g_autoptr(Image) image =
+        ckpt_store_load_lazy(rig->store, id, rig->dir, STORE_LAZY_DISKS, &ram, error);
 
     return image && rig_read_lazy(ram, image, error) ? g_steal_pointer(&image) : NULL;
 }

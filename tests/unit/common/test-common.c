@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Descriptor-passing messages, sealed memfds and page bitmaps. */
 #include "common/fdmsg.h"
+#include "common/lazydisk.h"
 #include "common/memfd.h"
 #include "common/page.h"
 #include "common/pagebits.h"
 
 #include <glib.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -174,6 +176,105 @@ test_taken_word_is_clear(void)
     g_assert_cmpuint(pagebits_take_word(bits, 1), ==, 0);
 }
 
+/* ---- lazydisk ---- */
+
+static const uint64_t lazy_blocks[] = {7, 3, 200};
+
+static bool
+is_readable(int fd)
+{
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+
+    return poll(&one, 1, 0) == 1;
+}
+
+static LazyDisk *
+lazy_new(LazyDisk **engine)
+{
+    g_autoptr(GError) error = NULL;
+    LazyDisk *client = lazydisk_new(lazy_blocks, G_N_ELEMENTS(lazy_blocks), &error);
+
+    g_assert_no_error(error);
+    *engine = lazydisk_open(lazydisk_fds(client), &error);
+    g_assert_no_error(error);
+    return client;
+}
+
+static void
+test_lazy_sides(void)
+{
+    g_autoptr(LazyDisk) engine = NULL;
+    g_autoptr(LazyDisk) client = lazy_new(&engine);
+    uint64_t at = 0;
+
+    g_assert_cmpuint(lazydisk_places(engine), ==, G_N_ELEMENTS(lazy_blocks));
+    for (uint64_t i = 0; i < G_N_ELEMENTS(lazy_blocks); i++)
+        g_assert_cmpuint(lazydisk_block(engine, i), ==, lazy_blocks[i]);
+    g_assert_false(lazydisk_want(engine, 1, 2));
+    g_assert_true(is_readable(lazydisk_fds(client)[1]));
+    lazydisk_woken(client, false);
+    g_assert_false(is_readable(lazydisk_fds(client)[1]));
+    g_assert_true(lazydisk_wanted(client, &at));
+    g_assert_cmpuint(at, ==, 1);
+    lazydisk_put(client, 1);
+    g_assert_true(is_readable(lazydisk_fds(engine)[2]));
+    g_assert_true(lazydisk_has(engine, 1, 1));
+    g_assert_false(lazydisk_has(engine, 1, 2));
+    at = 0;
+    g_assert_true(lazydisk_wanted(client, &at));
+    g_assert_cmpuint(at, ==, 2);
+}
+
+static void
+test_lazy_nobody_waits(void)
+{
+    g_autoptr(LazyDisk) engine = NULL;
+    g_autoptr(LazyDisk) client = lazy_new(&engine);
+
+    lazydisk_put(client, 0);
+    g_assert_false(is_readable(lazydisk_fds(engine)[2]));
+    g_assert_true(lazydisk_want(engine, 0, 1));
+    g_assert_false(is_readable(lazydisk_fds(client)[1]));
+    g_assert_true(lazydisk_want(engine, G_N_ELEMENTS(lazy_blocks), 5)); /* beyond the end */
+    g_assert_false(lazydisk_done(engine));
+    lazydisk_finish(client);
+    g_assert_true(lazydisk_done(engine));
+    g_assert_true(is_readable(lazydisk_fds(engine)[2]));
+}
+
+static void
+lazy_refused(const uint64_t *words, size_t n, uint64_t bytes)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = memfd_create_sealed("lazy", bytes, &error);
+    int fds[LAZYDISK_FDS] = {fd, fd, fd};
+
+    g_assert_no_error(error);
+    g_assert_cmpint(pwrite(fd, words, n * sizeof *words, 0), ==, (ssize_t)(n * sizeof *words));
+    g_assert_null(lazydisk_open(fds, &error));
+    g_assert_nonnull(strstr(error->message, "an overlay that is being read"));
+    close(fd);
+}
+
+static void
+test_lazy_foreign(void)
+{
+    g_autoptr(LazyDisk) engine = NULL;
+    g_autoptr(LazyDisk) client = lazy_new(&engine);
+    uint64_t head[2], size = memfd_size(lazydisk_fds(client)[0]);
+
+    g_assert_cmpint(pread(lazydisk_fds(client)[0], head, sizeof head, 0), ==, sizeof head);
+    lazy_refused(head, 2, size + PAGE_BYTES);
+    lazy_refused(head, 2, PAGE_BYTES);
+    head[1] = UINT64_MAX; /* places */
+    lazy_refused(head, 2, size);
+    head[1] = 0;
+    lazy_refused(head, 2, size);
+    head[1] = 3;
+    head[0]++;
+    lazy_refused(head, 2, size);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -189,5 +290,8 @@ main(int argc, char **argv)
     g_test_add_func("/pagebits/a range sets exactly its bits", test_range_sets_exactly_its_bits);
     g_test_add_func("/pagebits/a word that was taken is clear", test_taken_word_is_clear);
     g_test_add_func("/pagebits/the next word that is not clear is found", test_next_word_is_found);
+    g_test_add_func("/lazydisk/who waits is heard, and woken", test_lazy_sides);
+    g_test_add_func("/lazydisk/nobody is woken who does not wait", test_lazy_nobody_waits);
+    g_test_add_func("/lazydisk/what does not add up is refused", test_lazy_foreign);
     return g_test_run();
 }

@@ -164,6 +164,96 @@ test_damaged(void)
     pair_free(pair);
 }
 
+/* ---- Disks ---- */
+
+/* Checkpoints that are kept have blocks of their own, which are not in the home. */
+#define KEPT "AutoFailover=no\nDurableEvery=200ms\nKeep=20\n"
+#define RAM_PAGES (PAIR_MEMBERS * (PAIR_MEMBER_BYTES / 4096))
+#define BLOCKS_MIN 8
+
+/* shop runs from a checkpoint, and blocks of app's disk are still to be read. */
+static Pair *
+pair_new_disk_loading(const char *options)
+{
+    const char *unprotect[] = {"unprotect", "shop", NULL};
+    Pair *pair = pair_new_disk_with(options, "raw", "");
+    gint64 limit = g_get_monotonic_time() + 3 * RIG_LIMIT_MS * 1000;
+
+    pair_must(pair, pair_home(pair), unprotect);
+    while (TRUE) {
+        gint64 pages;
+        for (int i = 0; i < 10; i++)
+            pair_wait_progress(pair);
+        pair_must(pair, pair_home(pair), checkpoint);
+        pair_must(pair, pair_home(pair), restart);
+        pair_wait_above(pair, pair_home(pair), "checkpointing.load_total_pages", 0);
+        pages = pages_to_load(pair);
+        if (pages >= RAM_PAGES + BLOCKS_MIN)
+            return pair;
+        if (g_get_monotonic_time() > limit)
+            rig_fail(pair->dir, "no more than %" G_GINT64_FORMAT " pages are to be read", pages);
+    }
+}
+
+/* app reads each place before it writes there, and compares. */
+static void
+check_disk(Pair *pair)
+{
+    for (int i = 0; i < 4; i++)
+        pair_wait_progress(pair);
+    g_assert_cmpuint(pair_check_disk(pair, pair_home(pair)), >, 0);
+}
+
+static void
+test_disk(void)
+{
+    Pair *pair = pair_new_disk_loading(KEPT "LoadRate=4K\n");
+
+    check_disk(pair);
+    pair_free(pair);
+}
+
+/* The next one has other checkpoints, and a home to which some of them have been merged. */
+static void
+test_disk_killed(void)
+{
+    Pair *pair = pair_new_disk_loading(KEPT "LoadRate=4K\n");
+
+    g_autofree char *log =
+        g_build_filename(pair->dir, pair_home(pair)->name, "log", "shop", "ckpt.log", NULL);
+    g_autofree char *said = NULL;
+
+    for (int i = 0; i < 3; i++) {
+        kill(pair_process(pair, pair_home(pair), "processes.ckpt"), SIGKILL);
+        check_disk(pair);
+    }
+    g_assert_true(g_file_get_contents(log, &said, NULL, NULL));
+    if (strstr(said, "going on reading memory") == NULL)
+        rig_fail(pair->dir, "all had been read before district-ckpt was killed");
+    pair_must(pair, pair_home(pair), checkpoint);
+    restart_at_last(pair);
+    check_disk(pair);
+    pair_free(pair);
+}
+
+/* Then it is whole: the standby gets all of it. */
+static void
+test_disk_protected(void)
+{
+    const char *failover[] = {"failover", "shop", NULL};
+    const char *protect[] = {"protect", "shop", "--standby", "h2", "--wait", NULL};
+    Pair *pair = pair_new_disk_loading(KEPT "LoadRate=128K\n");
+
+    pair_must(pair, pair_home(pair), protect);
+    g_assert_cmpint(pages_to_load(pair), ==, 0);
+    check_disk(pair);
+    pair_lose_power(pair);
+    pair_must(pair, pair_standby(pair), failover);
+    pair_swap(pair);
+    check_disk(pair);
+    pair_free(pair);
+}
+
 /* ---- Clones ---- */
 
 static const char *const peek[] = {"clone", "shop", "--at", "latest", "--as", "peek", NULL};
@@ -267,6 +357,10 @@ main(int argc, char **argv)
     g_test_add_func("/lazy/guests go on when district-ckpt is killed meanwhile", test_killed);
     g_test_add_func("/lazy/protection begins when the memory has been read", test_protected);
     g_test_add_func("/lazy/damage that guests run into ends the district by name", test_damaged);
+    g_test_add_func("/lazy/a guest finds its disk right before it has been read", test_disk);
+    g_test_add_func("/lazy/disks are right when district-ckpt is killed meanwhile",
+                    test_disk_killed);
+    g_test_add_func("/lazy/a disk that has been read is whole", test_disk_protected);
     g_test_add_func("/lazy/a clone runs before its memory has been read", test_clone);
     g_test_add_func("/lazy/a clone goes on when its district-ckpt is killed meanwhile",
                     test_clone_killed);
