@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Lazy restores: members run while a loader fills in their RAM, and the overlays of their disks
- * (loader.h). Until it is done, pages
- * are read here only if the guest has written them, which has brought them in; so nothing that
- * reads all of RAM, or of overlays, begins (lazy_under_way).
+ * (loader.h). Until it is done, pages are read here only if the guest has written them, which has
+ * brought them in; so nothing that reads all of RAM, or of overlays, begins (lazy_under_way).
  */
 #include "ckpt/coordinator-internal.h"
 
@@ -253,13 +252,12 @@ lazy_adopt_disks(Member *member, const District__CutState *cut, uint32_t k, Stor
                            .data_fd = md->data_fd,
                            .home = md->home};
 
-        if (!md->overlay || !md->lazy || number >= saved->n_disks) {
-            number += md->overlay;
+        number += md->overlay;
+        if (!md->lazy)
             continue;
-        }
-        if (saved->disks[number++]->size != md->size) {
+        if (number > saved->n_disks || saved->disks[number - 1]->size != md->size) {
             g_set_error(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED,
-                        "member %s: disk %u is only in part there, and has another size in the "
+                        "member %s: disk %u is only in part there, and is another one in the "
                         "newest checkpoint",
                         member->name, i);
             return FALSE;

@@ -395,7 +395,7 @@ loader_wait(const Loader *l, struct pollfd *polls)
     struct timespec ts = {.tv_sec = wait / NS_PER_S, .tv_nsec = wait % NS_PER_S};
 
     for (uint32_t i = 0; i < l->n_disks; i++) {
-        if (l->disks[i].more)
+        if (l->disks[i].more && l->state != LOADER_FAILED)
             ts = (struct timespec){0};
     }
     for (uint32_t i = 0; i < l->n; i++) {
