@@ -2,8 +2,9 @@
 /*
  * Filling in the RAM of members that run already, and the overlays of their disks, from the store: a
  * thread that puts pages in place through the engines' userfaultfds (ioctl_userfaultfd(2)), and blocks
- * into the data files (common/lazydisk.h), those first that somebody waits for, then all others. Posts INBOX_LOADED when all are there, or INBOX_LOAD_FAILED with the reason; after that
- * whoever waits for a page waits on.
+ * into the data files (common/lazydisk.h), those first that somebody waits for, then all others. Posts
+ * INBOX_LOADED when all are there, or INBOX_LOAD_FAILED with the reason; after that whoever waits for a
+ * page waits on.
  */
 #ifndef DISTRICT_CKPT_LOADER_H
 #define DISTRICT_CKPT_LOADER_H
