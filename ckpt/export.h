@@ -4,8 +4,9 @@
  *
  * Theory of operation. An export is the checkpoint format as it is on the wire: HELLO and one full
  * epoch, in which every page of RAM and every block of the disks is that is not zero. So it needs
- * nothing else to be read: neither a store nor homes. Journals, which are in no checkpoint, come first. An import is the other way round: the blocks
- * go to new raw images, the rest becomes the only checkpoint of a new store, whose homes these are.
+ * nothing else to be read: neither a store nor homes. Journals, which are in no checkpoint, come first.
+ * An import is the other way round: the blocks go to new raw images, the rest becomes the only
+ * checkpoint of a new store, whose homes these are.
  *
  * Both go from the front to the end once, in bounded memory but for an export's RAM, which is loaded
  * first as for a restart. Both leave what is not complete to their caller to remove.

@@ -11,8 +11,8 @@
  *                       or a file: store/, and disks/, with its journals too, which is
  *                       district-standby's until it runs here
  * Every change is atomic and durable when the function returns: written to a temporary file,
- * synced, renamed, and the directory synced. A district is made as .new-*, or .import-* of a file, and removed as .destroyed-NAME; nothing else is ever removed unasked, whatever cannot be
- * read of it.
+ * synced, renamed, and the directory synced. A district is made as .new-*, or .import-* of a file, and
+ * removed as .destroyed-NAME; nothing else is ever removed unasked, whatever cannot be read of it.
  */
 #ifndef DISTRICT_CONTROL_STORE_H
 #define DISTRICT_CONTROL_STORE_H
