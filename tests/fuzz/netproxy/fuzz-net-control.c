@@ -50,7 +50,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         g_log_set_writer_func(fuzz_quiet, NULL, NULL);
     quiet = TRUE;
     g_autoptr(Switch) sw = switch_new(names, 1, NULL, NULL);
-    Control control = {sw, -1};
+    Control control = {.sw = sw, .cutter = -1};
     if (size > 0 && data[0] % 2 == 0)
         fuzz_restore(&control, data + 1, size - 1);
     for (size_t at = 1; size > 0 && data[0] % 2 && at < size;) {
