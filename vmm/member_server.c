@@ -210,7 +210,7 @@ op_resume(MemberServer *s, const District__MemberResumeRequest *request, Reply *
           GError **error)
 {
     if (request->watch && s->m->state == MACHINE_PAUSED)
-        stir_arm(s->m->stir);
+        stir_arm(s->m->stir, s->m->vcpus);
     if (!machine_resume(s->m, error))
         return FALSE;
     s->paused_by_client = false;

@@ -100,16 +100,17 @@ stir_possible(Stir *stir, const VcpuSet *vcpus)
 }
 
 void
-stir_arm(Stir *stir)
+stir_arm(Stir *stir, const VcpuSet *vcpus)
 {
     uint64_t stale;
 
     stir_stop_clocks(stir);
-    if (stir->n_clocks == 0)
-        return;
     while (read(stir->eventfd, &stale, sizeof stale) > 0)
         continue;
     g_atomic_int_set(&stir->armed, 1);
+    /* After a guest reset there is a client that has said HELLO to an earlier life of the process. */
+    if (!stir_possible(stir, vcpus))
+        stir_now(stir);
     for (unsigned i = 0; i < stir->n_clocks; i++) {
         if (task_clock_start(stir->clocks[i], STIR_CPU_NS) < 0)
             stir_now(stir);

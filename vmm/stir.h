@@ -26,8 +26,8 @@ int stir_fd(const Stir *stir);
 /* Can it tell, with these vCPUs? Not without the right to such clocks. */
 bool stir_possible(Stir *stir, const VcpuSet *vcpus);
 
-/* Nothing happens where it is not possible. */
-void stir_arm(Stir *stir);
+/* Where it is not possible it fires at once. */
+void stir_arm(Stir *stir, const VcpuSet *vcpus);
 void stir_disarm(Stir *stir);
 
 /* The guest stirs; from any thread. */

@@ -396,7 +396,6 @@ machine_make_watched(Counts *counts)
 {
     Machine *m = machine_make(2, false, DIRTYLOG_BITMAP, counts);
 
-    g_assert_true(stir_possible(m->stir, m->vcpus));
     machine_program_halt(m, 0);
     machine_program_halt(m, 1);
     return m;
@@ -411,7 +410,7 @@ test_idle_guest_does_not_stir(void)
     unsigned stirred = 0;
 
     for (int i = 0; i < 20; i++) {
-        stir_arm(m->stir);
+        stir_arm(m->stir, m->vcpus);
         machine_go(m);
         stirred += machine_stirred(m, 50);
         stir_disarm(m->stir);
@@ -431,7 +430,7 @@ test_busy_guest_stirs_once(void)
 
     machine_program(m, 1);
     for (int i = 0; i < 5; i++) {
-        stir_arm(m->stir);
+        stir_arm(m->stir, m->vcpus);
         machine_go(m);
         g_assert_true(machine_stirred(m, 10000));
         counts_wait(&counts[1], 5);
@@ -448,10 +447,10 @@ test_device_work_stirs(void)
 
     machine_stirs(m);
     g_assert_false(machine_stirred(m, 20));
-    stir_arm(m->stir);
+    stir_arm(m->stir, m->vcpus);
     machine_stirs(m);
     g_assert_true(machine_stirred(m, 10000));
-    stir_arm(m->stir);
+    stir_arm(m->stir, m->vcpus);
     stir_disarm(m->stir);
     machine_stirs(m);
     g_assert_false(machine_stirred(m, 20));

@@ -7,6 +7,7 @@
 #include "common/pbmsg.h"
 #include "vmstate.pb-c.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -466,6 +467,58 @@ test_reset_boots_anew(void)
     rig_free(rig);
 }
 
+/* HELLO once more, for the eventfd. */
+static int
+rig_ask_stir(Rig *rig)
+{
+    District__MemberHelloRequest hello = DISTRICT__MEMBER_HELLO_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    const int before[] = {rig->bitmap_fd, rig->state_fd, rig->ram_fd};
+    District__MemberReply *reply;
+
+    hello.version = 2;
+    hello.stir = TRUE;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_HELLO;
+    request.hello = &hello;
+    reply = rig_call(rig, &request, NULL, 0);
+    g_assert_true(reply->hello->can_stir);
+    district__member_reply__free_unpacked(reply, NULL);
+    for (guint i = 0; i < G_N_ELEMENTS(before); i++)
+        close(before[i]);
+    g_assert_cmpuint(rig->n_disk_fds, ==, 1);
+    rig->n_disk_fds = 0;
+    return rig->disk_fds[0];
+}
+
+static void
+test_reset_goes_on_watching(void)
+{
+    Rig *rig = rig_start_guest("pages=4 rounds=20 end=reset", "--paused");
+    District__MemberResumeRequest resume = DISTRICT__MEMBER_RESUME_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    gint64 limit = g_get_monotonic_time() + 10 * G_USEC_PER_SEC;
+
+    rig_connect(rig);
+    int stir = rig_ask_stir(rig);
+    rig_resume(rig);
+    for (guint seen = 0; seen < 3;) {
+        g_autofree char *text = rig_debugcon(rig);
+        seen = count(text, "ready");
+        g_assert_cmpint(g_get_monotonic_time(), <, limit);
+        g_usleep(1000);
+    }
+    /* The process that runs now has not been asked by HELLO whether it can. */
+    rig_pause(rig, FALSE);
+    resume.watch = TRUE;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_RESUME;
+    request.resume = &resume;
+    district__member_reply__free_unpacked(rig_call(rig, &request, NULL, 0), NULL);
+    struct pollfd p = {.fd = stir, .events = POLLIN};
+    g_assert_cmpint(poll(&p, 1, 10000), ==, 1);
+    close(stir);
+    rig_free(rig);
+}
+
 static void
 guest_vmgenid(const Rig *rig, uint8_t id[16])
 {
@@ -565,6 +618,8 @@ main(int argc, char **argv)
                     test_button_is_not_heard);
     g_test_add_func("/member/a reset boots the guest anew on the same connection",
                     test_reset_boots_anew);
+    g_test_add_func("/member/a guest is watched after a reset on the same connection",
+                    test_reset_goes_on_watching);
     g_test_add_func("/member/a reset keeps the VM generation id", test_reset_keeps_generation_id);
     g_test_add_func("/member/a restored guest without a kernel ends with status 3 on reset",
                     test_reset_of_restored_guest);
