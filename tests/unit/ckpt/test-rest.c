@@ -100,7 +100,7 @@ test_cannot_watch(void)
     rig_start(rig);
     rig_protect(rig, 5000, 30000);
     rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_PROTECTED);
-    wait_pauses(rig->members[0], fake_member_pauses(rig->members[0]) + 50);
+    wait_pauses(rig->members[0], fake_member_pauses(rig->members[0]) + 8);
     g_assert_false(rests(rig, &lag_ns));
     rig_free(rig);
 }
