@@ -277,7 +277,7 @@ void rest_begin(Coordinator *c);
 /* Neither cuts nor harvests now. */
 bool rest_holds(const Coordinator *c, int64_t now);
 /* The engine of a member says that its guest stirs. */
-void rest_stir(Coordinator *c, const Member *member);
+void rest_stir(Coordinator *c);
 
 /* ---- freeze.c: a cut becomes epochs on sinks ---- */
 /* A packed StreamEpochBegin for the members that are on. */

@@ -433,7 +433,7 @@ coordinator_sleep(Coordinator *c)
     for (uint32_t i = 0; i < c->n_members; i++) {
         members = members || polls[i].revents != 0;
         if (polls[2 * c->n_members + i].revents != 0)
-            rest_stir(c, c->members[i]);
+            rest_stir(c);
     }
     if (members)
         members_check_idle(c);

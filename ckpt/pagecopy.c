@@ -158,6 +158,7 @@ copier_share(PageCopier *c)
     g_cond_broadcast(&c->work);
     while (copier_chunk(c))
         continue;
+    /* Not limited: that is a chunk of each thread, of memory that is there. */
     while (c->busy > 0)
         g_cond_wait(&c->done, &c->lock);
     c->n_open = c->next = 0;

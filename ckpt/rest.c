@@ -9,8 +9,6 @@
  */
 #include "ckpt/coordinator-internal.h"
 
-#include <unistd.h>
-
 /* Guests that wrote no more between two cuts may rest after the next one: pages for each. */
 #define REST_PAGES 64
 /* Even so there is a cut at last. */
@@ -80,12 +78,10 @@ rest_end(Coordinator *c, int64_t now)
 }
 
 void
-rest_stir(Coordinator *c, const Member *member)
+rest_stir(Coordinator *c)
 {
-    uint64_t count;
-
-    while (read(member->stir_fd, &count, sizeof count) > 0)
-        continue;
+    /* What made the descriptor readable is taken back by the engine when it is to watch again; it is not
+     * looked at before, and nobody here reads from what an engine has passed. */
     if (c->rest_until_ns != 0)
         rest_end(c, clock_monotonic_ns());
 }

@@ -105,8 +105,8 @@ stir_arm(Stir *stir, const VcpuSet *vcpus)
     uint64_t stale;
 
     stir_stop_clocks(stir);
-    while (read(stir->eventfd, &stale, sizeof stale) > 0)
-        continue;
+    if (read(stir->eventfd, &stale, sizeof stale) < 0 && errno != EAGAIN)
+        g_debug("stirring: %s", g_strerror(errno));
     g_atomic_int_set(&stir->armed, 1);
     /* After a guest reset there is a client that has said HELLO to an earlier life of the process. */
     if (!stir_possible(stir, vcpus))

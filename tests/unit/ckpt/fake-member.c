@@ -278,6 +278,8 @@ engine_simple(FakeMember *m, const District__MemberRequest *request, District__M
     case DISTRICT__MEMBER_REQUEST__OP_RESUME:
         m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING;
         m->watched = request->resume->watch;
+        if (m->watched && read(m->stir_fd, &(uint64_t){0}, sizeof(uint64_t)) > 0)
+            g_test_message("stirred before the watch");
         resume.resumed_ns = (uint64_t)clock_monotonic_ns();
         reply->op_case = DISTRICT__MEMBER_REPLY__OP_RESUME;
         reply->resume = &resume;
