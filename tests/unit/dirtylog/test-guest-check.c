@@ -140,22 +140,27 @@ test_output(void)
     g_assert_nonnull(strstr(error->message, "lost or stale"));
 }
 
+/* Both are looked at: what the half one has of its value, and the whole one. */
 static void
 test_output_half_line(void)
 {
     g_autoptr(GuestChecker) checker = guest_checker_new(LINE, NULL);
-    g_autofree char *text = NULL;
+    g_autofree char *whole = NULL;
     uint64_t value;
     guint n;
 
     g_assert_true(guest_checker_chain(checker, 1, 5, &value, NULL));
-    text = g_strdup_printf(
-        "chain cpu=1 round=6 value=00chain cpu=1 round=5 value=%016" G_GINT64_MODIFIER "x\n",
-        value);
-    g_assert_true(guest_checker_output(checker, text, &n, NULL));
-    g_assert_cmpuint(n, ==, 1);
-    text[strlen(text) - 2] ^= 1;
-    g_assert_false(guest_checker_output(checker, text, &n, NULL));
+    whole = g_strdup_printf("chain cpu=1 round=5 value=%016" G_GINT64_MODIFIER "x", value);
+    for (gsize cut = 0; cut < strlen(whole); cut++) {
+        g_autofree char *text = g_strdup_printf("%.*s%s\n", (int)cut, whole, whole);
+        g_assert_true(guest_checker_output(checker, text, &n, NULL));
+        g_assert_cmpuint(n, ==, 1);
+        text[strlen(text) - 2] = text[strlen(text) - 2] == '0' ? '1' : '0';
+        g_assert_false(guest_checker_output(checker, text, &n, NULL));
+    }
+    g_autofree char *wrong = g_strdup_printf("%.30s%s\n", whole, whole);
+    wrong[29] = wrong[29] == '0' ? '1' : '0';
+    g_assert_false(guest_checker_output(checker, wrong, &n, NULL));
 }
 
 static void
