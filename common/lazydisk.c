@@ -141,6 +141,13 @@ lazydisk_open(const int fds[LAZYDISK_FDS], GError **error)
             return NULL;
         }
     }
+    /* Whoever passed them may have passed what blocks. */
+    for (int i = 1; i < LAZYDISK_FDS; i++) {
+        if (fcntl(lazy->fds[i], F_SETFL, O_NONBLOCK) < 0) {
+            lazy_fail(error, errno, "its eventfds");
+            return NULL;
+        }
+    }
     if (!memfd_check(lazy->fds[0], 0, "what is shared of an overlay that is being read", error))
         return NULL;
     lazy->bytes = memfd_size(lazy->fds[0]);
