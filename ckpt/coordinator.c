@@ -537,7 +537,7 @@ coordinator_new(const CoordinatorConfig *config, Inbox *inbox, int connect_ms, G
     c->staging = staging_pool_take(c->stagings);
     if (!persist_open(c, &config->persist, error))
         return NULL;
-    c->pool = encode_pool_new();
+    c->pool = encode_pool_new(0);
     c->copier = page_copier_new(MIN(g_get_num_processors() - 1, COPY_THREADS_MAX));
     return c;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The zstd level of a stream: the one at which epochs arrive soonest. */
+/* The zstd level of a stream, and how many threads encode. */
 #include "ckpt/level.h"
 
 #include "common/clock.h"
@@ -15,6 +15,9 @@
 /* Of the faster one of encoding and sending, what counts: they do not overlap altogether, and it may as
  * well be no slower than it must. */
 #define OVERLAP_MISSED 0.25
+/* Of the time, what fewer threads may cost: to go on with them, and to begin with so few. */
+#define FEWER_COST 0.1
+#define FEWER_COST_NEW 0.05
 /* Of the link's speed, how much a new measurement counts. */
 #define LINK_NEW 0.5
 
@@ -33,9 +36,11 @@ static const LevelRule levels[ZSTD_LEVELS] = {
 #define LEVEL_START 4
 
 void
-level_init(Level *choice, unsigned threads)
+level_init(Level *choice, unsigned threads_max)
 {
-    *choice = (Level){.threads = MAX(threads, 1), .at = LEVEL_START};
+    unsigned most = MAX(threads_max, 1);
+
+    *choice = (Level){.threads_max = most, .threads = most, .at = LEVEL_START};
 }
 
 int
@@ -44,9 +49,9 @@ level_zstd(const Level *choice)
     return levels[choice->at].zstd;
 }
 
-/* How long a plain byte takes to arrive at a level, ns. */
+/* How long a plain byte takes to arrive at a level, with so many threads, ns. */
 static double
-level_arrival(const Level *choice, unsigned level, int64_t now_ns)
+level_arrival(const Level *choice, unsigned level, unsigned threads, int64_t now_ns)
 {
     const LevelRule *here = &levels[choice->at], *there = &levels[level];
     double cost = choice->cost[choice->at] * there->cost / here->cost;
@@ -56,7 +61,7 @@ level_arrival(const Level *choice, unsigned level, int64_t now_ns)
         cost = choice->cost[level];
         size = choice->size[level];
     }
-    double encode = cost / choice->threads, send = size * choice->link_ns_per_byte;
+    double encode = cost / threads, send = size * choice->link_ns_per_byte;
     return MAX(encode, send) + OVERLAP_MISSED * MIN(encode, send);
 }
 
@@ -81,6 +86,19 @@ level_measure(Level *choice, const LevelSample *sample, int64_t now_ns)
     return choice->link_ns_per_byte != 0;
 }
 
+static unsigned
+level_threads(const Level *choice, int64_t now_ns)
+{
+    double least = level_arrival(choice, choice->at, choice->threads_max, now_ns);
+
+    for (unsigned threads = 1; threads < choice->threads_max; threads++) {
+        double cost = threads < choice->threads ? FEWER_COST_NEW : FEWER_COST;
+        if (level_arrival(choice, choice->at, threads, now_ns) <= least * (1 + cost))
+            return threads;
+    }
+    return choice->threads_max;
+}
+
 int
 level_look(Level *choice, const LevelSample *sample, int64_t now_ns)
 {
@@ -88,15 +106,18 @@ level_look(Level *choice, const LevelSample *sample, int64_t now_ns)
 
     if (!level_measure(choice, sample, now_ns))
         return level_zstd(choice);
-    double least = level_arrival(choice, choice->at, now_ns) * (1 - STEP_WORTH);
+    double least =
+        level_arrival(choice, choice->at, choice->threads_max, now_ns) * (1 - STEP_WORTH);
     for (unsigned level = choice->at > 0 ? choice->at - 1 : 0;
          level <= MIN(choice->at + 1, ZSTD_LEVELS - 1); level++) {
-        double arrival = level_arrival(choice, level, now_ns);
+        double arrival = level_arrival(choice, level, choice->threads_max, now_ns);
         if (level == choice->at || arrival >= least)
             continue;
         best = level;
         least = arrival;
     }
+    /* Of the level in force it is known; of the next one it will be at the next look. */
+    choice->threads = best == choice->at ? level_threads(choice, now_ns) : choice->threads_max;
     choice->moved = best != choice->at;
     choice->at = best;
     return level_zstd(choice);

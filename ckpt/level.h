@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The zstd level of a stream: the one at which epochs arrive soonest.
+ * The zstd level of a stream: the one at which epochs arrive soonest. And how many threads encode.
  *
  * Theory of operation. An epoch has arrived when its last byte has been encoded and sent, which go on at
  * the same time: it takes about as long as the slower of the two. What the encoder costs and how small
@@ -10,6 +10,10 @@
  * between the two levels. The level moves by one step at a time, and only for a twentieth of the time: so it
  * does not swing between two that are about as good, nor by one odd measurement. What came of a step is
  * measured, and the level goes back if it was wrong.
+ *
+ * The level is chosen as if all threads that may encode did. Then as few of them do as can without making
+ * epochs late by more than a tenth: where the link is what takes the time, the others would only take
+ * CPUs from guests.
  */
 #ifndef DISTRICT_CKPT_LEVEL_H
 #define DISTRICT_CKPT_LEVEL_H
@@ -29,7 +33,8 @@ typedef struct LevelSample {
 } LevelSample;
 
 typedef struct Level {
-    unsigned threads;              /* that encode */
+    unsigned threads_max;          /* that may encode */
+    unsigned threads;              /* that should */
     unsigned at;                   /* of the levels, from the fastest */
     bool moved;                    /* since the last look: what is measured now is of both levels */
     double link_ns_per_byte;       /* 0: not known yet */
@@ -38,9 +43,10 @@ typedef struct Level {
     int64_t known_ns[ZSTD_LEVELS]; /* when they were measured; 0: never */
 } Level;
 
-void level_init(Level *choice, unsigned threads);
+void level_init(Level *choice, unsigned threads_max);
 int level_zstd(const Level *choice);
-/* Look at what has been done; too little changes nothing. Returns the level from now on. */
+/* Look at what has been done; too little changes nothing. Returns the level from now on; threads may have
+ * changed as well. */
 int level_look(Level *choice, const LevelSample *sample, int64_t now_ns);
 
 #endif

@@ -48,6 +48,7 @@ struct Sink {
     PageCache **caches;    /* likewise, one per shard; NULL: a file, which has no deltas */
     Dedup *dedup;          /* NULL like caches */
     gint level;            /* atomic */
+    gint threads;          /* atomic: what the sink wishes of the pool */
     gint sync_outstanding; /* atomic */
     GThread *thread;
     GByteArray *hello;

@@ -80,7 +80,12 @@ sink_thread_adapt(Sink *sink)
         .link_bytes = done.link_bytes - sink->looked.link_bytes,
         .link_ns = done.link_ns - sink->looked.link_ns,
     };
+    unsigned threads = sink->zstd.threads;
     g_atomic_int_set(&sink->level, level_look(&sink->zstd, &sample, now));
+    if (sink->zstd.threads != threads) {
+        encode_pool_wish(sink->pool, threads, sink->zstd.threads);
+        g_atomic_int_set(&sink->threads, (gint)sink->zstd.threads);
+    }
     sink->looked = done;
     sink->looked_ns = now;
 }
@@ -261,6 +266,7 @@ static void
 sink_thread_free(Sink *sink)
 {
     EncodePool *pool = sink->pool;
+    unsigned threads = sink->zstd.threads;
 
     sink->transport->free(sink->opaque);
     sink_thread_tally_close(sink);
@@ -277,7 +283,7 @@ sink_thread_free(Sink *sink)
     g_mutex_clear(&sink->lock);
     g_cond_clear(&sink->cond);
     g_free(sink);
-    encode_pool_leave(pool);
+    encode_pool_leave(pool, threads);
 }
 
 /* Until released and drained: a worker may still be at an item. */

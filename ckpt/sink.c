@@ -47,6 +47,7 @@ sink_new(const SinkConfig *config)
     sink->wire_index = g_memdup2(config->wire_index, config->n_members * sizeof(uint32_t));
     level_init(&sink->zstd, encode_pool_shards(sink->pool));
     sink->level = level_zstd(&sink->zstd);
+    sink->threads = (gint)sink->zstd.threads;
     sink->hello = sink_record_pack(&config->hello->base);
     encode_pool_use(sink->pool);
     sink->thread = g_thread_new("sink", sink_thread_run, sink);
@@ -352,5 +353,6 @@ sink_stats(Sink *sink)
     SinkStats stats = sink->stats;
 
     stats.level = g_atomic_int_get(&sink->level);
+    stats.threads = (unsigned)g_atomic_int_get(&sink->threads);
     return stats;
 }

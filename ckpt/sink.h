@@ -56,7 +56,7 @@ typedef struct SinkTransport {
     /* Make a blocked call fail soon; any thread. */
     void (*interrupt)(void *opaque);
     void (*free)(void *opaque);
-    bool is_stream; /* heartbeats when idle, BYE at the end, level follows the link */
+    bool is_stream; /* heartbeats when idle, BYE at the end, level and threads follow the link */
 } SinkTransport;
 
 typedef struct SinkConfig {
@@ -118,6 +118,7 @@ typedef struct SinkStats {
     EncodeStats pages;
     uint64_t bytes;     /* written, headers included */
     int level;          /* of zstd, now */
+    unsigned threads;   /* that encode at once at most, now */
     int64_t emitted_ns; /* when the last item that was queued had been written */
 } SinkStats;
 SinkStats sink_stats(Sink *sink);

@@ -104,6 +104,8 @@ status_fill_counts(Coordinator *c, District__CkptStatusReply *s)
 
     if (c->stream)
         now = sink_stats(c->stream->sink);
+    s->zstd_level = now.level;
+    s->encode_threads = now.threads;
     s->dirty_pages = c->stats->dirty_pages;
     s->wire_bytes = c->stats->closed_sinks.bytes + now.bytes;
     s->zero_pages = c->stats->closed_sinks.pages.zero + now.pages.zero;

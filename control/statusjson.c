@@ -95,6 +95,8 @@ ckpt_status_to_json(const District__CkptStatusReply *s)
 
     for (gsize i = 0; i < G_N_ELEMENTS(numbers); i++)
         json_object_set_int_member(object, numbers[i].key, (gint64)numbers[i].value);
+    json_object_set_int_member(object, "zstd_level", s->zstd_level);
+    json_object_set_int_member(object, "encode_threads", s->encode_threads);
     json_object_set_boolean_member(object, "resting", s->resting);
     json_object_set_string_member(object, "state", s->state);
     json_object_set_string_member(object, "protection", s->protection);

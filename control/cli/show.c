@@ -232,6 +232,19 @@ add_page_kinds(GPtrArray *rows, JsonObject *c)
         add_line(rows, "Pages sent", text);
 }
 
+/* How what goes to the standby is encoded. */
+static void
+add_encoder(GPtrArray *rows, JsonObject *c)
+{
+    gint64 threads = json_get_int(c, "encode_threads", 0);
+    g_autofree char *text =
+        g_strdup_printf("zstd level %" PRId64 ", %" PRId64 " thread%s",
+                        json_get_int(c, "zstd_level", 0), threads, threads == 1 ? "" : "s");
+
+    if (threads > 0)
+        add_line(rows, "Encoder", text);
+}
+
 static void
 add_checkpointing(GPtrArray *rows, JsonObject *c)
 {
@@ -248,6 +261,7 @@ add_checkpointing(GPtrArray *rows, JsonObject *c)
     add_number(rows, "Dirty pages", c, "dirty_pages");
     add_number(rows, "Wire bytes", c, "wire_bytes");
     add_page_kinds(rows, c);
+    add_encoder(rows, c);
     if (json_get_int(c, "durable_id", 0) > 0) {
         g_autofree char *age = units_format_ns((uint64_t)json_get_int(c, "durable_age_ns", 0));
         add_number(rows, "Durable", c, "durable_id");

@@ -112,7 +112,7 @@ disk_of_copy()
 	moved=$(on --timeout 300 "$host" sh -c "$BUILD/control/district export bank - | $BUILD/control/district import - --as look --isolated" 2>&1) ||
 		die "no copy of bank on $host: $moved"
 	report=$(on --timeout 120 "$host" sh -c '
-		image=$(find /var/lib/district -name postgres-0.raw) && e2fsck -y -E journal_only "$image" >/dev/null 2>&1
+		image=$(find /var/lib/district/districts/look -name postgres-0.raw) && e2fsck -y -E journal_only "$image" >/dev/null 2>&1
 		e2fsck -fn "$image" && echo "e2fsck clean"' 2>&1) || true
 	dst "$host" destroy look --force || die "the copy is not removed"
 	claim "$what: the disk of the checkpoint is a sound file system" "$(tail -n 2 <<<"$report")" \

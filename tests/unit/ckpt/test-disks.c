@@ -211,7 +211,7 @@ set_up(Fixture *f, gconstpointer data)
     f->c.members = g_new0(Member *, N_MEMBERS);
     f->c.n_pages_of = g_new0(uint64_t, N_MEMBERS);
     f->c.inbox = inbox_new();
-    f->c.pool = encode_pool_new();
+    f->c.pool = encode_pool_new(0);
     f->c.run = RUN_RUNNING;
     f->c.persist = &f->persist;
     f->persist.durable = &f->durable;

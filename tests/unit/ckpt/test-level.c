@@ -133,6 +133,60 @@ test_threads(void)
     g_assert_cmpint(settle(&one, 300, 100), <, settle(&four, 300, 100));
 }
 
+/* Looks that lead to another number of threads. */
+static unsigned
+settle_threads(Model *m, double link_mb_s, unsigned looks)
+{
+    unsigned changes = 0;
+
+    for (unsigned i = 0; i < looks; i++) {
+        unsigned before = m->zstd.threads;
+        settle(m, link_mb_s, 1);
+        changes += m->zstd.threads != before;
+    }
+    return changes;
+}
+
+static void
+test_few_threads(void)
+{
+    Model m;
+
+    model_init(&m);
+    level_init(&m.zstd, 4);
+    /* At the tightest level an encoder needs a tenth of the time that the link does. */
+    settle_threads(&m, 5, 100);
+    g_assert_cmpint(level_zstd(&m.zstd), ==, TIGHTEST);
+    g_assert_cmpuint(m.zstd.threads, ==, 1);
+}
+
+static void
+test_all_threads(void)
+{
+    Model m;
+
+    model_init(&m);
+    level_init(&m.zstd, 4);
+    settle_threads(&m, 5, 100);
+    settle_threads(&m, 5000, 100);
+    g_assert_cmpuint(m.zstd.threads, ==, 4);
+}
+
+static void
+test_threads_settle(void)
+{
+    static const double links[] = {1, 10, 50, 100, 150, 200, 300, 500, 1000, 5000};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(links); i++) {
+        Model m;
+
+        model_init(&m);
+        level_init(&m.zstd, 4);
+        settle_threads(&m, links[i], 100);
+        g_assert_cmpuint(settle_threads(&m, links[i], 1000), <=, 40);
+    }
+}
+
 int
 main(int argc, char **argv)
 {
@@ -143,5 +197,8 @@ main(int argc, char **argv)
     g_test_add_func("/level/it settles", test_settles);
     g_test_add_func("/level/it goes by nothing that is too little", test_little_says_nothing);
     g_test_add_func("/level/more threads leave time for a tighter level", test_threads);
+    g_test_add_func("/level/a slow link leaves CPUs to guests", test_few_threads);
+    g_test_add_func("/level/a fast link has all threads encode", test_all_threads);
+    g_test_add_func("/level/the number of threads settles", test_threads_settle);
     return g_test_run();
 }

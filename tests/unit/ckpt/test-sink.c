@@ -341,7 +341,7 @@ set_up(Fixture *f, gconstpointer data)
     hello.district = (char *)"shop";
     hello.incarnation = 1;
     config.inbox = f->inbox = inbox_new();
-    config.pool = f->pool = encode_pool_new();
+    config.pool = f->pool = encode_pool_new(0);
     f->sink = sink_new(&config);
     message = next_message(f);
     g_assert_cmpint(message->kind, ==, INBOX_SINK_UP);
