@@ -12,9 +12,10 @@ struct Overlay {
     uint64_t running; /* number of the cut that will be made next; from 1 */
     uint64_t released_below, home_below;
     unsigned to_sweep; /* segments of the map still to be looked at for home_below */
-    /* Last cut with entries of all blocks, and whether the running one has them. */
+    /* Last cut with entries of all blocks, whether the running one has them, and from which cut on. */
     uint64_t resent;
     bool resending;
+    uint64_t resent_from;
     GTree *held;  /* cut -> GArray of places that were overwritten, until the cut is released */
     GQueue pins;  /* of OverlayPin, oldest first */
     GArray *ends; /* index ends of cuts from released_below to running - 1 */

@@ -247,7 +247,8 @@ load_held(Overlay *overlay, const uint8_t *data, uint64_t n, uint64_t data_place
         StateHeld record;
 
         memcpy(&record, data + i * sizeof record, sizeof record);
-        if (record.cut < overlay->released_below || record.cut >= overlay->running ||
+        if (record.cut < overlay->released_below || record.cut > overlay->running ||
+            (record.cut == overlay->running && !overlay->resending) ||
             record.place >= data_places || !places_claim(overlay->places, record.place))
             return state_bad(error, "place %" PRIu64 " cannot be held for cut %" PRIu64,
                              record.place, record.cut);

@@ -9,7 +9,8 @@
  *
  *   - the client's, if its cut has been made and is not released yet: it is held, and freed by
  *     overlay_released_below. After a resend the client needs all places of that moment until the
- *     cut with the resent entries is released;
+ *     cut with the resent entries is released. That holds before that cut is made, too: what the home
+ *     gets meanwhile, on behalf of another client, is no entry that would replace the resent one;
  *   - a read's that has looked it up already: it waits at the newest pin there is, and is free when
  *     that pin and all older ones have ended. Reads share a pin until something waits there.
  *
@@ -257,7 +258,12 @@ overlay_home_below(Overlay *overlay, uint64_t cut)
 static void
 on_dropped(void *opaque, uint64_t block, BlockValue value)
 {
-    overlay_retire(opaque, value);
+    Overlay *overlay = opaque;
+
+    if (overlay->resending && value.cut >= overlay->resent_from && value.place != PLACE_ZERO)
+        overlay_hold(overlay, overlay->running, value.place);
+    else
+        overlay_retire(overlay, value);
 }
 
 bool
@@ -304,5 +310,7 @@ overlay_count(const Overlay *overlay)
 void
 overlay_resent(Overlay *overlay)
 {
+    if (!overlay->resending)
+        overlay->resent_from = overlay->home_below;
     overlay->resending = true;
 }

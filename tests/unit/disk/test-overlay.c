@@ -346,6 +346,42 @@ test_resend(void)
     g_assert_false(is_used(overlay, place));
 }
 
+/* The home gets a block between the resend and the cut with it, as another client has merged it. */
+static void
+test_resend_and_home(void)
+{
+    g_autoptr(Overlay) overlay = overlay_new(10);
+    uint64_t place = put(overlay, 3), end;
+
+    overlay_cut(overlay, &end);
+    overlay_released_below(overlay, 2);
+    overlay_resent(overlay);
+    overlay_home_below(overlay, 2);
+    sweep(overlay);
+    g_assert_cmpuint(overlay_find(overlay, 3), ==, PLACE_NONE);
+    g_assert_true(is_used(overlay, place));
+    g_assert_cmpuint(overlay_cut(overlay, &end), ==, 2);
+    overlay_released_below(overlay, 2);
+    g_assert_true(is_used(overlay, place));
+    overlay_released_below(overlay, 3);
+    g_assert_false(is_used(overlay, place));
+}
+
+/* What the home had before the resend is in nobody's way, also if it is swept only after it. */
+static void
+test_home_and_resend(void)
+{
+    g_autoptr(Overlay) overlay = overlay_new(10);
+    uint64_t place = put(overlay, 3), end;
+
+    overlay_cut(overlay, &end);
+    overlay_released_below(overlay, 2);
+    overlay_home_below(overlay, 2);
+    overlay_resent(overlay);
+    sweep(overlay);
+    g_assert_false(is_used(overlay, place));
+}
+
 static void
 test_pins(void)
 {
@@ -464,6 +500,28 @@ test_saved(void)
 }
 
 static void
+test_saved_resending(void)
+{
+    g_autoptr(Overlay) before = overlay_new(1000), after = NULL;
+    g_autoptr(GError) error = NULL;
+    uint64_t place = put(before, 3), end;
+    g_autofree uint8_t *data = NULL;
+    size_t len;
+
+    overlay_cut(before, &end);
+    overlay_released_below(before, 2);
+    overlay_resent(before);
+    overlay_home_below(before, 2);
+    data = save(before, &len);
+    after = overlay_load(data, len, 1000, 4096, &error);
+    g_assert_no_error(error);
+    g_assert_true(is_used(after, place));
+    overlay_cut(after, &end);
+    overlay_released_below(after, 3);
+    g_assert_false(is_used(after, place));
+}
+
+static void
 test_saved_damage(void)
 {
     uint64_t held;
@@ -505,6 +563,12 @@ main(int argc, char **argv)
     g_test_add_func("/overlay/what the home has may be written again before it is dropped",
                     test_written_before_the_sweep);
     g_test_add_func("/overlay/resent places stay until their second cut is released", test_resend);
+    g_test_add_func("/overlay/resent places stay when the home gets their blocks",
+                    test_resend_and_home);
+    g_test_add_func("/overlay/places of what the home has are not kept by a resend",
+                    test_home_and_resend);
+    g_test_add_func("/overlay/places that are kept for a resend outlive the program",
+                    test_saved_resending);
     g_test_add_func("/overlay/a place stays while reads are at it", test_pins);
     g_test_add_func("/overlay/an older read keeps what a newer one leaves", test_pins_out_of_order);
     g_test_add_func("/overlay/millions of blocks are dropped in steps", test_millions);
