@@ -92,8 +92,17 @@ protect_step_ckpt(Job *job)
     job_call(job, d->ckpt, &request.base, NULL, 0, PROTECT_TIMEOUT_MS, NULL);
 }
 
-static const JobStep protect_steps[] = {step_check, protect_step_prepare, protect_step_record,
-                                        protect_step_ckpt, NULL};
+/* What is known of it was asked before: protect_resume must not take it for off. */
+static void
+step_note(Job *job)
+{
+    if (job->district->ckpt_status != NULL)
+        json_object_set_string_member(job->district->ckpt_status, "protection", "connecting");
+    job_next(job);
+}
+
+static const JobStep protect_steps[] = {
+    step_check, protect_step_prepare, protect_step_record, protect_step_ckpt, step_note, NULL};
 
 void
 operation_protect(District *d, const char *host, const Pacing *pacing, gboolean output_commit,
