@@ -374,7 +374,8 @@ client_lose(World *w)
     g_queue_clear_full(&w->cuts, (GDestroyNotify)cut_free);
     memcpy(w->image, w->rig->home_bytes, w->size);
     /* What is in the index so far is of no use to it. */
-    disk_cut(w->rig->disk, &end);
+    w->released = disk_cut(w->rig->disk, &end) + 1;
+    disk_released_below(w->rig->disk, w->released);
     w->seen = end;
     disk_resend(w->rig->disk, &error);
     g_assert_no_error(error);
