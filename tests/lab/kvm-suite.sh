@@ -4,7 +4,7 @@
 # Tests that need /dev/kvm, inside a lab host: for machines whose own KVM cannot run them. Prints the TAP
 # lines of all of them.
 #
-# On an emulated host that are the programs of EMULATED only. Most of the others have guests write while they
+# On an emulated host these are the programs of EMULATED only. Most of the others have guests write while they
 # are looked at, and count what comes of it in real time, which fails where everything takes a hundred times as
 # long; or they load two emulated CPUs until the host stands still. They are skipped by name. What they
 # show of failovers, restarts, disks and connections is seen in the lab's scenarios with real guests, too.

@@ -148,10 +148,11 @@ static gpointer
 lift(gpointer data)
 {
     Work *work = data;
+    gint64 until = g_get_monotonic_time() + LIMIT_MS * G_TIME_SPAN_MILLISECOND;
 
     g_mutex_lock(&work->lock);
     while (work->at_once < 1)
-        g_cond_wait(&work->cond, &work->lock);
+        g_assert_true(g_cond_wait_until(&work->cond, &work->lock, until));
     g_mutex_unlock(&work->lock);
     encode_pool_wish(work->pool, 1, WORKERS);
     return NULL;
