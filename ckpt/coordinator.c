@@ -344,8 +344,9 @@ coordinator_throttle(Coordinator *c, int64_t now)
         c->throttle_ns = now + THROTTLE_HOLD_NS;
     } else if (c->run == RUN_THROTTLED && (!pressed || now >= c->throttle_ns)) {
         coordinator_move(c, RUN_RUNNING);
-        c->throttle_ns = now + THROTTLE_RUN_NS;
         members_resume(c);
+        /* From now: letting them go may have taken as long itself. */
+        c->throttle_ns = clock_monotonic_ns() + THROTTLE_RUN_NS;
     }
 }
 
