@@ -42,13 +42,21 @@ devices_stop(Machine *m)
     machine_unlock(m);
 }
 
-/* The guest stands still and waits for this thread, or does not any more. */
+/* The guest is to stand still, and waits for this thread. */
 static void
-machine_hurry(Machine *m, bool urgent)
+machine_hurry(Machine *m)
 {
-    if (m->urgent != urgent)
-        urgent_set(0, urgent);
-    m->urgent = urgent;
+    if (!m->urgent)
+        urgent_set(0, true);
+    m->urgent = true;
+}
+
+void
+machine_calm(Machine *m)
+{
+    if (m->urgent && m->state != MACHINE_PAUSED)
+        urgent_set(0, false);
+    m->urgent = m->urgent && m->state == MACHINE_PAUSED;
 }
 
 static void
@@ -129,11 +137,10 @@ machine_pause(Machine *m, uint8_t *state, size_t capacity, uint64_t *bits, Pause
     /* A guest that has gone stays out while its end is being dealt with. */
     if (machine_guest_gone(m, error))
         return FALSE;
-    machine_hurry(m, was_running);
-    if (!machine_rest(m, state != NULL, &result->times, error)) {
-        machine_hurry(m, false);
+    if (was_running)
+        machine_hurry(m);
+    if (!machine_rest(m, state != NULL, &result->times, error))
         return FALSE;
-    }
     done = !machine_guest_gone(m, error) &&
            (state == NULL || state_save(m, state, capacity, &result->state_len, error));
     result->times.saved_ns = clock_monotonic_ns();

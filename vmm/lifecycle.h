@@ -34,6 +34,12 @@ void machine_restored(Machine *m);
 /* Let it run; nothing to do if it does. */
 gboolean machine_resume(Machine *m, GError **error);
 
+/*
+ * From the request to pause on the calling thread is urgent (common/urgent.h). To be called when a
+ * request has been answered: it no longer is, unless the guest stands still.
+ */
+void machine_calm(Machine *m);
+
 /* Bring it to rest for good: the guest has gone, or the process ends. Devices have flushed after.
  */
 void machine_shut_down(Machine *m);

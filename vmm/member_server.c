@@ -464,6 +464,7 @@ client_drop(MemberServer *s)
         else
             g_warning("%s", error->message);
     }
+    machine_calm(s->m);
     s->paused_by_client = false;
     if (s->m->state == MACHINE_SHUTDOWN)
         s->hooks.shutdown_seen(s->hooks.opaque);
@@ -528,6 +529,7 @@ client_request(MemberServer *s, GError **error)
     if (request == NULL)
         return FALSE;
     answered = client_answer(s, request, fds, n_fds, error);
+    machine_calm(s->m);
     describe = request->op_case == DISTRICT__MEMBER_REQUEST__OP_DESCRIBE;
     fdmsg_close_fds(fds, n_fds);
     district__member_request__free_unpacked(request, NULL);
@@ -664,7 +666,9 @@ member_server_go_on(MemberServer *server)
     request.pause = &pause;
     pause.save_state = server->waiting.pause_save;
     pause.hold = server->waiting.pause_hold;
-    if (client_answer(server, &request, NULL, 0, &error))
+    bool answered = client_answer(server, &request, NULL, 0, &error);
+    machine_calm(server->m);
+    if (answered)
         return;
     g_warning("member socket: %s", error->message);
     client_drop(server);

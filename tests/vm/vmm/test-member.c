@@ -8,6 +8,7 @@
 #include "vmstate.pb-c.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -94,6 +95,45 @@ test_pause_resume(void)
         rig_wait_output(rig, said);
     }
     check_output(rig, "");
+    rig_free(rig);
+}
+
+/* The rig's engine has no thread with real-time priority, or will have none within 5 s. */
+static void
+wait_calm(Rig *rig)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task", (int)rig->pid);
+
+    for (int i = 0;; i++) {
+        g_autoptr(GDir) tasks = g_dir_open(path, 0, NULL);
+        const char *urgent = NULL;
+
+        g_assert_nonnull(tasks);
+        for (const char *tid; urgent == NULL && (tid = g_dir_read_name(tasks)) != NULL;) {
+            int policy = sched_getscheduler((pid_t)g_ascii_strtoll(tid, NULL, 10));
+            urgent = policy >= 0 && (policy & ~SCHED_RESET_ON_FORK) != SCHED_OTHER ? tid : NULL;
+        }
+        if (urgent == NULL)
+            return;
+        if (i == 5000)
+            g_error("thread %s of process %d is still urgent", urgent, (int)rig->pid);
+        g_usleep(1000);
+    }
+}
+
+/* It could do a guest's bidding ahead of all others on the host. */
+static void
+test_not_urgent_for_long(void)
+{
+    Rig *rig = rig_start_guest(GUEST_LINE, NULL);
+
+    rig_connect(rig);
+    rig_pause(rig, TRUE);
+    rig_resume(rig);
+    wait_calm(rig);
+    rig_pause(rig, FALSE);
+    rig_disconnect(rig);
+    wait_calm(rig);
     rig_free(rig);
 }
 
@@ -600,6 +640,8 @@ main(int argc, char **argv)
     guest = argv[2];
     g_test_add_func("/member/--paused waits for RESUME", test_paused_waits);
     g_test_add_func("/member/a guest paused and resumed often goes on right", test_pause_resume);
+    g_test_add_func("/member/no thread stays urgent when the guest runs again",
+                    test_not_urgent_for_long);
     g_test_add_func("/member/a client killed during a pause hangs no guest",
                     test_killed_client_resumes);
     g_test_add_func("/member/a held guest stays paused when the client goes",
