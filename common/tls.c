@@ -2,9 +2,9 @@
 /*
  * Mutually authenticated TLS 1.3 between hosts.
  *
- * Sockets are non-blocking and every wait is a poll with a deadline. GnuTLS lets one thread send
- * and another receive on a session as long as there is no renegotiation, which TLS 1.3 does not
- * have; session tickets are off, so nothing else is exchanged after the handshake.
+ * Sockets are non-blocking and every wait is a poll with a deadline. One thread may send and another
+ * receive, but not at the same moment: after 2^24 records GnuTLS changes the keys (RFC 8446 §4.6.3),
+ * and whichever thread does so touches the other's direction as well. No lock is held in a wait.
  */
 #include "common/tls.h"
 
@@ -39,6 +39,8 @@ struct TlsIdentity {
 
 struct TlsChannel {
     int fd;
+    GMutex lock; /* guards session once the handshake is over */
+    GMutex turn; /* to wait for lock: who sends a lot does not keep the other from receiving */
     gnutls_session_t session;
     TlsIdentity *identity;                   /* NULL for a pinned client */
     gnutls_certificate_credentials_t pinned; /* its credentials then */
@@ -286,6 +288,8 @@ tls_channel_new(int fd, unsigned role, gnutls_certificate_credentials_t creds)
     ch->fd = fd;
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    g_mutex_init(&ch->lock);
+    g_mutex_init(&ch->turn);
     gnutls_init(&ch->session, role | GNUTLS_NONBLOCK | GNUTLS_NO_TICKETS | GNUTLS_NO_SIGNAL);
     gnutls_priority_set_direct(ch->session, TLS_PRIORITY, NULL);
     gnutls_credentials_set(ch->session, GNUTLS_CRD_CERTIFICATE, creds);
@@ -470,6 +474,8 @@ tls_channel_free(TlsChannel *ch)
     gnutls_bye(ch->session, GNUTLS_SHUT_WR);
     close(ch->fd);
     gnutls_deinit(ch->session);
+    g_mutex_clear(&ch->lock);
+    g_mutex_clear(&ch->turn);
     if (ch->pinned)
         gnutls_certificate_free_credentials(ch->pinned);
     tls_identity_unref(ch->identity);
@@ -489,10 +495,40 @@ tls_channel_fd(TlsChannel *ch)
     return ch->fd;
 }
 
+/* For one call of GnuTLS; whoever waits is next. */
+static void
+tls_enter(TlsChannel *ch)
+{
+    g_mutex_lock(&ch->turn);
+    g_mutex_lock(&ch->lock);
+    g_mutex_unlock(&ch->turn);
+}
+
 size_t
 tls_channel_pending(TlsChannel *ch)
 {
-    return gnutls_record_check_pending(ch->session);
+    tls_enter(ch);
+    size_t pending = gnutls_record_check_pending(ch->session);
+    g_mutex_unlock(&ch->lock);
+    return pending;
+}
+
+static ssize_t
+tls_record_send(TlsChannel *ch, const char *data, size_t len)
+{
+    tls_enter(ch);
+    ssize_t n = gnutls_record_send(ch->session, data, len);
+    g_mutex_unlock(&ch->lock);
+    return n;
+}
+
+static ssize_t
+tls_record_recv(TlsChannel *ch, void *buf, size_t cap)
+{
+    tls_enter(ch);
+    ssize_t n = gnutls_record_recv(ch->session, buf, cap);
+    g_mutex_unlock(&ch->lock);
+    return n;
 }
 
 gboolean
@@ -502,7 +538,7 @@ tls_channel_send(TlsChannel *ch, const void *data, size_t len, int timeout_ms, G
 
     for (size_t done = 0; done < len;) {
         size_t part = MIN(len - done, TLS_RECORD_BYTES);
-        ssize_t n = gnutls_record_send(ch->session, (const char *)data + done, part);
+        ssize_t n = tls_record_send(ch, (const char *)data + done, part);
         if (n > 0)
             done += (size_t)n;
         else if (!tls_retry(ch, (int)n, POLLOUT, deadline, error))
@@ -517,7 +553,7 @@ tls_channel_recv_some(TlsChannel *ch, void *buf, size_t cap, int timeout_ms, GEr
     int64_t deadline = tls_deadline(timeout_ms);
 
     for (;;) {
-        ssize_t n = gnutls_record_recv(ch->session, buf, cap);
+        ssize_t n = tls_record_recv(ch, buf, cap);
         if (n > 0)
             return n;
         if (n == 0) {
