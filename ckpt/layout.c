@@ -6,19 +6,13 @@
 
 #include <string.h>
 
-/* Memory an unpacked message may take: structs and pointers beside the bytes it carries. */
-#define UNPACK_BASE (64 * 1024)
-#define UNPACK_FACTOR 32
-#define UNPACK_EXTRA_MAX ((size_t)16 * 1024 * 1024)
-
 /* ---- Unpacking ---- */
 
 ProtobufCMessage *
 layout_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len,
               const char *what, GError **error)
 {
-    size_t budget = len + UNPACK_BASE + MIN(len * UNPACK_FACTOR, UNPACK_EXTRA_MAX);
-    ProtobufCMessage *message = pbmsg_unpack(type, data, len, budget);
+    ProtobufCMessage *message = pbmsg_unpack(type, data, len, pbmsg_budget(len));
 
     if (message == NULL)
         format_damaged(error, "damaged %s: it does not parse", what);

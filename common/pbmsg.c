@@ -41,6 +41,16 @@ pbmsg_recv(int fd, const ProtobufCMessageDescriptor *type, int *fds, guint *n_fd
 
 /* ---- Unpacking what strangers have packed ---- */
 
+#define BUDGET_BASE ((size_t)64 * 1024)
+#define BUDGET_FACTOR 32
+#define BUDGET_EXTRA_MAX ((size_t)16 * 1024 * 1024)
+
+size_t
+pbmsg_budget(size_t len)
+{
+    return len + BUDGET_BASE + MIN(len * BUDGET_FACTOR, BUDGET_EXTRA_MAX);
+}
+
 static void *
 budget_alloc(void *budget, size_t size)
 {

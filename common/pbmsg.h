@@ -23,5 +23,8 @@ ProtobufCMessage *pbmsg_recv(int fd, const ProtobufCMessageDescriptor *type, int
  * of it. NULL if it does not parse or takes more. Free with protobuf_c_message_free_unpacked. */
 ProtobufCMessage *pbmsg_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data,
                                size_t len, size_t budget);
+/* More than a message of len bytes takes that is what it should be: structs and pointers beside the
+ * bytes it carries. */
+size_t pbmsg_budget(size_t len);
 
 #endif

@@ -224,7 +224,8 @@ state_check(Machine *m, const District__VmState *state, GError **error)
 static District__VmState *
 state_parse_checked(Machine *m, const uint8_t *data, size_t len, GError **error)
 {
-    District__VmState *state = district__vm_state__unpack(NULL, len, data);
+    District__VmState *state =
+        (District__VmState *)state_unpack(&district__vm_state__descriptor, data, len);
 
     if (state == NULL) {
         vm_state_refuse(m, error, "it is damaged (not a VmState message)");

@@ -2,6 +2,8 @@
 /* Packing and unpacking of device state. */
 #include "vmm/devices/state.h"
 
+#include "common/pbmsg.h"
+
 G_DEFINE_QUARK(device - error - quark, device_error)
 
 void
@@ -45,10 +47,16 @@ state_unknown_in(const ProtobufCMessage *msg)
 }
 
 ProtobufCMessage *
+state_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len)
+{
+    return pbmsg_unpack(type, data, len, pbmsg_budget(len));
+}
+
+ProtobufCMessage *
 state_parse(const char *kind, const ProtobufCMessageDescriptor *type, const uint8_t *data,
             size_t len, GError **error)
 {
-    ProtobufCMessage *msg = protobuf_c_message_unpack(type, NULL, len, data);
+    ProtobufCMessage *msg = state_unpack(type, data, len);
 
     if (!msg) {
         state_refuse(error, kind, "%zu bytes are not a %s", len, type->name);

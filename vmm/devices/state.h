@@ -23,6 +23,11 @@ void state_append(GByteArray *out, const ProtobufCMessage *msg);
 /* Name of a message in msg's tree that has fields this build does not know, or NULL. */
 const char *state_unknown_in(const ProtobufCMessage *msg);
 
+/* Unpack what may be hostile, in memory that is bounded by what it should be (pbmsg_budget). NULL if it
+ * does not parse or takes more. Free with protobuf_c_message_free_unpacked(msg, NULL). */
+ProtobufCMessage *state_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data,
+                               size_t len);
+
 /*
  * Unpack the state of a device. A message that does not parse, or has fields this build does not
  * know, is refused; kind names the device in the error. Free with

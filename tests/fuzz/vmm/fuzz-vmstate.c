@@ -28,7 +28,8 @@ int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     Machine *m = machine_fake();
-    District__VmState *state = district__vm_state__unpack(NULL, len, data);
+    District__VmState *state =
+        (District__VmState *)state_unpack(&district__vm_state__descriptor, data, len);
 
     if (state == NULL)
         return 0;
