@@ -249,13 +249,15 @@ take_row(sqlite3_stmt *s, Catalog *catalog)
     return column(s, 13) == row_sum(&row) && row.id > last && placed;
 }
 
+/* It has no checksum: what it names is removed, so that must be no file that is in use. */
 static bool
 take_gone(sqlite3_stmt *s, Catalog *catalog)
 {
     CatalogGone gone = {.id = column(s, 0), .generation = (uint32_t)column(s, 1)};
+    const CatalogRow *row = catalog_find(catalog, gone.id);
 
     g_array_append_val(catalog->gone, gone);
-    return true;
+    return row == NULL || row->generation != gone.generation;
 }
 
 static bool

@@ -597,6 +597,9 @@ test_catalog_values(void)
         "DELETE FROM state",
         "UPDATE pin SET owner = 'other'",
         "UPDATE pin SET id = 2",
+        /* Files that are in use. */
+        "INSERT INTO gone (id, generation) VALUES (2, 0)",
+        "INSERT INTO gone (id, generation) VALUES (3, 0)",
     };
     g_autoptr(GError) error = NULL;
     g_autofree char *path = NULL, *data = NULL;
