@@ -449,10 +449,14 @@ coordinator_quit(Coordinator *c)
     if (c->run == RUN_HANDING_OVER)
         life_hand_over_fail(c, "district-ckpt was told to quit");
     members_quit(c);
-    g_clear_pointer(&c->loader, loader_free);
-    g_clear_pointer(&c->clone_reader, ckpt_store_close);
     /* Without BYE after a failure: the standby's state is what there is to go on from. */
     protect_drop_stream(c, c->run != RUN_FAILED);
+    if (!loader_stop(c->loader, FINISH_WAIT_MS)) {
+        encode_pool_wait_unused(c->pool, FINISH_WAIT_MS);
+        return; /* it reads the store that the rest is about, too */
+    }
+    g_clear_pointer(&c->loader, loader_free);
+    g_clear_pointer(&c->clone_reader, ckpt_store_close);
     /* BYE is written meanwhile, and what file there was is closed. */
     c->settled = journals_copy_abandon(c) && persist_close(c) &&
                  encode_pool_wait_unused(c->pool, FINISH_WAIT_MS);

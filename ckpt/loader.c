@@ -65,6 +65,7 @@ struct Loader {
     uint64_t rate;
     Inbox *inbox;
     GThread *thread;
+    gint ended; /* atomic */
     int stop_fd;
     LoaderState state;
     int64_t begun_ns;
@@ -449,6 +450,7 @@ loader_run(gpointer data)
         if (l->state == LOADER_READING && clock_monotonic_ns() >= l->next_ns)
             loader_read_on(l);
     }
+    g_atomic_int_set(&l->ended, 1);
     return NULL;
 }
 
@@ -512,15 +514,32 @@ disk_clear(DiskTarget *d)
     g_free(d->name);
 }
 
-void
-loader_free(Loader *l)
+static void
+loader_tell_end(Loader *l)
 {
     const uint64_t one = 1;
 
-    if (l == NULL)
-        return;
     while (write(l->stop_fd, &one, sizeof one) < 0 && errno == EINTR)
         ;
+}
+
+bool
+loader_stop(Loader *l, int timeout_ms)
+{
+    if (l == NULL)
+        return true;
+    loader_tell_end(l);
+    for (int i = 0; i < timeout_ms && !g_atomic_int_get(&l->ended); i++)
+        g_usleep(1000);
+    return g_atomic_int_get(&l->ended);
+}
+
+void
+loader_free(Loader *l)
+{
+    if (l == NULL)
+        return;
+    loader_tell_end(l);
     g_thread_join(l->thread);
     for (uint32_t i = 0; i < l->n; i++) {
         close(l->targets[i].uffd);

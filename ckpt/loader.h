@@ -35,7 +35,10 @@ typedef struct LoaderDisk {
  * nobody waits, 0: no limit. */
 Loader *loader_new(StoreRam *ram, const LoaderTarget *targets, uint32_t n, const LoaderDisk *disks,
                    uint32_t n_disks, uint64_t rate, Inbox *inbox);
-/* Ends the thread, after one batch at the latest. NULL is allowed. */
+/* Have the thread end, which it does after one batch. False: it has not, and waits for the store's disk
+ * perhaps; the loader has to be left as it is. NULL is allowed. */
+bool loader_stop(Loader *loader, int timeout_ms);
+/* Without a limit, unless it was stopped before. NULL is allowed. */
 void loader_free(Loader *loader);
 
 /* Why it has failed, once it has; NULL. The loader's. */
