@@ -217,49 +217,86 @@ disks_notes(Coordinator *c, uint32_t member, District__MemberDiskNote notes[DISK
     return n;
 }
 
-/* resend: to all, else only where there is something new. */
 static bool
-disks_tell(Coordinator *c, bool resend)
+disks_send(Coordinator *c, uint32_t member, bool resend, GError **error)
+{
+    District__MemberDiskNote notes[DISKS_MAX];
+    District__MemberDiskNote *list[DISKS_MAX];
+    bool news;
+    size_t n = disks_notes(c, member, notes, &news);
+
+    for (size_t k = 0; k < n; k++) {
+        notes[k].resend = resend;
+        list[k] = &notes[k];
+    }
+    return n > 0 && (news || resend) && member_is_on(c->members[member]) &&
+           member_send_disks(c->members[member], list, n, error);
+}
+
+/* Tell the members of what is new. resend: of each, whether it is to list all again; whether it has. */
+static bool
+disks_tell(Coordinator *c, bool *resend)
 {
     GError **errors = g_newa0(GError *, c->n_members);
     bool *asked = g_newa0(bool, c->n_members);
 
-    for (uint32_t m = 0; m < c->n_members; m++) {
-        District__MemberDiskNote notes[DISKS_MAX];
-        District__MemberDiskNote *list[DISKS_MAX];
-        bool news;
-        size_t n = disks_notes(c, m, notes, &news);
-
-        for (size_t k = 0; k < n; k++) {
-            notes[k].resend = resend;
-            list[k] = &notes[k];
-        }
-        if (n > 0 && (news || resend) && member_is_on(c->members[m]))
-            asked[m] = member_send_disks(c->members[m], list, n, &errors[m]);
-    }
-    for (uint32_t m = 0; m < c->n_members; m++) {
-        if (asked[m])
-            member_collect_disks(c->members[m], &errors[m]);
-    }
+    for (uint32_t m = 0; m < c->n_members; m++)
+        asked[m] = disks_send(c, m, resend[m], &errors[m]);
+    for (uint32_t m = 0; m < c->n_members; m++)
+        resend[m] = asked[m] && member_collect_disks(c->members[m], &errors[m]) && resend[m];
     return members_settle(c, errors);
 }
 
-bool
-disks_resend_stored(Coordinator *c)
+void
+disks_begin_stored(Coordinator *c, bool known)
+{
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        c->disks[i].stored = disks_member_disk(c, i)->index_end;
+        c->disks[i].stored_whole = known;
+    }
+}
+
+void
+disks_untake_stored(Coordinator *c, const DurableRange *ranges)
 {
     for (uint32_t i = 0; i < c->n_disks; i++)
-        c->disks[i].stored = disks_member_disk(c, i)->index_end;
-    return c->n_disks == 0 || disks_tell(c, true);
+        c->disks[i].stored = ranges[i].from;
+}
+
+bool
+disks_stored_whole(const Coordinator *c)
+{
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        if (!c->disks[i].stored_whole)
+            return false;
+    }
+    return true;
+}
+
+void
+disks_resend_stored(Coordinator *c)
+{
+    bool *resend = g_newa0(bool, c->n_members);
+
+    for (uint32_t i = 0; i < c->n_disks; i++)
+        resend[c->disks[i].member] = resend[c->disks[i].member] || !c->disks[i].stored_whole;
+    disks_tell(c, resend);
+    for (uint32_t i = 0; i < c->n_disks; i++)
+        c->disks[i].stored_whole = c->disks[i].stored_whole || resend[c->disks[i].member];
 }
 
 bool
 disks_resend_streamed(Coordinator *c)
 {
+    bool *resend = g_newa(bool, c->n_members);
+
+    for (uint32_t m = 0; m < c->n_members; m++)
+        resend[m] = true;
     for (uint32_t i = 0; i < c->n_disks; i++) {
         c->disks[i].streamed = disks_member_disk(c, i)->index_end;
         c->disks[i].streamed_cut = disks_member_disk(c, i)->cut;
     }
-    return c->n_disks == 0 || disks_tell(c, true);
+    return c->n_disks == 0 || disks_tell(c, resend);
 }
 
 void
@@ -268,5 +305,5 @@ disks_tick(Coordinator *c, int64_t now)
     if (c->n_disks == 0 || !c->persist || !coordinator_runs(c) || now < c->next_disks_ns)
         return;
     c->next_disks_ns = now + DISKS_LOOK_NS;
-    disks_tell(c, false);
+    disks_tell(c, g_newa0(bool, c->n_members));
 }

@@ -23,6 +23,7 @@ typedef struct CutDisk {
     unsigned number; /* among those with an overlay */
     /* Durable checkpoints */
     uint64_t stored;      /* entries taken, committed or on their way */
+    bool stored_whole;    /* what the store does not have is among the entries after these */
     uint64_t writing_cut; /* the cut they end with */
     uint64_t durable_cut; /* the same, of those that are committed */
     /* The stream */
@@ -52,9 +53,17 @@ DurableRange *disks_streamed_ranges(struct Coordinator *c);
 gboolean disks_queue(struct Coordinator *c, struct Target *target, uint64_t number,
                      const DurableRange *ranges, GError **error);
 
-/* A consumer begins anew: everything that the overlays have is among the entries from here on.
+/* Durable checkpoints go on from what the store has. known: that is all that overlays have now. */
+void disks_begin_stored(struct Coordinator *c, bool known);
+/* The durable checkpoint that took ranges has failed: the next one takes them again. */
+void disks_untake_stored(struct Coordinator *c, const DurableRange *ranges);
+/* Has every engine listed what the store may lack? */
+bool disks_stored_whole(const struct Coordinator *c);
+/* Have those that have not list it. Once for each: it takes room in the index. */
+void disks_resend_stored(struct Coordinator *c);
+
+/* The stream begins anew: everything that the overlays have is among the entries from here on.
  * FALSE: trouble with a member, dealt with. */
-bool disks_resend_stored(struct Coordinator *c);
 bool disks_resend_streamed(struct Coordinator *c);
 
 /* Start reading the homes, for a full sync; NULL: there are no disks. */

@@ -22,6 +22,8 @@
 #define CLOSE_WAIT_MS 2000
 /* When the writer was not ready, or no cut could be made. */
 #define AGAIN_NS (100 * NS_PER_MS)
+/* An engine that cannot list what its overlays have needs room on the store's file system. */
+#define RESEND_AGAIN_NS NS_PER_S
 
 #define TO(state) (1u << (state))
 static const unsigned persist_moves[PERSIST_STATES] = {
@@ -107,9 +109,7 @@ persist_begin(Coordinator *c, uint64_t parent_id, uint64_t parent_epoch, Persist
     if (copies == NULL)
         return FALSE;
     durable_begin(p->durable, copies, c->n_disks, parent_id);
-    for (uint32_t i = 0; i < c->n_disks; i++)
-        c->disks[i].stored = disks_member_disk(c, i)->index_end;
-    p->origin = origin;
+    disks_begin_stored(c, origin != PERSIST_ADOPTED);
     p->parent_id = parent_id;
     p->parent_epoch = parent_epoch;
     numbers_skip_to(c, parent_epoch);
@@ -171,6 +171,8 @@ persist_deadline(const Coordinator *c, int64_t now)
     int64_t due;
 
     /* The writer wakes us when it is ready. */
+    if (p && !disks_stored_whole(c))
+        return MAX(p->resend_ns, now);
     if (!p || p->state == PERSIST_IDLE || p->writing != 0 || !durable_ready(p->durable))
         return INT64_MAX;
     if (p->state == PERSIST_SYNCING)
@@ -212,9 +214,6 @@ persist_full_start(Coordinator *c)
     g_autofree uint32_t *wire_index = g_new0(uint32_t, c->n_members);
     int fd;
 
-    /* Of overlays that we know nothing of, all is to be in it. */
-    if (p->origin == PERSIST_ADOPTED && !disks_resend_stored(c))
-        return;
     if (!durable_take_file(p->durable, &p->full_id, &fd))
         return;
     members_listed(c, wire_index);
@@ -274,10 +273,11 @@ persist_full_closed(Coordinator *c, const char *why)
     if (!p || !p->full)
         return;
     persist_full_end(c);
+    /* Entries that it had taken are in no checkpoint. Nobody has released them. */
+    if (p->full_cut)
+        disks_untake_stored(c, p->full_cut->ranges);
     g_clear_pointer(&p->full_cut, durable_cut_free);
     g_clear_pointer(&p->full_label, g_free);
-    /* Entries that it had taken are in no checkpoint. */
-    p->origin = PERSIST_ADOPTED;
     durable_file_done(p->durable, p->full_id, NULL);
     p->writing = 0;
     p->final_number = 0;
@@ -454,13 +454,30 @@ persist_pin(Coordinator *c, ControlRequest *request)
         control_request_error(request, "district %s: it has no store of its own", c->district);
 }
 
+/*
+ * Of overlays that we know nothing of, all is to be in the first checkpoint. They are asked for it at
+ * once, however late that one is due: engines whose guests have powered themselves off can tell no more.
+ */
+static void
+persist_resend(Coordinator *c, int64_t now)
+{
+    Persist *p = c->persist;
+
+    if (disks_stored_whole(c) || now < p->resend_ns)
+        return;
+    p->resend_ns = now + RESEND_AGAIN_NS;
+    disks_resend_stored(c);
+}
+
 void
 persist_tick(Coordinator *c, int64_t now)
 {
     Persist *p = c->persist;
 
+    if (p)
+        persist_resend(c, now);
     if (p && p->state == PERSIST_WANTED && coordinator_runs(c) && !p->full && !lazy_under_way(c) &&
-        now >= persist_due_ns(p))
+        disks_stored_whole(c) && now >= persist_due_ns(p))
         persist_full_start(c);
     if (p && p->full)
         target_tick(c, p->full);

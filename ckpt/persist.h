@@ -30,9 +30,9 @@ typedef struct Persist {
     Durable *durable;
     char *dir;
     PersistState state;
-    PersistOrigin origin;
-    int64_t every_ns; /* INT64_MAX: only when asked for */
-    int64_t next_ns;  /* when one is due */
+    int64_t every_ns;  /* INT64_MAX: only when asked for */
+    int64_t next_ns;   /* when one is due */
+    int64_t resend_ns; /* when to ask engines again for what the store may lack */
     uint64_t parent_id;
     uint64_t parent_epoch;
     /* The one under way, of which there is one at a time. */

@@ -3,6 +3,7 @@
 #include "fake-member.h"
 
 #include "common/clock.h"
+#include "common/diskindex.h"
 #include "common/memfd.h"
 #include "common/page.h"
 #include "common/pagebits.h"
@@ -43,12 +44,18 @@ struct FakeMember {
     gint link_fd, journal_mode; /* atomic */
     gint links;                 /* atomic; how many there have been */
     int stir_fd;                /* -1: it cannot watch */
+    gint refuse_disks;          /* atomic */
+    char *home;                 /* of its disk */
+    int data_fd, index_fd;
 
     GMutex lock; /* guards what follows, and is held for each write to RAM */
     uint8_t *ram;
     uint64_t *log; /* dirty since the last harvest */
     District__MemberState run;
     uint64_t writes, pauses, harvests, checks;
+    uint64_t *at; /* of each block of its disk the place + 1; 0: not in the overlay */
+    uint64_t places, entries, disk_cuts;
+    unsigned resends;
     bool held;
     bool watched;
     uint8_t vmgenid[16];
@@ -117,6 +124,59 @@ guest_run(gpointer data)
     return NULL;
 }
 
+/* ---- Its disk ---- */
+
+/* With the lock held. */
+static void
+disk_list_block(FakeMember *m, uint64_t block)
+{
+    DiskIndexEntry entry = {block, (m->at[block] - 1) * PAGE_BYTES};
+
+    g_assert_cmpint(pwrite(m->index_fd, &entry, sizeof(entry), (off_t)(m->entries * sizeof(entry))),
+                    ==, sizeof(entry));
+    m->entries++;
+}
+
+/* With the lock held. */
+static void
+disk_resend(FakeMember *m)
+{
+    for (uint64_t block = 0; block < m->config.disk_blocks; block++) {
+        if (m->at[block] != 0)
+            disk_list_block(m, block);
+    }
+    m->resends++;
+}
+
+/* Returns how many cuts are told of. With the lock held. */
+static size_t
+disk_cut(FakeMember *m, District__MemberDiskCut *cut)
+{
+    if (m->config.disk_blocks == 0)
+        return 0;
+    district__member_disk_cut__init(cut);
+    cut->cut = ++m->disk_cuts;
+    cut->index_end = m->entries;
+    return 1;
+}
+
+/* Returns how many disks there are. */
+static size_t
+disk_hello(FakeMember *m, District__MemberDisk *disk, int *fds, guint *n_fds)
+{
+    if (m->config.disk_blocks == 0)
+        return 0;
+    district__member_disk__init(disk);
+    disk->size = m->config.disk_blocks * PAGE_BYTES;
+    disk->home = m->home;
+    disk->overlay = TRUE;
+    disk->cuts = m->disk_cuts;
+    disk->index_entries = m->entries;
+    fds[(*n_fds)++] = m->data_fd;
+    fds[(*n_fds)++] = m->index_fd;
+    return 1;
+}
+
 /* ---- Engine ---- */
 
 /* Move the log to the shared bitmap; with the lock held. */
@@ -141,7 +201,8 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
     District__RamRegion region = DISTRICT__RAM_REGION__INIT;
     District__RamRegion *regions[] = {&region};
     District__MemberJournal journal = DISTRICT__MEMBER_JOURNAL__INIT;
-    int fds[5] = {m->bitmap_fd, m->state_fd, m->ram_fd}, ends[2] = {-1, -1};
+    District__MemberDisk disk, *disks[] = {&disk};
+    int fds[7] = {m->bitmap_fd, m->state_fd, m->ram_fd}, ends[2] = {-1, -1};
     guint n_fds = m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE ? 2 : 3;
 
     region.size = m->config.ram_size;
@@ -157,6 +218,8 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
     hello.state_capacity = STATE_CAPACITY;
     reply->op_case = DISTRICT__MEMBER_REPLY__OP_HELLO;
     reply->hello = &hello;
+    hello.n_disks = disk_hello(m, &disk, fds, &n_fds);
+    hello.disks = disks;
     if (m->config.journal) {
         g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), ==, 0);
         journal.path = (char *)m->config.journal;
@@ -187,6 +250,7 @@ static void
 engine_pause(FakeMember *m, const District__MemberPauseRequest *want, District__MemberReply *reply)
 {
     District__MemberPauseReply pause = DISTRICT__MEMBER_PAUSE_REPLY__INIT;
+    District__MemberDiskCut cut, *cuts[] = {&cut};
 
     pause.requested_ns = (uint64_t)clock_monotonic_ns();
     if (m->config.pause_delay_ms)
@@ -204,6 +268,8 @@ engine_pause(FakeMember *m, const District__MemberPauseRequest *want, District__
     }
     pause.saved_ns = (uint64_t)clock_monotonic_ns();
     pause.pages = engine_harvest(m);
+    pause.n_disks = disk_cut(m, &cut);
+    pause.disks = cuts;
     pause.harvested_ns = (uint64_t)clock_monotonic_ns();
     g_mutex_unlock(&m->lock);
     if (m->config.lies) {
@@ -251,12 +317,37 @@ static void
 engine_describe(FakeMember *m, District__MemberReply *reply)
 {
     District__MemberDescribeReply describe = DISTRICT__MEMBER_DESCRIBE_REPLY__INIT;
+    District__MemberDiskCut cut, *cuts[] = {&cut};
 
+    g_mutex_lock(&m->lock);
     describe.state = m->run;
     describe.harvests = m->harvests;
     describe.pauses = m->pauses;
+    if (m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN)
+        describe.n_disks = disk_cut(m, &cut);
+    describe.disks = cuts;
+    g_mutex_unlock(&m->lock);
     reply->op_case = DISTRICT__MEMBER_REPLY__OP_DESCRIBE;
     reply->describe = &describe;
+    pbmsg_send(m->client_fd, &reply->base, NULL, 0, 1000, NULL);
+}
+
+/* Also when the guest is off. */
+static void
+engine_disks(FakeMember *m, const District__MemberDisksRequest *want, District__MemberReply *reply)
+{
+    District__MemberDisksReply disks = DISTRICT__MEMBER_DISKS_REPLY__INIT;
+
+    if (g_atomic_int_get(&m->refuse_disks)) {
+        reply->error = (char *)"there is no room for the index";
+    } else {
+        g_mutex_lock(&m->lock);
+        if (want->n_disks == 1 && want->disks[0]->resend)
+            disk_resend(m);
+        g_mutex_unlock(&m->lock);
+        reply->op_case = DISTRICT__MEMBER_REPLY__OP_DISKS;
+        reply->disks = &disks;
+    }
     pbmsg_send(m->client_fd, &reply->base, NULL, 0, 1000, NULL);
 }
 
@@ -311,6 +402,8 @@ engine_handle(FakeMember *m, const District__MemberRequest *request, int fd)
         engine_hello(m, &reply);
     } else if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_DESCRIBE) {
         engine_describe(m, &reply);
+    } else if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_DISKS) {
+        engine_disks(m, request->disks, &reply);
     } else if (off) {
         reply.error = (char *)"the guest has powered itself off";
         pbmsg_send(m->client_fd, &reply.base, NULL, 0, 1000, NULL);
@@ -389,6 +482,21 @@ new_memfd(uint64_t size, void *map)
     return fd;
 }
 
+/* Its home is a sparse file beside its socket. */
+static void
+disk_make(FakeMember *m)
+{
+    g_autofree char *path = g_strconcat(m->path, ".home", NULL);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+    g_assert_cmpint(ftruncate(fd, (off_t)(m->config.disk_blocks * PAGE_BYTES)), ==, 0);
+    close(fd);
+    m->home = g_strconcat("raw:", path, NULL);
+    m->at = g_new0(uint64_t, m->config.disk_blocks);
+    m->data_fd = memfd_create("data", MFD_CLOEXEC);
+    m->index_fd = memfd_create("index", MFD_CLOEXEC);
+}
+
 FakeMember *
 fake_member_new(const FakeMemberConfig *config)
 {
@@ -403,6 +511,9 @@ fake_member_new(const FakeMemberConfig *config)
     m->client_fd = -1;
     m->ram_fd = -1;
     m->link_fd = -1;
+    m->data_fd = m->index_fd = -1;
+    if (config->disk_blocks > 0)
+        disk_make(m);
     m->stir_fd = config->watches ? eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) : -1;
     m->bitmap_fd = new_memfd(bitmap_bytes, &m->bitmap);
     m->state_fd = new_memfd(STATE_CAPACITY, &m->state);
@@ -449,7 +560,13 @@ fake_member_free(FakeMember *m)
         close(m->link_fd);
     if (m->stir_fd >= 0)
         close(m->stir_fd);
+    if (m->data_fd >= 0)
+        close(m->data_fd);
+    if (m->index_fd >= 0)
+        close(m->index_fd);
     unlink(m->path);
+    g_free(m->home);
+    g_free(m->at);
     g_free(m->log);
     g_free(m->name);
     g_free(m->path);
@@ -466,6 +583,34 @@ fake_member_power_off(FakeMember *m)
     pagebits_set_range(m->log, 0, page_count(m->config.ram_size));
     engine_harvest(m);
     guest_stirs(m);
+}
+
+void
+fake_member_write_block(FakeMember *m, uint64_t block, uint8_t byte)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
+    uint8_t data[PAGE_BYTES];
+
+    memset(data, byte, sizeof(data));
+    g_assert_cmpint(pwrite(m->data_fd, data, sizeof(data), (off_t)(m->places * PAGE_BYTES)), ==,
+                    sizeof(data));
+    m->at[block] = ++m->places;
+    disk_list_block(m, block);
+    guest_stirs(m);
+}
+
+unsigned
+fake_member_resends(FakeMember *m)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
+
+    return m->resends;
+}
+
+void
+fake_member_refuse_disks(FakeMember *m, bool refuse)
+{
+    g_atomic_int_set(&m->refuse_disks, refuse);
 }
 
 void

@@ -24,7 +24,8 @@ typedef struct FakeMemberConfig {
     unsigned span_pages;     /* write only the first so many pages; 0: all */
     const char *journal;     /* image of its journal, whose link the test serves; NULL: none */
     unsigned journal_bytes;
-    bool journal_old; /* it cannot be frozen */
+    bool journal_old;     /* it cannot be frozen */
+    uint64_t disk_blocks; /* of its disk, which has an overlay and a raw home; 0: none */
 } FakeMemberConfig;
 
 typedef struct FakeMember FakeMember;
@@ -45,6 +46,13 @@ void fake_member_journal_mode(FakeMember *member, int mode);
 
 /* The guest writes one page, which ends a watch. */
 void fake_member_write(FakeMember *member);
+
+/* The guest writes a block of its disk, all bytes alike. */
+void fake_member_write_block(FakeMember *member, uint64_t block, uint8_t byte);
+/* How often it was asked to list all blocks of its overlay again, and has. */
+unsigned fake_member_resends(FakeMember *member);
+/* From now on DISKS is refused, or not any more. */
+void fake_member_refuse_disks(FakeMember *member, bool refuse);
 
 /* Refuse the next PAUSE; whether that has happened. */
 void fake_member_refuse_pause(FakeMember *member);

@@ -575,11 +575,68 @@ test_resend_stored(Fixture *f, gconstpointer data)
     g_autofree DurableRange *ranges = NULL;
 
     write_and_cut(f, 2, blocks, 2);
-    g_assert_true(disks_resend_stored(&f->c));
+    disks_begin_stored(&f->c, false);
+    disks_resend_stored(&f->c);
     g_assert_true(f->engines[1].resend);
+    g_assert_true(disks_stored_whole(&f->c));
     ranges = disks_stored_ranges(&f->c);
     g_assert_cmpuint(ranges[2].from, ==, 2);
     g_assert_cmpuint(f->c.disks[2].streamed, ==, 0);
+}
+
+/* What it has listed and written since is still to be stored. */
+static void
+test_resend_once(Fixture *f, gconstpointer data)
+{
+    static const uint64_t blocks[] = {1, 2};
+    g_autofree DurableRange *ranges = NULL;
+
+    disks_begin_stored(&f->c, false);
+    disks_resend_stored(&f->c);
+    guint told = f->engines[0].told;
+    write_and_cut(f, 0, blocks, 2);
+    disks_resend_stored(&f->c);
+    g_assert_cmpuint(f->engines[0].told, ==, told);
+    member_disconnect(f->c.members[0]);
+    disks_resend_stored(&f->c);
+    ranges = disks_stored_ranges(&f->c);
+    g_assert_cmpuint(ranges[0].from, ==, 0);
+    g_assert_cmpuint(ranges[0].to, ==, 2);
+}
+
+static void
+test_known_is_not_resent(Fixture *f, gconstpointer data)
+{
+    disks_begin_stored(&f->c, true);
+    g_assert_true(disks_stored_whole(&f->c));
+    disks_resend_stored(&f->c);
+    g_assert_false(f->engines[0].resend);
+    g_assert_false(f->engines[1].resend);
+}
+
+static void
+test_off_cannot_resend(Fixture *f, gconstpointer data)
+{
+    disks_begin_stored(&f->c, false);
+    member_disconnect(f->c.members[0]);
+    disks_resend_stored(&f->c);
+    g_assert_false(disks_stored_whole(&f->c));
+    g_assert_true(f->c.disks[1].stored_whole);
+}
+
+static void
+test_untaken(Fixture *f, gconstpointer data)
+{
+    static const uint64_t blocks[] = {1, 2};
+    g_autofree DurableRange *failed = NULL, *ranges = NULL;
+
+    write_and_cut(f, 0, blocks, 2);
+    failed = disks_stored_ranges(&f->c);
+    write_and_cut(f, 0, blocks, 1);
+    disks_untake_stored(&f->c, failed);
+    ranges = disks_stored_ranges(&f->c);
+    g_assert_cmpuint(ranges[0].from, ==, 0);
+    g_assert_cmpuint(ranges[0].to, ==, 3);
 }
 
 /* ---- Homes ---- */
@@ -669,6 +726,10 @@ main(int argc, char **argv)
     ADD("engines are not asked all the time", test_not_all_the_time);
     ADD("a new stream gets all that overlays have", test_resend_streamed);
     ADD("a store that begins anew gets all that overlays have", test_resend_stored);
+    ADD("an engine that has listed all is not asked again", test_resend_once);
+    ADD("what the store has is not asked for", test_known_is_not_resent);
+    ADD("what an engine that is off had is not taken for known", test_off_cannot_resend);
+    ADD("a durable checkpoint takes what one that failed had taken", test_untaken);
     ADD("the first copy reads the homes of members that are on", test_sync_homes);
     ADD("the first copy is said to have what home or overlay have", test_data);
     ADD("the first copy of no disk is none", test_no_homes);

@@ -2,11 +2,16 @@
 /* When cuts are made durable, and what is told to those who ask for it (ckpt/persist.c). */
 #include "ckpt-rig.h"
 
+#include "ckpt/image.h"
 #include "ckpt/store.h"
 #include "common/clock.h"
+#include "common/diskindex.h"
+#include "common/page.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #define LIMIT_MS 60000
 #define DURABLE DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_DURABLE
@@ -16,12 +21,13 @@
 #define FILE_LIMIT (128 << 10)
 
 static const FakeMemberConfig busy = {.ram_size = RAM, .writes_per_ms = 20};
+static const FakeMemberConfig with_disk = {.ram_size = RAM, .disk_blocks = 16};
 
 /* It has a store. every_ms: 0: only when asked for. */
 static Rig *
-rig_new_store(guint n_members, unsigned every_ms)
+rig_new_store_of(const FakeMemberConfig *like, guint n_members, unsigned every_ms)
 {
-    Rig *rig = rig_new(n_members, &busy);
+    Rig *rig = rig_new(n_members, like);
 
     rig->options = g_new0(char *, 4);
     rig->options[0] = g_strdup_printf("--store=%s/store", rig->dir);
@@ -29,6 +35,12 @@ rig_new_store(guint n_members, unsigned every_ms)
     rig->options[2] = g_strdup("--keep=100,0,0");
     rig_run(rig);
     return rig;
+}
+
+static Rig *
+rig_new_store(guint n_members, unsigned every_ms)
+{
+    return rig_new_store_of(&busy, n_members, every_ms);
 }
 
 static Rig *
@@ -338,6 +350,118 @@ test_powered_off(void)
     rig_free(rig);
 }
 
+/* ---- Disks ---- */
+
+#define MEMBER_OFF DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_MEMBER_OFF
+
+static void
+wait_resends(Rig *rig, guint member, unsigned n)
+{
+    int64_t until = clock_monotonic_ns() + LIMIT_MS * NS_PER_MS;
+
+    while (fake_member_resends(rig->members[member]) < n && clock_monotonic_ns() < until)
+        g_usleep(2000);
+    g_assert_cmpuint(fake_member_resends(rig->members[member]), ==, n);
+}
+
+static uint8_t
+home_block(Rig *rig, guint member, uint64_t block)
+{
+    g_autofree char *path = g_strdup_printf("%s/m%u.home", rig->dir, member);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    uint8_t byte;
+
+    g_assert_cmpint(pread(fd, &byte, 1, (off_t)(block * PAGE_BYTES)), ==, 1);
+    close(fd);
+    return byte;
+}
+
+/* The byte that a block of member's disk has in a checkpoint, or, where that leaves it to the home, in
+ * this. */
+static uint8_t
+stored_block(Rig *rig, uint64_t id, guint member, uint64_t block)
+{
+    g_autofree char *path = g_build_filename(rig->dir, "store", NULL);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptStore) store = ckpt_store_open(path, "shop", CKPT_STORE_READ, &error);
+    g_autoptr(Image) image = NULL;
+    DiskIndexEntry entry;
+    uint8_t byte;
+
+    g_assert_no_error(error);
+    image = ckpt_store_load(store, id, rig->dir, &error);
+    g_assert_no_error(error);
+    const ImageDisk *disk = &image->disks[member];
+    for (uint64_t i = 0; i < disk->entries; i++) {
+        g_assert_cmpint(pread(disk->index_fd, &entry, sizeof entry, (off_t)(i * sizeof entry)), ==,
+                        sizeof entry);
+        if (entry.block != block)
+            continue;
+        g_assert_cmpint(pread(disk->data_fd, &byte, 1, (off_t)entry.offset), ==, 1);
+        return byte;
+    }
+    return home_block(rig, member, block);
+}
+
+/* A district-ckpt that was killed had not stored it; the next one's first checkpoint is far off. */
+static void
+test_adopted_powers_off(void)
+{
+    Rig *rig = rig_new_store_of(&with_disk, 2, 60000);
+
+    rig_start(rig);
+    wait_checkpoints(rig, 1);
+    fake_member_write_block(rig->members[0], 5, 0x55);
+    rig_kill(rig);
+    rig_run(rig);
+    wait_resends(rig, 0, 1);
+    fake_member_power_off(rig->members[0]);
+    rig_wait_event(rig, MEMBER_OFF);
+    uint64_t id = persist(rig, "");
+    g_assert_cmpuint(stored_block(rig, id, 0, 5), ==, 0x55);
+    rig_free(rig);
+}
+
+/* As of a boot: nothing else has the blocks. */
+static void
+test_full_fails_and_off(void)
+{
+    Rig *rig = rig_new_store_of(&with_disk, 2, 400);
+    g_autofree char *error = NULL;
+
+    limit_files(rig, FILE_LIMIT);
+    rig_start(rig);
+    fake_member_write_block(rig->members[0], 5, 0x55);
+    persist_send(rig, "");
+    g_assert_cmpuint(persist_answer(rig, &error), ==, 0);
+    fake_member_power_off(rig->members[0]);
+    rig_wait_event(rig, MEMBER_OFF);
+    limit_files(rig, RLIM_INFINITY);
+    uint64_t id = persist(rig, "");
+    g_assert_cmpuint(stored_block(rig, id, 0, 5), ==, 0x55);
+    rig_free(rig);
+}
+
+/* Each list takes room in the index. */
+static void
+test_adopted_refused(void)
+{
+    Rig *rig = rig_new_store_of(&with_disk, 2, 200);
+
+    rig_start(rig);
+    wait_checkpoints(rig, 1);
+    rig_kill(rig);
+    rig_run(rig);
+    limit_files(rig, 0);
+    wait_resends(rig, 0, 1);
+    g_usleep(500000);
+    g_assert_cmpuint(fake_member_resends(rig->members[0]), ==, 1);
+    limit_files(rig, RLIM_INFINITY);
+    wait_checkpoints(rig, 1);
+    g_assert_cmpuint(fake_member_resends(rig->members[0]), ==, 1);
+    rig_free(rig);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -353,5 +477,11 @@ main(int argc, char **argv)
                     test_refused_protected);
     g_test_add_func("/persist/after a member has powered off one has all of memory again",
                     test_powered_off);
+    g_test_add_func("/persist/what an adopted member wrote is stored after it has powered off",
+                    test_adopted_powers_off);
+    g_test_add_func("/persist/what a first checkpoint that failed had is stored after a power-off",
+                    test_full_fails_and_off);
+    g_test_add_func("/persist/an adopted member lists its disk once while the store refuses",
+                    test_adopted_refused);
     return g_test_run();
 }
