@@ -25,6 +25,8 @@ home_open(const char *home, uint64_t bytes, bool write, GError **error)
         h = home_raw_open(home + strlen("raw:"), bytes, write, error);
     else if (g_str_has_prefix(home, "nbd:"))
         h = home_nbd_open(home + strlen("nbd:"), bytes, write, error);
+    else if (g_str_has_prefix(home, "image:"))
+        h = home_own_open(home + strlen("image:"), bytes, write, error);
     else
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
                     "home image %s: neither raw:PATH nor nbd:SOCKET; engine and district-ckpt "
@@ -40,8 +42,12 @@ home_open(const char *home, uint64_t bytes, bool write, GError **error)
 void
 home_close(Home *home)
 {
+    HomeServer *server = home->server;
+
     g_free(home->name);
     home->ops->close(home);
+    if (server != NULL)
+        home_server_release(server);
 }
 
 gboolean

@@ -2,7 +2,8 @@
 /*
  * A member's home image for district-ckpt: reading it for the first copy, and writing committed
  * blocks to it. Synchronous, for one thread at a time; several may have one home open. The engine
- * holds the image's lock on behalf of all of them, so none is taken here.
+ * holds the image's lock on behalf of all of them, so none is taken here; when it has gone, a raw
+ * image has none.
  *
  * Every wait for qemu-nbd has a limit. After it, or after any other failure of a connection, the
  * Home fails at every call and can only be closed; opening it anew may work.
@@ -20,8 +21,9 @@
 typedef struct Home Home;
 
 /*
- * home: as in MemberDisk.home, "raw:PATH" or "nbd:SOCKET". bytes: size of the disk, which the image
- * must have. NULL with error set.
+ * home: as in MemberDisk.home, "raw:PATH" or "nbd:SOCKET"; or "image:FORMAT:PATH" of one that no
+ * engine has open: a qemu-nbd of our own does, as long as anybody here. bytes: size of the disk, which
+ * the image must have. NULL with error set.
  */
 Home *home_open(const char *home, uint64_t bytes, bool write, GError **error);
 void home_close(Home *home);

@@ -4,8 +4,8 @@
  *
  * It is started with the image's format and path as options of the block layer, never as a plain
  * file name: QEMU would take "json:..." or "ssh:..." in a name for something else, and would guess
- * the format from content that a guest may have written. It gets SIGTERM when this process ends,
- * whatever ends it, and then closes the image in order. Its socket has a name that stays the same
+ * the format from content that a guest may have written. It gets SIGTERM when the thread that has
+ * started it ends, whatever ends it, and then closes the image in order. Its socket has a name that stays the same
  * over an execve of this process: who else is connected to a disk finds it there again.
  */
 #include "disk/nbd-server.h"
@@ -36,7 +36,7 @@ struct NbdServer {
     char *socket;
     GPid pid; /* 0: it has ended and is reaped */
     int log_fd;
-    guint log_source;
+    GSource *log_source; /* of the thread that has started it */
 };
 
 /* ---- The process ---- */
@@ -151,8 +151,23 @@ log_ready(int fd, GIOCondition condition, gpointer opaque)
         g_message("disk %s: %s", server->path, text);
         return G_SOURCE_CONTINUE;
     }
-    server->log_source = 0;
     return G_SOURCE_REMOVE;
+}
+
+static void
+log_begin(NbdServer *server)
+{
+    server->log_source = g_unix_fd_source_new(server->log_fd, G_IO_IN | G_IO_HUP | G_IO_ERR);
+    g_source_set_callback(server->log_source, G_SOURCE_FUNC(log_ready), server, NULL);
+    g_source_attach(server->log_source, g_main_context_get_thread_default());
+}
+
+static void
+log_end(NbdServer *server)
+{
+    if (server->log_source != NULL)
+        g_source_destroy(server->log_source);
+    g_clear_pointer(&server->log_source, g_source_unref);
 }
 
 /* ---- Start and stop ---- */
@@ -225,16 +240,16 @@ NbdServer *
 nbd_server_start(const char *path, const char *format, BlockMode mode, const char *socket_dir,
                  struct nbd_handle **nbd, GError **error)
 {
-    static unsigned started;
+    static gint started; /* atomic */
     NbdServer *server = g_new0(NbdServer, 1);
 
     server->path = g_canonicalize_filename(path, NULL);
-    server->socket = g_strdup_printf("%s/nbd-%d-%u", socket_dir, (int)getpid(), started++);
+    server->socket =
+        g_strdup_printf("%s/nbd-%d-%d", socket_dir, (int)getpid(), g_atomic_int_add(&started, 1));
     server->log_fd = -1;
     if (server_check(path, format, server->socket, error) &&
         server_go(server, format, mode, nbd, error)) {
-        server->log_source =
-            g_unix_fd_add(server->log_fd, G_IO_IN | G_IO_HUP | G_IO_ERR, log_ready, server);
+        log_begin(server);
         return server;
     }
     nbd_server_stop(server);
@@ -245,7 +260,7 @@ void
 nbd_server_stop(NbdServer *server)
 {
     server_end(server);
-    g_clear_handle_id(&server->log_source, g_source_remove);
+    log_end(server);
     if (server->log_fd >= 0)
         close(server->log_fd);
     unlink(server->socket);

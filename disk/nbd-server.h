@@ -11,7 +11,8 @@ typedef struct NbdServer NbdServer;
 
 /*
  * Start it for the image at path, connect (*nbd: the caller's, connected and through the handshake)
- * and log what it says from then on. NULL with error set, after 10 s at the latest.
+ * and log what it says from then on, from the main context of this thread. It ends with this thread.
+ * NULL with error set, after 10 s at the latest.
  */
 NbdServer *nbd_server_start(const char *path, const char *format, BlockMode mode,
                             const char *socket_dir, struct nbd_handle **nbd, GError **error);

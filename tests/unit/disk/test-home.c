@@ -155,6 +155,63 @@ killed_server_fails_calls(Fixture *f, gconstpointer format)
     g_assert_null(home_open(f->engine->home, SIZE, false, &again));
 }
 
+/* ---- Without an engine ---- */
+
+static Home *
+own_open(const Image *image, bool write, GError **error)
+{
+    g_autofree char *home = g_strdup_printf("image:%s:%s", image->format, image->path);
+
+    return home_open(home, SIZE, write, error);
+}
+
+static void
+image_is_served(void)
+{
+    g_autofree uint8_t *buf = g_malloc(MIB);
+    g_autoptr(GError) error = NULL;
+    Home *writer, *reader;
+    Image image;
+
+    image_make(&image, "qcow2", SIZE);
+    writer = own_open(&image, true, &error);
+    g_assert_no_error(error);
+    reader = own_open(&image, false, &error);
+    g_assert_no_error(error);
+    memset(buf, 0x11, MIB);
+    g_assert_true(home_write(writer, 3 * MIB, buf, MIB, NULL));
+    home_close(writer);
+    memset(buf, 0, MIB);
+    g_assert_true(home_read(reader, 3 * MIB, buf, MIB, NULL));
+    g_assert_true(all_bytes(buf, MIB, 0x11));
+    home_close(reader);
+    /* It is free for an engine now, with all that was written. */
+    BlockBackend *engine = image_open(&image, BLOCK_WRITE);
+    memset(buf, 0, MIB);
+    g_assert_cmpint(block_read(engine, 3 * MIB, buf, MIB), ==, 0);
+    g_assert_true(all_bytes(buf, MIB, 0x11));
+    image_close(engine);
+    image_remove(&image);
+}
+
+static void
+image_in_use_is_refused(void)
+{
+    g_autoptr(GError) error = NULL;
+    Image image;
+
+    image_make(&image, "qcow2", SIZE);
+    BlockBackend *engine = image_open(&image, BLOCK_WRITE);
+    g_assert_null(own_open(&image, true, &error));
+    g_test_message("%s", error->message);
+    g_assert_nonnull(strstr(error->message, image.path));
+    image_close(engine);
+    Home *home = own_open(&image, true, NULL);
+    g_assert_nonnull(home);
+    home_close(home);
+    image_remove(&image);
+}
+
 #define RAW(name, function) g_test_add("/raw/" name, Fixture, "raw", set_up, function, tear_down)
 #define NBD(name, function)                                                                        \
     g_test_add("/qcow2/" name, Fixture, "qcow2", set_up, function, tear_down)
@@ -173,5 +230,9 @@ main(int argc, char **argv)
     BOTH("several may have it open", reader_does_not_write);
     RAW("an unknown kind of home is refused", unknown_kind_is_refused);
     NBD("a killed qemu-nbd fails every call", killed_server_fails_calls);
+    g_test_add_func("/qcow2/an image that no engine has is served to all who open it",
+                    image_is_served);
+    g_test_add_func("/qcow2/an image that an engine has is not served to others",
+                    image_in_use_is_refused);
     return g_test_run();
 }
