@@ -318,6 +318,8 @@ void checkpoint_fail(Coordinator *c, const char *why);
 /* ---- life.c: start, restore, hand-over ---- */
 /* Not in an image: its guest had powered itself off. */
 #define IMAGE_WITHOUT UINT32_MAX
+/* Index of a member in cut, of which perhaps only the disks are there; or IMAGE_WITHOUT. */
+uint32_t life_index(const District__CutState *cut, const char *name);
 /* Index of each member in cut, or IMAGE_WITHOUT; all in it must be members. */
 gboolean life_match(Coordinator *c, const District__CutState *cut, uint32_t *index_of,
                     GError **error);

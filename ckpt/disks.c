@@ -50,7 +50,11 @@ disks_begin(Coordinator *c)
     for (uint32_t m = 0; m < c->n_members; m++) {
         unsigned number = 0;
         for (unsigned k = 0; k < c->members[m]->n_disks; k++) {
-            CutDisk disk = {.member = m, .index = k, .number = number};
+            CutDisk disk = {.member = m,
+                            .index = k,
+                            .number = number,
+                            .stored_end = UINT64_MAX,
+                            .listed = true};
             if (!c->members[m]->disks[k].overlay)
                 continue;
             number++;
@@ -100,6 +104,7 @@ disks_stored_ranges(Coordinator *c)
 
     for (uint32_t i = 0; i < c->n_disks; i++) {
         ranges[i] = disk_range(c, i, c->disks[i].stored);
+        ranges[i].to = MIN(ranges[i].to, c->disks[i].stored_end);
         c->disks[i].stored = ranges[i].to;
         c->disks[i].writing_cut = ranges[i].cut;
     }
@@ -159,9 +164,8 @@ disks_sync_homes(Coordinator *c)
 
     for (uint32_t i = 0; i < c->n_disks; i++) {
         const MemberDisk *disk = disks_member_disk(c, i);
-        if (member_is_on(c->members[c->disks[i].member]))
-            homes[n++] =
-                (DiskSyncHome){.image = disks_image(c, i), .home = disk->home, .bytes = disk->size};
+        homes[n++] =
+            (DiskSyncHome){.image = disks_image(c, i), .home = disk->home, .bytes = disk->size};
     }
     return n > 0 ? disk_sync_new(homes, n, c->disk_sync_rate, c->inbox) : NULL;
 }
@@ -293,10 +297,76 @@ disks_resend_streamed(Coordinator *c)
     for (uint32_t m = 0; m < c->n_members; m++)
         resend[m] = true;
     for (uint32_t i = 0; i < c->n_disks; i++) {
-        c->disks[i].streamed = disks_member_disk(c, i)->index_end;
+        bool on = member_is_on(c->members[c->disks[i].member]);
+        c->disks[i].streamed = on ? disks_member_disk(c, i)->index_end : c->disks[i].listed_from;
         c->disks[i].streamed_cut = disks_member_disk(c, i)->cut;
     }
     return c->n_disks == 0 || disks_tell(c, resend);
+}
+
+/* ---- Members that are off ---- */
+
+static bool
+disks_list_last(Coordinator *c, uint32_t member)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (disks_send(c, member, true, &error) && member_collect_disks_off(c->members[member], &error))
+        return true;
+    g_warning("member %s: it is off, and what its disks have beside their images is not known: %s",
+              c->members[member]->name, error ? error->message : "its engine has ended");
+    return false;
+}
+
+void
+disks_member_off(Coordinator *c, uint32_t member)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        CutDisk *disk = &c->disks[i];
+        if (disk->member != member)
+            continue;
+        any = true;
+        disk->listed = false;
+        disk->listed_from = disks_member_disk(c, i)->index_end;
+    }
+    if (!any || !c->persist || !disks_list_last(c, member))
+        return;
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        CutDisk *disk = &c->disks[i];
+        if (disk->member != member)
+            continue;
+        disk->listed = true;
+        /* What the store does not lack is not written to it once more. */
+        if (disk->stored_whole)
+            disk->stored_end = disk->listed_from;
+        disk->stored_whole = true;
+    }
+}
+
+void
+disks_own_homes(Coordinator *c, uint32_t member)
+{
+    Member *m = c->members[member];
+
+    for (unsigned k = 0; k < m->n_disks; k++)
+        member_disk_own_home(&m->disks[k]);
+    for (uint32_t i = 0; i < c->n_disks && c->persist; i++) {
+        if (c->disks[i].member == member)
+            durable_set_home(c->persist->durable, i, disks_member_disk(c, i)->home);
+    }
+}
+
+const char *
+disks_unlisted(const Coordinator *c)
+{
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        const Member *m = c->members[c->disks[i].member];
+        if (!member_is_on(m) && !c->disks[i].listed)
+            return m->name;
+    }
+    return NULL;
 }
 
 void

@@ -26,10 +26,14 @@ typedef struct CutDisk {
     bool stored_whole;    /* what the store does not have is among the entries after these */
     uint64_t writing_cut; /* the cut they end with */
     uint64_t durable_cut; /* the same, of those that are committed */
+    uint64_t stored_end;  /* entries behind these are only for the stream */
     /* The stream */
     uint64_t streamed; /* entries taken */
     uint64_t streamed_cut;
     GQueue holds; /* of DiskHold, oldest first */
+    /* Its member is off: whether all that the overlay has is among the entries from there on. */
+    bool listed;
+    uint64_t listed_from;
     /* What the engine was told. */
     uint64_t released_below;
     uint64_t home_below;
@@ -65,6 +69,15 @@ void disks_resend_stored(struct Coordinator *c);
 /* The stream begins anew: everything that the overlays have is among the entries from here on.
  * FALSE: trouble with a member, dealt with. */
 bool disks_resend_streamed(struct Coordinator *c);
+
+/* The guest of a member has powered itself off, and its engine is about to end: have it list all that
+ * its overlays have. */
+void disks_member_off(struct Coordinator *c, uint32_t member);
+/* Its engine has ended, and what it had for its homes with it. */
+void disks_own_homes(struct Coordinator *c, uint32_t member);
+/* The name of a member that is off without having listed that, so that no full sync is possible; or
+ * NULL. */
+const char *disks_unlisted(const struct Coordinator *c);
 
 /* Start reading the homes, for a full sync; NULL: there are no disks. */
 DiskSync *disks_sync_homes(struct Coordinator *c);

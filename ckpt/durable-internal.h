@@ -36,7 +36,7 @@ struct Durable {
     Inbox *inbox;
     uint32_t n_members;
 
-    DurableDisk *disks;
+    DurableDisk *disks; /* the names of their homes are guarded by the lock */
     uint32_t n_disks;
 
     GThread *gatherer;
@@ -87,6 +87,8 @@ gboolean durable_file_write(Durable *durable, const WriteJob *job, int fd, Check
 gboolean durable_merge_slice(Durable *durable, uint64_t budget, bool *idle, GError **error);
 /* What is in the caches of a qemu-nbd goes to its image. */
 gboolean durable_flush_homes(Durable *durable, GError **error);
+/* At the end. */
+void durable_close_homes(Durable *durable);
 
 /* durable-pin.c: the writer. FALSE: there was nothing to do. */
 bool durable_do_pin(Durable *durable);

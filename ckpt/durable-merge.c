@@ -16,6 +16,7 @@
 
 /* As disk/home.h has it. */
 #define HOME_NBD "nbd:"
+#define HOME_OWN "image:"
 
 static gboolean
 merge_home_write(void *opaque, uint64_t offset, const void *data, size_t len, GError **error)
@@ -36,8 +37,8 @@ merge_home_flush(void *opaque, GError **error)
 }
 
 /* The homes in use, by disk; closed when the merge is over. */
-static void
-homes_close(Durable *d)
+void
+durable_close_homes(Durable *d)
 {
     for (uint32_t i = 0; i < d->n_disks; i++) {
         if (d->homes[i].opaque != NULL)
@@ -46,24 +47,33 @@ homes_close(Durable *d)
     }
 }
 
+static char *
+home_name(Durable *d, uint32_t i)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&d->lock);
+
+    return g_strdup(d->disks[i].disk.home);
+}
+
 /* A raw home has no cache but the kernel's; a socket that has gone is of a member that is off. */
 static bool
 home_has_cache(const char *home)
 {
-    return g_str_has_prefix(home, HOME_NBD) &&
-           g_file_test(home + strlen(HOME_NBD), G_FILE_TEST_EXISTS);
+    return g_str_has_prefix(home, HOME_OWN) ||
+           (g_str_has_prefix(home, HOME_NBD) &&
+            g_file_test(home + strlen(HOME_NBD), G_FILE_TEST_EXISTS));
 }
 
 gboolean
 durable_flush_homes(Durable *d, GError **error)
 {
-    homes_close(d);
+    durable_close_homes(d);
     for (uint32_t i = 0; i < d->n_disks; i++) {
-        const MemberDisk *disk = &d->disks[i].disk;
+        g_autofree char *name = home_name(d, i);
 
-        if (!home_has_cache(disk->home))
+        if (!home_has_cache(name))
             continue;
-        Home *home = home_open(disk->home, disk->size, true, error);
+        Home *home = home_open(name, d->disks[i].disk.size, true, error);
         bool good = home != NULL && home_flush(home, error);
 
         if (home != NULL)
@@ -87,11 +97,11 @@ home_find(void *opaque, const char *member, uint32_t number, uint64_t bytes)
             disk->disk.size != bytes)
             continue;
         if (d->homes[i].opaque == NULL) {
-            d->homes[i] =
-                (CkptStoreHome){.write = merge_home_write,
-                                .zero = merge_home_zero,
-                                .flush = merge_home_flush,
-                                .opaque = home_open(disk->disk.home, bytes, true, &error)};
+            g_autofree char *name = home_name(d, i);
+            d->homes[i] = (CkptStoreHome){.write = merge_home_write,
+                                          .zero = merge_home_zero,
+                                          .flush = merge_home_flush,
+                                          .opaque = home_open(name, bytes, true, &error)};
             if (d->homes[i].opaque == NULL) {
                 g_warning("%s", error->message);
                 return NULL;
@@ -133,7 +143,7 @@ merge_held(Durable *d, gboolean *held, GError **error)
     if (!ckpt_store_is_held(d->store, held, error))
         return FALSE;
     if (*held)
-        homes_close(d);
+        durable_close_homes(d);
     return TRUE;
 }
 
@@ -152,11 +162,11 @@ durable_merge_slice(Durable *d, uint64_t budget, bool *idle, GError **error)
         return FALSE;
     if (root != 0 && !merged && !held) {
         if (!ckpt_store_merge_some(d->store, budget, home_find, d, &merged, error)) {
-            homes_close(d);
+            durable_close_homes(d);
             return FALSE;
         }
         if (merged) {
-            homes_close(d);
+            durable_close_homes(d);
             merge_done(d);
         }
         return TRUE;

@@ -269,6 +269,7 @@ durable_writer_run(gpointer data)
         writer_wait(d, idle ? idle_ms : MERGE_SLICE_MS, true);
         idle_ms = idle ? MIN(2 * idle_ms, MERGE_IDLE_MAX_MS) : MERGE_IDLE_MS;
     }
+    durable_close_homes(d);
     g_atomic_int_set(&d->writer_ended, 1);
     return NULL;
 }

@@ -183,6 +183,17 @@ durable_home_below(Durable *d, uint32_t i)
 }
 
 void
+durable_set_home(Durable *d, uint32_t i, const char *home)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&d->lock);
+
+    if (i >= d->n_disks)
+        return; /* nothing is made durable */
+    g_free(d->disks[i].disk.home);
+    d->disks[i].disk.home = g_strdup(home);
+}
+
+void
 durable_stats(Durable *d, DurableStats *stats)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&d->lock);

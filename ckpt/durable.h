@@ -111,6 +111,9 @@ void durable_pin(Durable *durable, struct ControlRequest *request);
 /* Cuts of disk i below which the home has everything, durably. */
 uint64_t durable_home_below(Durable *durable, uint32_t i);
 
+/* The home of disk i has another name from now on: its engine has ended. */
+void durable_set_home(Durable *durable, uint32_t i, const char *home);
+
 typedef struct DurableStats {
     uint64_t checkpoints; /* committed since the start */
     uint64_t bytes;       /* written for them */

@@ -164,9 +164,12 @@ lazy_begin(Coordinator *c, StoreRam *ram, const Image *image, const uint32_t *in
     GError *first = NULL;
 
     for (uint32_t i = 0; i < c->n_members && !first; i++) {
-        if (index_of[i] != IMAGE_WITHOUT &&
-            lazy_image_disks(c->members[i], image, index_of[i], disks, &first))
-            asked[i] = member_send_lazy(c->members[i], image->ram_fds[index_of[i]], &first);
+        Member *m = c->members[i];
+        uint32_t k = life_index(image->cut, m->name);
+
+        if (k != IMAGE_WITHOUT && lazy_image_disks(m, image, k, disks, &first) &&
+            index_of[i] != IMAGE_WITHOUT)
+            asked[i] = member_send_lazy(m, image->ram_fds[k], &first);
     }
     for (uint32_t i = 0; i < c->n_members; i++) {
         if (asked[i])

@@ -45,6 +45,16 @@ life_run(Coordinator *c, ControlRequest *request)
 
 /* ---- Disks of freshly booted members ---- */
 
+uint32_t
+life_index(const District__CutState *cut, const char *name)
+{
+    for (uint32_t k = 0; k < cut->n_members; k++) {
+        if (strcmp(cut->members[k]->name, name) == 0)
+            return k;
+    }
+    return IMAGE_WITHOUT;
+}
+
 /* The disks of member k of image, those with an overlay; n of them. */
 static void
 life_image_disks(const Image *image, uint32_t k, MemberImage *out)
@@ -97,11 +107,9 @@ life_load_disks(Coordinator *c, const Image *image, GError **error)
     for (uint32_t i = 0; i < c->n_members; i++) {
         Member *m = c->members[i];
         MemberImage load = {.ram_fd = -1};
-        uint32_t k = 0;
+        uint32_t k = life_index(image->cut, m->name);
 
-        while (k < image->n_members && strcmp(image->cut->members[k]->name, m->name) != 0)
-            k++;
-        if (k == image->n_members)
+        if (k == IMAGE_WITHOUT)
             continue;
         if (!life_disks_fit(m, image->cut->members[k], error))
             return FALSE;
@@ -222,11 +230,9 @@ life_match(Coordinator *c, const District__CutState *cut, uint32_t *index_of, GE
         return FALSE;
     }
     for (uint32_t i = 0; i < c->n_members; i++) {
-        uint32_t k = 0;
-        while (k < cut->n_members && strcmp(cut->members[k]->name, c->members[i]->name) != 0)
-            k++;
-        index_of[i] = k < cut->n_members ? k : IMAGE_WITHOUT;
-        if (index_of[i] == IMAGE_WITHOUT)
+        uint32_t k = life_index(cut, c->members[i]->name);
+        index_of[i] = k;
+        if (k == IMAGE_WITHOUT)
             continue;
         found++;
         /* Only its disks are there. */
@@ -300,6 +306,20 @@ life_restore_members(Coordinator *c, const LifeImage *from, const uint32_t *inde
     return first == NULL;
 }
 
+/* What image has of the disks of a member that stays off is for the standby: no engine has it. */
+static gboolean
+life_keep_disks(Member *m, const Image *image, GError **error)
+{
+    MemberImage load = {.ram_fd = -1};
+    uint32_t k = life_index(image->cut, m->name);
+
+    if (k == IMAGE_WITHOUT)
+        return TRUE;
+    life_image_disks(image, k, &load);
+    return load.n_disks == 0 || (life_disks_fit(m, image->cut->members[k], error) &&
+                                 member_disks_replace(m, &load, error));
+}
+
 /*
  * Load image into all that takes part, then mark it as spent. From there on the engines hold the
  * only copy of the district, so what takes time comes before, and what is left is to resume.
@@ -314,8 +334,11 @@ life_load(Coordinator *c, const LifeImage *from, const uint32_t *index_of, GErro
         !netctl_restore(c->net, image->cut->net.data, image->cut->net.len, from->reset_crossing,
                         from->incarnation, error))
         return FALSE;
-    for (uint32_t i = 0; i < c->n_members; i++)
+    for (uint32_t i = 0; i < c->n_members; i++) {
         off[i] = index_of[i] == IMAGE_WITHOUT;
+        if (off[i] && !life_keep_disks(c->members[i], image, error))
+            return FALSE;
+    }
     members_leave_off(c, off);
     return image_mark_spent(image, error);
 }

@@ -37,6 +37,9 @@ disk_check(const MemberDisk *disk, const District__MemberDisk *hello, GError **e
     if (strlen(hello->home) > HOME_BYTES_MAX ||
         !(g_str_has_prefix(hello->home, "raw:/") || g_str_has_prefix(hello->home, "nbd:/")))
         return disk_refuse(disk, error, "its home is not named as raw:PATH or nbd:PATH");
+    if (strlen(hello->image) > HOME_BYTES_MAX ||
+        (hello->image[0] != '\0' && !strstr(hello->image, ":/")))
+        return disk_refuse(disk, error, "its image is not named as FORMAT:PATH");
     if (hello->overlay && hello->read_only)
         return disk_refuse(disk, error, "it is read-only and has an overlay");
     return TRUE;
@@ -70,6 +73,7 @@ member_disk_init(MemberDisk *disk, const char *member, unsigned number,
     disk->size = hello->size;
     disk->n_blocks = disk_blocks(hello->size);
     disk->home = g_strdup(hello->home);
+    disk->image = hello->image[0] != '\0' ? g_strdup(hello->image) : NULL;
     disk->overlay = hello->overlay;
     disk->cut = hello->cuts;
     disk->index_end = hello->index_entries;
@@ -93,7 +97,18 @@ member_disk_clear(MemberDisk *disk)
     lazydisk_free(disk->lazy);
     g_free(disk->member);
     g_free(disk->home);
+    g_free(disk->image);
     *disk = (MemberDisk){.data_fd = -1, .index_fd = -1};
+}
+
+bool
+member_disk_own_home(MemberDisk *disk)
+{
+    if (disk->image == NULL || !g_str_has_prefix(disk->home, "nbd:"))
+        return false;
+    g_free(disk->home);
+    disk->home = g_strconcat("image:", disk->image, NULL);
+    return true;
 }
 
 gboolean
@@ -102,6 +117,7 @@ member_disk_copy(MemberDisk *to, const MemberDisk *from, GError **error)
     *to = *from;
     to->member = g_strdup(from->member);
     to->home = g_strdup(from->home);
+    to->image = g_strdup(from->image);
     to->lazy = NULL;
     to->data_fd = fcntl(from->data_fd, F_DUPFD_CLOEXEC, 3);
     to->index_fd = fcntl(from->index_fd, F_DUPFD_CLOEXEC, 3);

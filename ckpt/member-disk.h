@@ -22,7 +22,8 @@ typedef struct MemberDisk {
     unsigned number;
     uint64_t size; /* bytes */
     uint64_t n_blocks;
-    char *home; /* as MemberDisk.home of the protocol */
+    char *home;  /* as MemberDisk.home of the protocol; of a member that is off as disk/home.h */
+    char *image; /* as MemberDisk.image; NULL: its engine says none */
     bool overlay;
     bool read_only;
     int data_fd;  /* -1 without overlay */
@@ -40,6 +41,10 @@ void member_disk_clear(MemberDisk *disk);
 
 /* Note the cut that a PAUSE reply tells of. FALSE with error set if it cannot be. */
 gboolean member_disk_cut(MemberDisk *disk, const District__MemberDiskCut *cut, GError **error);
+
+/* Its engine has ended: from now on we serve its home ourselves. FALSE: that is not needed, or not
+ * possible. */
+bool member_disk_own_home(MemberDisk *disk);
 
 /* Another owner of the same files. FALSE with error set: no descriptors are left. */
 gboolean member_disk_copy(MemberDisk *to, const MemberDisk *from, GError **error);

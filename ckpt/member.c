@@ -457,6 +457,19 @@ member_collect_disks(Member *member, GError **error)
 }
 
 gboolean
+member_collect_disks_off(Member *member, GError **error)
+{
+    District__MemberReply *reply = member_collect(member, DISTRICT__MEMBER_REPLY__OP_DISKS, "DISKS",
+                                                  NULL, NULL, MEMBER_CALL_TIMEOUT_MS, error);
+
+    if (!reply)
+        return FALSE;
+    gboolean cut = member_note_cuts(member, reply->disks->disks, reply->disks->n_disks, error);
+    district__member_reply__free_unpacked(reply, NULL);
+    return cut;
+}
+
+gboolean
 member_collect_restore(Member *member, GError **error)
 {
     if (!member_collect_done(member, DISTRICT__MEMBER_REPLY__OP_RESTORE, "RESTORE",

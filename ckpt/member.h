@@ -111,6 +111,8 @@ gboolean member_collect_lazy_done(Member *member, GError **error);
 gboolean member_send_disks(Member *member, District__MemberDiskNote *const *notes, size_t n_notes,
                            GError **error);
 gboolean member_collect_disks(Member *member, GError **error);
+/* The same of a member in SHUTDOWN, which tells of cuts made after that. */
+gboolean member_collect_disks_off(Member *member, GError **error);
 
 /* Whether the member could load state[0..state_len) here, were it to be restored now. */
 gboolean member_send_restore_check(Member *member, const uint8_t *state, uint64_t state_len,

@@ -170,11 +170,22 @@ members_fail_district(Coordinator *c, const char *why)
     g_warning("the district has failed: %s", why);
 }
 
+static uint32_t
+members_index(const Coordinator *c, const Member *member)
+{
+    uint32_t i = 0;
+
+    while (c->members[i] != member)
+        i++;
+    return i;
+}
+
 static void
 members_mark_off(Coordinator *c, Member *member)
 {
     member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
     member_retire(member);
+    disks_own_homes(c, members_index(c, member));
     if (!member_is_listed(member))
         persist_members_changed(c);
     else
@@ -204,6 +215,7 @@ static void
 members_off(Coordinator *c, Member *member)
 {
     g_message("member %s: the guest powered itself off", member->name);
+    disks_member_off(c, members_index(c, member));
     members_mark_off(c, member);
     checkpoint_fail(c, "a member powered itself off while the checkpoint was being taken");
     if (members_on(c) > 0) {

@@ -107,14 +107,37 @@ protect_transport(Coordinator *c, GError **error)
                : NULL;
 }
 
+static void protect_lost(Coordinator *c, const char *why, bool refused);
+
+/*
+ * A full copy replaces what the standby has of the disks. One of which not all is known here would
+ * replace a good one by a torn one: rather there is none.
+ */
+static bool
+protect_lacks_disks(Coordinator *c)
+{
+    const char *name = disks_unlisted(c);
+    g_autofree char *why = NULL;
+
+    if (name)
+        why = g_strdup_printf("member %s is off, and not all of its disks is known here: what the "
+                              "standby has of them is kept; stop and start the district",
+                              name);
+    if (why)
+        protect_lost(c, why, true);
+    return why != NULL;
+}
+
 static void
 protect_connect(Coordinator *c)
 {
     District__StreamHello hello = DISTRICT__STREAM_HELLO__INIT;
     g_autofree uint32_t *wire_index = g_new0(uint32_t, c->n_members);
     g_autoptr(GError) error = NULL;
-    gpointer transport = protect_transport(c, &error);
 
+    if (protect_lacks_disks(c))
+        return;
+    gpointer transport = protect_transport(c, &error);
     if (!transport) {
         protect_set_error(c, error->message);
         c->protect.retry_ns = clock_monotonic_ns() + REFUSED_RETRY_NS;

@@ -194,6 +194,7 @@ nbd_block_close(BlockBackend *b)
     nbd_close(backend->nbd);
     nbd_server_stop(backend->server);
     g_free(backend->base.home);
+    g_free(backend->base.image);
     g_free(backend);
 }
 
@@ -321,6 +322,10 @@ block_nbd_open(const char *path, const char *format, BlockMode mode, const char 
         return NULL;
     }
     backend->base.home = g_strconcat("nbd:", nbd_server_socket(backend->server), NULL);
+    if (mode == BLOCK_WRITE) {
+        g_autofree char *absolute = g_canonicalize_filename(path, NULL);
+        backend->base.image = g_strconcat(format, ":", absolute, NULL);
+    }
     g_queue_init(&backend->ended);
     source_attach(backend);
     if (export_check(backend, path, error))

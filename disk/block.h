@@ -41,7 +41,8 @@ struct BlockBackend {
     const BlockBackendOps *ops;
     uint64_t bytes; /* a multiple of SECTOR_BYTES, at most DISK_BYTES_MAX */
     bool read_only;
-    char *home; /* as MemberDisk.home: "raw:PATH" or "nbd:PATH" */
+    char *home;  /* as MemberDisk.home: "raw:PATH" or "nbd:PATH" */
+    char *image; /* as MemberDisk.image, or NULL */
 };
 
 typedef enum BlockMode {

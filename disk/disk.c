@@ -117,6 +117,12 @@ disk_home(const Disk *disk)
     return disk->home->home;
 }
 
+const char *
+disk_image(const Disk *disk)
+{
+    return disk->home->image;
+}
+
 bool
 disk_has_overlay(const Disk *disk)
 {

@@ -39,6 +39,8 @@ uint64_t disk_bytes(const Disk *disk);
 /* Whether the guest may only read it: the home may, and there is no overlay. */
 bool disk_read_only(const Disk *disk);
 const char *disk_home(const Disk *disk);
+/* As MemberDisk.image; NULL: none. */
+const char *disk_image(const Disk *disk);
 bool disk_has_overlay(const Disk *disk);
 
 /* Ranges: multiples of SECTOR_BYTES, inside the disk; the caller has checked that. */

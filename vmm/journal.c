@@ -461,7 +461,7 @@ journal_open(const char *path, GError **error)
         return NULL;
     }
     j = g_new0(Journal, 1);
-    j->base = (BlockBackend){&journal_ops, raw->bytes, false, raw->home};
+    j->base = (BlockBackend){.ops = &journal_ops, .bytes = raw->bytes, .home = raw->home};
     j->raw = raw;
     j->link = -1;
     g_queue_init(&j->queue);

@@ -50,6 +50,8 @@ member_disks_hello(const Disks *disks, MemberDiskReply *room, District__MemberHe
         district__member_disk__init(told);
         told->size = disk_bytes(disk);
         told->home = (char *)disk_home(disk);
+        if (disk_image(disk) != NULL)
+            told->image = (char *)disk_image(disk);
         told->overlay = disk_has_overlay(disk);
         told->read_only = disk_read_only(disk);
         room->disk_list[i] = told;

@@ -401,6 +401,10 @@ op_disks(MemberServer *s, const District__MemberDisksRequest *request, Reply *re
         return FALSE;
     }
     district__member_disks_reply__init(&reply->noted);
+    if (s->m->state == MACHINE_SHUTDOWN) {
+        reply->noted.n_disks = member_disks_cut(s->disks, &reply->disks);
+        reply->noted.disks = reply->disks.cut_list;
+    }
     reply->msg.op_case = DISTRICT__MEMBER_REPLY__OP_DISKS;
     reply->msg.disks = &reply->noted;
     return TRUE;
@@ -522,7 +526,7 @@ client_request(MemberServer *s, GError **error)
     int fds[1 + MEMBER_DISK_FDS_MAX];
     guint n_fds = G_N_ELEMENTS(fds);
     District__MemberRequest *request;
-    gboolean answered, describe;
+    gboolean answered;
 
     request = (District__MemberRequest *)pbmsg_recv(
         s->client_fd, &district__member_request__descriptor, fds, &n_fds, 0, error);
@@ -530,13 +534,10 @@ client_request(MemberServer *s, GError **error)
         return FALSE;
     answered = client_answer(s, request, fds, n_fds, error);
     machine_calm(s->m);
-    describe = request->op_case == DISTRICT__MEMBER_REQUEST__OP_DESCRIBE;
     fdmsg_close_fds(fds, n_fds);
     district__member_request__free_unpacked(request, NULL);
     if (answered && s->quit)
         s->hooks.quit(s->hooks.opaque);
-    else if (answered && describe && s->m->state == MACHINE_SHUTDOWN)
-        s->hooks.shutdown_seen(s->hooks.opaque);
     return answered;
 }
 

@@ -29,8 +29,8 @@ typedef struct MemberHandover {
     ((MemberHandover){.ram = -1, .bitmap = -1, .state = -1, .listen = -1, .client = -1, .stir = -1})
 
 typedef struct MemberServerHooks {
-    void (*quit)(void *opaque);          /* QUIT was asked for and answered */
-    void (*shutdown_seen)(void *opaque); /* the client knows that the guest is gone, or has gone */
+    void (*quit)(void *opaque);               /* QUIT was asked for and answered */
+    void (*shutdown_seen)(void *opaque);      /* the guest is off, and the client has gone */
     const char *(*serial_path)(void *opaque); /* pty of the console or NULL */
     void *opaque;
 } MemberServerHooks;

@@ -337,6 +337,7 @@ static void
 engine_disks(FakeMember *m, const District__MemberDisksRequest *want, District__MemberReply *reply)
 {
     District__MemberDisksReply disks = DISTRICT__MEMBER_DISKS_REPLY__INIT;
+    District__MemberDiskCut cut, *cuts[] = {&cut};
 
     if (g_atomic_int_get(&m->refuse_disks)) {
         reply->error = (char *)"there is no room for the index";
@@ -344,6 +345,9 @@ engine_disks(FakeMember *m, const District__MemberDisksRequest *want, District__
         g_mutex_lock(&m->lock);
         if (want->n_disks == 1 && want->disks[0]->resend)
             disk_resend(m);
+        if (m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN)
+            disks.n_disks = disk_cut(m, &cut);
+        disks.disks = cuts;
         g_mutex_unlock(&m->lock);
         reply->op_case = DISTRICT__MEMBER_REPLY__OP_DISKS;
         reply->disks = &disks;

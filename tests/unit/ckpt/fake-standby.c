@@ -37,7 +37,7 @@ struct FakeStandby {
     /* Of the connection; thread only. */
     TlsChannel *channel;
     Receiver *receiver;
-    GArray *shadows;
+    GArray *shadows; /* of the members' RAM, then of their disks; these under lock */
     bool is_full, is_right;
     uint64_t sequence;
     uint64_t to_ack;
@@ -53,6 +53,30 @@ shadows_clear(FakeStandby *s)
     g_array_set_size(s->shadows, 0);
 }
 
+/* With the lock. */
+static void
+shadows_add(FakeStandby *s, uint64_t size)
+{
+    Shadow shadow = {g_malloc0(size), size};
+
+    g_array_append_val(s->shadows, shadow);
+}
+
+/* Of all members, then of all of their disks. */
+static void
+shadows_make(FakeStandby *s, const District__StreamEpochBegin *begin)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&s->lock);
+
+    shadows_clear(s);
+    for (size_t i = 0; i < begin->n_members; i++)
+        shadows_add(s, begin->members[i]->ram_size);
+    for (size_t i = 0; i < begin->n_members; i++) {
+        for (size_t k = 0; k < begin->members[i]->n_disks; k++)
+            shadows_add(s, begin->members[i]->disks[k]->size);
+    }
+}
+
 static gboolean
 on_hello(void *opaque, const District__StreamHello *hello, GError **error)
 {
@@ -66,14 +90,9 @@ on_begin(void *opaque, const District__StreamEpochBegin *begin, GError **error)
 
     s->is_full = begin->full;
     if (begin->full)
-        shadows_clear(s);
+        shadows_make(s, begin);
     else if (begin->base_epoch != __atomic_load_n(&s->committed, __ATOMIC_SEQ_CST))
         g_error("epoch builds on one that was not the last");
-    for (size_t i = 0; begin->full && i < begin->n_members; i++) {
-        uint64_t size = begin->members[i]->ram_size;
-        Shadow shadow = {g_malloc0(size), size};
-        g_array_append_val(s->shadows, shadow);
-    }
     g_atomic_int_set(&s->n_members, (gint)begin->n_members);
     return TRUE;
 }
@@ -82,6 +101,7 @@ static gboolean
 on_pages(void *opaque, uint32_t member, const DecodedPage *pages, uint32_t count, GError **error)
 {
     FakeStandby *s = opaque;
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&s->lock);
     Shadow *shadow = &g_array_index(s->shadows, Shadow, member);
 
     for (uint32_t i = 0; i < count; i++) {
@@ -100,9 +120,11 @@ on_state(void *opaque, const uint8_t *packed, size_t len, const District__CutSta
 {
     FakeStandby *s = opaque;
 
-    s->is_right = state->n_members == s->shadows->len;
-    for (guint i = 0; s->is_right && i < s->shadows->len; i++) {
+    s->is_right = (gint)state->n_members == g_atomic_int_get(&s->n_members);
+    for (guint i = 0; s->is_right && i < state->n_members; i++) {
         const Shadow *shadow = &g_array_index(s->shadows, Shadow, i);
+        if (state->members[i]->state.len == 0 && state->members[i]->n_disks > 0)
+            continue; /* off: it has disks only */
         s->is_right = fake_member_check(state->members[i]->state.data, state->members[i]->state.len,
                                         shadow->ram, shadow->size);
     }
@@ -403,6 +425,16 @@ unsigned
 fake_standby_unacknowledged(FakeStandby *s)
 {
     return (unsigned)g_atomic_int_get(&s->unacked);
+}
+
+int
+fake_standby_block(FakeStandby *s, unsigned disk, uint64_t block)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&s->lock);
+    guint at = (guint)g_atomic_int_get(&s->n_members) + disk;
+
+    return at < s->shadows->len ? g_array_index(s->shadows, Shadow, at).ram[block * PAGE_BYTES]
+                                : -1;
 }
 
 unsigned

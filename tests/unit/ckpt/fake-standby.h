@@ -27,6 +27,8 @@ uint64_t fake_standby_committed(FakeStandby *standby);
 /* Epochs of this connection that were complete and have not been acknowledged. */
 unsigned fake_standby_unacknowledged(FakeStandby *standby);
 unsigned fake_standby_members(FakeStandby *standby); /* in the last epoch */
+/* First byte of a block of a disk of the last epoch; -1: it has no such disk. */
+int fake_standby_block(FakeStandby *standby, unsigned disk, uint64_t block);
 bool fake_standby_goodbye(FakeStandby *standby);
 /* Why the last connection ended, newly allocated; NULL if by end of stream. */
 char *fake_standby_error(FakeStandby *standby);

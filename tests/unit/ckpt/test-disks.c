@@ -29,6 +29,10 @@ typedef struct Engine {
     size_t n_notes;
     uint64_t released[DISKS_MAX], home[DISKS_MAX];
     bool resend;
+    /* What it answers once its guest is off. */
+    size_t n_last;
+    District__MemberDiskCut last[DISKS_MAX];
+    District__MemberDiskCut *last_list[DISKS_MAX];
 } Engine;
 
 typedef struct Fixture {
@@ -75,6 +79,8 @@ engine_run(gpointer data)
         reply.id = request->id;
         reply.op_case = DISTRICT__MEMBER_REPLY__OP_DISKS;
         reply.disks = &disks;
+        disks.n_disks = e->n_last;
+        disks.disks = e->last_list;
         pbmsg_send(e->fd, &reply.base, NULL, 0, 1000, NULL);
         district__member_request__free_unpacked(request, NULL);
     }
@@ -639,47 +645,165 @@ test_untaken(Fixture *f, gconstpointer data)
     g_assert_cmpuint(ranges[0].to, ==, 3);
 }
 
+/* ---- Members that are off ---- */
+
+/* The guest of db powers itself off. Its engine lists so many blocks that its overlay has. */
+static void
+db_goes_off(Fixture *f, uint64_t blocks)
+{
+    Engine *e = &f->engines[0];
+    const MemberDisk *disk = disk_at(f, 0);
+
+    district__member_disk_cut__init(&e->last[0]);
+    e->last[0].cut = disk->cut + 1;
+    e->last[0].index_end = disk->index_end + blocks;
+    e->last_list[0] = &e->last[0];
+    e->n_last = 1;
+    disks_member_off(&f->c, 0);
+    member_disconnect(f->c.members[0]);
+}
+
+static void
+test_stream_of_off(Fixture *f, gconstpointer data)
+{
+    static const uint64_t blocks[] = {1, 2};
+    g_autofree DurableRange *ranges = NULL;
+
+    write_and_cut(f, 0, blocks, 2);
+    db_goes_off(f, 2);
+    g_assert_true(f->engines[0].resend);
+    g_assert_null(disks_unlisted(&f->c));
+    g_assert_true(disks_resend_streamed(&f->c));
+    ranges = disks_streamed_ranges(&f->c);
+    g_assert_cmpuint(ranges[0].from, ==, 2);
+    g_assert_cmpuint(ranges[0].to, ==, 4);
+    /* And another one, later. */
+    g_assert_true(disks_resend_streamed(&f->c));
+    g_autofree DurableRange *again = disks_streamed_ranges(&f->c);
+    g_assert_cmpuint(again[0].from, ==, 2);
+    g_assert_cmpuint(again[0].to, ==, 4);
+}
+
+static void
+test_store_of_off(Fixture *f, gconstpointer data)
+{
+    static const uint64_t blocks[] = {1, 2};
+    g_autofree DurableRange *ranges = NULL;
+
+    disks_begin_stored(&f->c, true);
+    write_and_cut(f, 0, blocks, 2);
+    db_goes_off(f, 20);
+    ranges = disks_stored_ranges(&f->c);
+    g_assert_cmpuint(ranges[0].from, ==, 0);
+    g_assert_cmpuint(ranges[0].to, ==, 2);
+}
+
+static void
+test_adopted_off(Fixture *f, gconstpointer data)
+{
+    static const uint64_t blocks[] = {1, 2};
+    g_autofree DurableRange *ranges = NULL;
+
+    write_and_cut(f, 0, blocks, 2);
+    disks_begin_stored(&f->c, false);
+    db_goes_off(f, 2);
+    g_assert_true(f->c.disks[0].stored_whole);
+    ranges = disks_stored_ranges(&f->c);
+    g_assert_cmpuint(ranges[0].from, ==, 2);
+    g_assert_cmpuint(ranges[0].to, ==, 4);
+}
+
+static void
+test_unlisted(Fixture *f, gconstpointer data)
+{
+    g_assert_null(disks_unlisted(&f->c));
+    member_disconnect(f->c.members[0]);
+    disks_member_off(&f->c, 0);
+    g_assert_cmpstr(disks_unlisted(&f->c), ==, "db");
+}
+
+static void
+test_own_homes(Fixture *f, gconstpointer data)
+{
+    g_free(disk_at(f, 1)->home);
+    disk_at(f, 1)->home = g_strdup("nbd:/run/nbd-1-0");
+    disk_at(f, 1)->image = g_strdup("qcow2:/var/web.qcow2");
+    disks_own_homes(&f->c, 1);
+    g_assert_cmpstr(disk_at(f, 0)->home, ==, "raw:/nowhere");
+    g_assert_cmpstr(disk_at(f, 1)->home, ==, "image:qcow2:/var/web.qcow2");
+    g_assert_cmpstr(disk_at(f, 2)->home, ==, "raw:/nowhere");
+}
+
 /* ---- Homes ---- */
 
+/* A home whose block has data; disk i gets it. */
+static int
+home_make(Fixture *f, uint32_t i, uint64_t block)
+{
+    int home = memfd_create("home", MFD_CLOEXEC);
+    uint8_t data[PAGE_BYTES] = {7};
+
+    g_assert_cmpint(ftruncate(home, BLOCKS * PAGE_BYTES), ==, 0);
+    g_assert_cmpint(pwrite(home, data, sizeof data, (off_t)(block * PAGE_BYTES)), ==, sizeof data);
+    g_free(disk_at(f, i)->home);
+    disk_at(f, i)->home = g_strdup_printf("raw:/proc/self/fd/%d", home);
+    return home;
+}
+
+static void
+wait_counted(DiskSync *sync)
+{
+    gint64 until = g_get_monotonic_time() + LIMIT_US;
+
+    while (!disk_sync_counted(sync) && g_get_monotonic_time() < until)
+        g_usleep(1000);
+    g_assert_true(disk_sync_counted(sync));
+}
+
+static DiskSyncBatch *
+wait_batch(DiskSync *sync)
+{
+    gint64 until = g_get_monotonic_time() + LIMIT_US;
+    DiskSyncBatch *batch;
+
+    while ((batch = disk_sync_take(sync)) == NULL && g_get_monotonic_time() < until)
+        g_usleep(1000);
+    g_assert_nonnull(batch);
+    return batch;
+}
+
+/* The standby gets a new image of every disk, also of one that nobody uses any more. */
 static void
 test_sync_homes(Fixture *f, gconstpointer data)
 {
-    int home = memfd_create("home", MFD_CLOEXEC);
-    uint8_t block[PAGE_BYTES] = {7};
     gint64 until = g_get_monotonic_time() + LIMIT_US;
     g_autoptr(GError) error = NULL;
-    DiskSyncBatch *batch = NULL;
+    int homes[N_DISKS];
     DiskSync *sync;
 
-    g_assert_cmpint(ftruncate(home, BLOCKS * PAGE_BYTES), ==, 0);
-    g_assert_cmpint(pwrite(home, block, sizeof block, 5 * PAGE_BYTES), ==, sizeof block);
-    /* Of a member that is off nothing is read: nobody has its home open. */
     member_disconnect(f->c.members[1]);
-    g_free(disk_at(f, 0)->home);
-    disk_at(f, 0)->home = g_strdup_printf("raw:/proc/self/fd/%d", home);
+    for (uint32_t i = 0; i < N_DISKS; i++)
+        homes[i] = home_make(f, i, 5 + i);
     sync = disks_sync_homes(&f->c);
     g_assert_nonnull(sync);
-    while (!disk_sync_counted(sync) && g_get_monotonic_time() < until)
-        g_usleep(1000);
-    g_assert_cmpuint(disk_sync_data(sync, N_MEMBERS), ==, PAGE_BYTES);
-    g_assert_cmpuint(disk_sync_data(sync, N_MEMBERS + 1), ==, 0);
+    wait_counted(sync);
     g_usleep(20000);
     g_assert_null(disk_sync_take(sync)); /* not before it is told to */
     disk_sync_begin(sync);
-    while (batch == NULL && g_get_monotonic_time() < until) {
-        batch = disk_sync_take(sync);
-        g_usleep(1000);
+    for (uint32_t i = 0; i < N_DISKS; i++) {
+        g_assert_cmpuint(disk_sync_data(sync, N_MEMBERS + i), ==, PAGE_BYTES);
+        DiskSyncBatch *batch = wait_batch(sync);
+        g_assert_cmpuint(batch->image, ==, N_MEMBERS + i);
+        g_assert_cmpuint(batch->n, ==, 1);
+        g_assert_cmpuint(batch->blocks[0], ==, 5 + i);
+        disk_sync_batch_free(batch);
     }
-    g_assert_nonnull(batch);
-    g_assert_cmpuint(batch->image, ==, N_MEMBERS);
-    g_assert_cmpuint(batch->n, ==, 1);
-    g_assert_cmpuint(batch->blocks[0], ==, 5);
-    disk_sync_batch_free(batch);
     while (!disk_sync_over(sync, &error) && g_get_monotonic_time() < until)
         g_usleep(1000);
     g_assert_no_error(error);
     disk_sync_free(sync);
-    close(home);
+    for (uint32_t i = 0; i < N_DISKS; i++)
+        close(homes[i]);
 }
 
 static void
@@ -697,9 +821,9 @@ test_data(Fixture *f, gconstpointer data)
 static void
 test_no_homes(Fixture *f, gconstpointer data)
 {
-    for (int i = 0; i < N_MEMBERS; i++)
-        member_disconnect(f->c.members[i]);
+    f->c.n_disks = 0;
     g_assert_null(disks_sync_homes(&f->c));
+    f->c.n_disks = N_DISKS;
 }
 
 #define ADD(name, function) g_test_add("/disks/" name, Fixture, NULL, set_up, function, tear_down)
@@ -708,6 +832,8 @@ int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_log_set_always_fatal(G_LOG_LEVEL_CRITICAL);
+    g_log_set_handler(NULL, G_LOG_LEVEL_WARNING | G_LOG_LEVEL_MESSAGE, g_log_default_handler, NULL);
     ADD("only disks with an overlay are in cuts", test_listed);
     ADD("their images follow the members' RAM", test_images);
     ADD("a durable checkpoint takes what is new since the one before", test_stored);
@@ -730,7 +856,12 @@ main(int argc, char **argv)
     ADD("what the store has is not asked for", test_known_is_not_resent);
     ADD("what an engine that is off had is not taken for known", test_off_cannot_resend);
     ADD("a durable checkpoint takes what one that failed had taken", test_untaken);
-    ADD("the first copy reads the homes of members that are on", test_sync_homes);
+    ADD("a stream begun after a member is off has its blocks", test_stream_of_off);
+    ADD("what a member lists as it goes off is not stored twice", test_store_of_off);
+    ADD("an adopted member lists for the store as it goes off", test_adopted_off);
+    ADD("a member that went off without listing is named", test_unlisted);
+    ADD("an image behind the qemu-nbd of a member that is off is served here", test_own_homes);
+    ADD("the first copy reads the homes of all members", test_sync_homes);
     ADD("the first copy is said to have what home or overlay have", test_data);
     ADD("the first copy of no disk is none", test_no_homes);
     return g_test_run();

@@ -462,6 +462,73 @@ test_adopted_refused(void)
     rig_free(rig);
 }
 
+static void
+wait_full(Rig *rig, unsigned n)
+{
+    int64_t until = clock_monotonic_ns() + LIMIT_MS * NS_PER_MS;
+
+    while (fake_standby_full(rig->standby) < n && clock_monotonic_ns() < until)
+        g_usleep(2000);
+    g_assert_cmpuint(fake_standby_full(rig->standby), >=, n);
+}
+
+static void
+write_home(Rig *rig, guint member, uint64_t block, uint8_t byte)
+{
+    g_autofree char *path = g_strdup_printf("%s/m%u.home", rig->dir, member);
+    uint8_t data[PAGE_BYTES];
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    memset(data, byte, sizeof data);
+    g_assert_cmpint(pwrite(fd, data, sizeof data, (off_t)(block * PAGE_BYTES)), ==, sizeof data);
+    close(fd);
+}
+
+/* The others go on with a full copy: the standby is to have the disk of the one that is off. */
+static void
+test_standby_gets_disk_of_off(void)
+{
+    Rig *rig = rig_new_store_of(&with_disk, 2, 60000);
+
+    write_home(rig, 1, 7, 0x77);
+    rig_start(rig);
+    wait_checkpoints(rig, 1);
+    fake_member_write_block(rig->members[1], 5, 0x55);
+    rig_protect(rig, 10000, LIMIT_MS);
+    wait_full(rig, 1);
+    fake_member_write_block(rig->members[1], 6, 0x66);
+    fake_member_power_off(rig->members[1]);
+    rig_wait_event(rig, MEMBER_OFF);
+    wait_full(rig, 2);
+    g_assert_cmpint(fake_standby_block(rig->standby, 1, 5), ==, 0x55);
+    g_assert_cmpint(fake_standby_block(rig->standby, 1, 6), ==, 0x66);
+    g_assert_cmpint(fake_standby_block(rig->standby, 1, 7), ==, 0x77);
+    rig_free(rig);
+}
+
+/* A disk of which not all is known does not replace the standby's, which is good. */
+static void
+test_standby_keeps_disk_of_off(void)
+{
+    Rig *rig = rig_new_store_of(&with_disk, 2, 60000);
+    District__CkptReply *hold;
+
+    rig_start(rig);
+    wait_checkpoints(rig, 1);
+    fake_member_write_block(rig->members[1], 5, 0x55);
+    rig_protect(rig, 10000, LIMIT_MS);
+    wait_full(rig, 1);
+    fake_member_refuse_disks(rig->members[1], true);
+    fake_member_power_off(rig->members[1]);
+    rig_wait_event(rig, MEMBER_OFF);
+    rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_REFUSED);
+    g_assert_nonnull(strstr(rig_status(rig, &hold)->protection_error, "member m1 is off"));
+    district__ckpt_reply__free_unpacked(hold, NULL);
+    g_assert_cmpuint(fake_standby_full(rig->standby), ==, 1);
+    g_assert_cmpint(fake_standby_block(rig->standby, 1, 5), ==, 0x55);
+    rig_free(rig);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -483,5 +550,9 @@ main(int argc, char **argv)
                     test_full_fails_and_off);
     g_test_add_func("/persist/an adopted member lists its disk once while the store refuses",
                     test_adopted_refused);
+    g_test_add_func("/persist/a standby gets the disk of a member that has powered off",
+                    test_standby_gets_disk_of_off);
+    g_test_add_func("/persist/a standby keeps the disk of a member that did not list it",
+                    test_standby_keeps_disk_of_off);
     return g_test_run();
 }

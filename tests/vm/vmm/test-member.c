@@ -418,6 +418,24 @@ test_power_off_is_told(void)
     rig_free(rig);
 }
 
+/* What it has to tell after that is asked for when it is known to be off. */
+static void
+test_power_off_waits_for_client(void)
+{
+    Rig *rig = rig_start_guest("pages=4 rounds=1 end=poweroff poweroff=0x604:0x3400", "--paused");
+    gint64 limit = g_get_monotonic_time() + 10 * G_USEC_PER_SEC;
+
+    rig_connect(rig);
+    rig_resume(rig);
+    while (rig_state(rig) != DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN) {
+        g_assert_cmpint(g_get_monotonic_time(), <, limit);
+        g_usleep(1000);
+    }
+    g_assert_cmpint(rig_state(rig), ==, DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN);
+    g_assert_cmpint(rig_wait_exit(rig), ==, 0);
+    rig_free(rig);
+}
+
 /* Press the power button; whether the guest listens for it. */
 static gboolean
 rig_press(Rig *rig)
@@ -654,6 +672,8 @@ main(int argc, char **argv)
     g_test_add_func("/member/a restore can be checked beforehand", test_restore_can_be_checked);
     g_test_add_func("/member/power-off ends the process with status 0", test_power_off_ends);
     g_test_add_func("/member/power-off is told to the client", test_power_off_is_told);
+    g_test_add_func("/member/an engine whose guest is off answers until its client goes",
+                    test_power_off_waits_for_client);
     g_test_add_func("/member/a guest that listens for the power button powers off",
                     test_button_powers_off);
     g_test_add_func("/member/a guest that does not listen for it goes on",
