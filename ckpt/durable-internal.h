@@ -49,8 +49,10 @@ struct Durable {
     Encoder *encoder;
     PageHashes **hashes; /* of each member: what the last commit left in the store */
     uint64_t *n_pages_of;
-    CkptStoreHome *homes; /* of each disk, while a merge has them open */
-    GHashTable *cuts_of;  /* checkpoint id -> uint64_t[n_disks], the cut of each disk */
+    CkptStoreHome *homes;  /* of each disk, while a merge has them open */
+    gint64 merge_again_us; /* when to try after a failure */
+    char *merge_told;      /* of a home out of reach; NULL: none since a merge worked */
+    GHashTable *cuts_of;   /* checkpoint id -> uint64_t[n_disks], the cut of each disk */
 
     GMutex lock; /* guards what follows */
     GCond cond;

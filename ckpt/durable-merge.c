@@ -17,6 +17,7 @@
 /* As disk/home.h has it. */
 #define HOME_NBD "nbd:"
 #define HOME_OWN "image:"
+#define MERGE_AGAIN_US (5 * G_USEC_PER_SEC)
 
 static gboolean
 merge_home_write(void *opaque, uint64_t offset, const void *data, size_t len, GError **error)
@@ -136,6 +137,29 @@ merge_done(Durable *d)
         durable_post(d, INBOX_DURABLE_HOME, root, NULL);
 }
 
+/*
+ * A root that cannot be merged is tried again, but not in each slice. Meanwhile what is not kept is
+ * folded: where the homes are out of reach for long, the store would fill up.
+ */
+static gboolean
+merge_root(Durable *d, uint64_t budget, GError **error)
+{
+    gboolean merged;
+
+    d->keep.root_stays = !ckpt_store_merge_some(d->store, budget, home_find, d, &merged, error);
+    if (d->keep.root_stays) {
+        d->merge_again_us = g_get_monotonic_time() + MERGE_AGAIN_US;
+        durable_close_homes(d);
+        return FALSE;
+    }
+    g_clear_pointer(&d->merge_told, g_free);
+    if (merged) {
+        durable_close_homes(d);
+        merge_done(d);
+    }
+    return TRUE;
+}
+
 /* *held: there are pins. */
 static gboolean
 merge_held(Durable *d, gboolean *held, GError **error)
@@ -160,17 +184,8 @@ durable_merge_slice(Durable *d, uint64_t budget, bool *idle, GError **error)
         return TRUE;
     if (!ckpt_store_root(d->store, &root, &merged, error) || !merge_held(d, &held, error))
         return FALSE;
-    if (root != 0 && !merged && !held) {
-        if (!ckpt_store_merge_some(d->store, budget, home_find, d, &merged, error)) {
-            durable_close_homes(d);
-            return FALSE;
-        }
-        if (merged) {
-            durable_close_homes(d);
-            merge_done(d);
-        }
-        return TRUE;
-    }
+    if (root != 0 && !merged && !held && g_get_monotonic_time() >= d->merge_again_us)
+        return merge_root(d, budget, error);
     if (!ckpt_store_prune(d->store, &d->keep, budget, &pruned, error))
         return FALSE;
     *idle = pruned.done;

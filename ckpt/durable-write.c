@@ -39,9 +39,9 @@ writer_stops(const Durable *d)
     return __atomic_load_n(&d->stop, __ATOMIC_RELAXED);
 }
 
-/* Tell of error (taken) unless it has been told of; then wait before the next try. */
+/* Tell of error (taken) unless it has been told of. */
 static void
-writer_failed(Durable *d, GError *error)
+writer_tell(Durable *d, GError *error)
 {
     bool news;
 
@@ -59,7 +59,33 @@ writer_failed(Durable *d, GError *error)
     } else {
         g_error_free(error);
     }
+}
+
+/* The same, and wait before the next try. */
+static void
+writer_failed(Durable *d, GError *error)
+{
+    writer_tell(d, error);
     writer_wait(d, RETRY_MS, false);
+}
+
+/* The same of a merge, for which no checkpoint waits. That a home is out of reach does not say that the
+ * store cannot be written. */
+static void
+writer_merge_failed(Durable *d, GError *error)
+{
+    if (!g_error_matches(error, CKPT_STORE_ERROR, CKPT_STORE_ERROR_NOT_FOUND)) {
+        writer_tell(d, error);
+        return;
+    }
+    if (writer_stops(d) || g_strcmp0(d->merge_told, error->message) == 0) {
+        g_error_free(error);
+        return;
+    }
+    g_free(d->merge_told);
+    d->merge_told = g_strdup(error->message);
+    g_warning("durable checkpoints: merging: %s; trying again", error->message);
+    durable_post(d, INBOX_DURABLE_FAILED, 0, error);
 }
 
 /* Have a file ready for the next checkpoint. */
@@ -239,7 +265,7 @@ writer_merge(Durable *d, bool *idle)
     if (durable_merge_slice(d, budget, idle, &error))
         return;
     *idle = true;
-    writer_failed(d, g_steal_pointer(&error));
+    writer_merge_failed(d, g_steal_pointer(&error));
 }
 
 gpointer

@@ -293,6 +293,7 @@ durable_clear(Durable *d)
         member_disk_clear(&d->disks[i].disk);
     g_free(d->disks);
     g_free(d->home_below);
+    g_free(d->merge_told);
     g_free(d->homes);
     g_free(d->hashes);
     g_free(d->n_pages_of);

@@ -372,7 +372,8 @@ typedef enum {
     PRUNE_FOLD,   /* into its only child */
 } PruneAction;
 /* What to do next, and with which checkpoint. */
-PruneAction policy_next(const Catalog *catalog, const bool *keep, uint64_t *id);
+PruneAction policy_next(const Catalog *catalog, const CkptStorePolicy *policy, const bool *keep,
+                        uint64_t *id);
 
 /* ---- store-fold.c ---- */
 /* Fold parent into its only child. NULL with error set. */

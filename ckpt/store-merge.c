@@ -25,7 +25,7 @@ struct MergeJob {
     uint32_t n_members;
     GArray *images;   /* of StoreImage */
     GPtrArray *bases; /* of BaseImage, one per member */
-    GPtrArray *homes; /* of const CkptStoreHome, one per disk */
+    GPtrArray *homes; /* of const CkptStoreHome, one per disk; NULL: nothing has gone there */
     CkptStoreFindHome find;
     void *opaque;
     uint64_t written; /* bytes */
@@ -62,26 +62,36 @@ merge_begin(void *opaque, const District__StreamEpochBegin *begin, GError **erro
     job->images = storefile_images(begin);
     job->bases = g_ptr_array_new_with_free_func((GDestroyNotify)base_close);
     job->homes = g_ptr_array_new();
+    g_ptr_array_set_size(job->homes, (gint)(job->images->len - job->n_members));
     for (guint i = 0; i < job->images->len; i++) {
         const StoreImage *image = &g_array_index(job->images, StoreImage, i);
 
-        if (image->disk < 0) {
-            BaseImage *base = base_open(job->store, image->member, image->bytes,
-                                        begin->full ? BASE_NEW : BASE_WRITE, error);
-            if (base == NULL)
-                return FALSE;
-            g_ptr_array_add(job->bases, base);
+        if (image->disk >= 0)
             continue;
-        }
-        const CkptStoreHome *home = find_home(job, image);
-        if (home == NULL)
-            return store_fail(job->store, CKPT_STORE_ERROR_NOT_FOUND, error,
-                              "there is no home for disk %d of member %s of %" G_GUINT64_FORMAT
-                              " bytes: define it as it was",
-                              image->disk, image->member, image->bytes);
-        g_ptr_array_add(job->homes, (gpointer)home);
+        BaseImage *base = base_open(job->store, image->member, image->bytes,
+                                    begin->full ? BASE_NEW : BASE_WRITE, error);
+        if (base == NULL)
+            return FALSE;
+        g_ptr_array_add(job->bases, base);
     }
     return TRUE;
+}
+
+/* Only of a disk that has blocks here: one that has none need not have a home either. */
+static const CkptStoreHome *
+merge_home(MergeJob *job, uint32_t image, GError **error)
+{
+    const StoreImage *what = &g_array_index(job->images, StoreImage, image);
+    gpointer *home = &g_ptr_array_index(job->homes, image - job->n_members);
+
+    if (*home == NULL)
+        *home = (gpointer)find_home(job, what);
+    if (*home == NULL)
+        store_fail(job->store, CKPT_STORE_ERROR_NOT_FOUND, error,
+                   "there is no home for disk %d of member %s of %" G_GUINT64_FORMAT
+                   " bytes: define it as it was",
+                   what->disk, what->member, what->bytes);
+    return *home;
 }
 
 typedef struct HomeRun {
@@ -110,7 +120,9 @@ merge_pages(void *opaque, uint32_t image, const DecodedPage *pages, uint32_t cou
     job->written += (uint64_t)count * PAGE_BYTES;
     if (image < job->n_members)
         return base_write(g_ptr_array_index(job->bases, image), pages, count, error);
-    to.home = g_ptr_array_index(job->homes, image - job->n_members);
+    to.home = merge_home(job, image, error);
+    if (to.home == NULL)
+        return FALSE;
     to.bytes = g_array_index(job->images, StoreImage, image).bytes;
     if (storefile_runs(pages, count, merge_home_run, &to, error))
         return TRUE;
@@ -145,7 +157,8 @@ homes_same(MergeJob *job)
         return true;
     for (guint i = 0; i < job->homes->len; i++) {
         const StoreImage *image = &g_array_index(job->images, StoreImage, job->n_members + i);
-        if (find_home(job, image) != g_ptr_array_index(job->homes, i))
+        const CkptStoreHome *home = g_ptr_array_index(job->homes, i);
+        if (home != NULL && find_home(job, image) != home)
             return false;
     }
     return true;
@@ -171,7 +184,7 @@ merge_finish(MergeJob *job, GError **error)
         const CkptStoreHome *home = g_ptr_array_index(job->homes, i);
         const StoreImage *image = &g_array_index(job->images, StoreImage, job->n_members + i);
 
-        if (!home->flush(home->opaque, error)) {
+        if (home != NULL && !home->flush(home->opaque, error)) {
             g_prefix_error(error, "home of disk %d of member %s: ", image->disk, image->member);
             return FALSE;
         }

@@ -8,7 +8,8 @@
  *
  * Folding costs reading and writing two files. A checkpoint all of whose ancestors are to go too,
  * and can, will be the root itself one day and is then merged, which costs nothing extra: it waits.
- * But while there are pins nothing is merged, perhaps for long, and waiting would fill the disk.
+ * But while there are pins nothing is merged, perhaps for long, and waiting would fill the disk. So it
+ * would where a home cannot be written to.
  */
 #include "ckpt/store-internal.h"
 
@@ -113,8 +114,9 @@ count_children(const Catalog *catalog)
 }
 
 PruneAction
-policy_next(const Catalog *catalog, const bool *keep, uint64_t *id)
+policy_next(const Catalog *catalog, const CkptStorePolicy *policy, const bool *keep, uint64_t *id)
 {
+    bool merges = catalog->pins->len == 0 && !policy->root_stays;
     g_autofree unsigned *children = count_children(catalog);
     PruneAction action = PRUNE_NOTHING;
 
@@ -129,9 +131,7 @@ policy_next(const Catalog *catalog, const bool *keep, uint64_t *id)
         else if (row->id == catalog->root)
             found = catalog->merged ? PRUNE_ROOT : PRUNE_WAIT;
         else
-            found = catalog->pins->len == 0 && will_be_root(catalog, keep, children, row)
-                        ? PRUNE_WAIT
-                        : PRUNE_FOLD;
+            found = merges && will_be_root(catalog, keep, children, row) ? PRUNE_WAIT : PRUNE_FOLD;
         /* The cheap ones first: they may make others unnecessary. */
         if (action == PRUNE_NOTHING || action == PRUNE_WAIT ||
             (action == PRUNE_FOLD && (found == PRUNE_DELETE || found == PRUNE_ROOT))) {

@@ -19,7 +19,7 @@ decide(const Catalog *catalog, const CkptStorePolicy *policy, uint64_t *id)
     g_autofree bool *keep = g_new0(bool, catalog->rows->len + 1);
 
     policy_select(catalog, policy, keep);
-    return policy_next(catalog, keep, id);
+    return policy_next(catalog, policy, keep, id);
 }
 
 static gboolean

@@ -213,6 +213,7 @@ typedef struct CkptStorePolicy {
     unsigned keep_hourly; /* the newest of each of so many hours (UTC) that have any, and */
     unsigned keep_daily;  /* of so many days (UTC) */
     bool keep_labelled;
+    bool root_stays; /* it cannot be merged for now: nothing waits for that */
 } CkptStorePolicy;
 
 typedef struct CkptStorePruned {

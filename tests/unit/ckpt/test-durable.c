@@ -388,6 +388,24 @@ rig_new_begun(void)
     return rig;
 }
 
+/* The home is out of reach. */
+static void
+rig_hide_home(Rig *rig, bool hide)
+{
+    g_autofree char *hidden = g_strconcat(rig->home, ".hidden", NULL);
+
+    g_assert_cmpint(g_rename(hide ? rig->home : hidden, hide ? hidden : rig->home), ==, 0);
+}
+
+static guint
+count_listed(const Rig *rig)
+{
+    g_autoptr(CkptStore) store = ckpt_store_open(rig->store, DISTRICT, CKPT_STORE_READ, NULL);
+    g_autoptr(GPtrArray) list = ckpt_store_list(store, NULL);
+
+    return list->len;
+}
+
 /* ---- Tests ---- */
 
 static void
@@ -440,6 +458,87 @@ test_home(void)
     g_assert_cmpuint(durable_home_below(rig->durable, 0), ==, 2);
     g_assert_true(g_file_get_contents(rig->home, &home, NULL, NULL));
     g_assert_cmpmem(home, BYTES, rig->disk, BYTES);
+    rig_free(rig);
+}
+
+/* As of a member that is off, when nobody has written to its disk. */
+static void
+test_no_home_needed(void)
+{
+    Rig *rig = rig_new();
+
+    rig_hide_home(rig, true);
+    rig_write_ram(rig, 1, 1);
+    rig_cut(rig);
+    rig_done(rig);
+    rig_wait(rig, INBOX_DURABLE_HOME, NULL);
+    rig_free(rig);
+}
+
+static void
+test_home_moves(void)
+{
+    Rig *rig = rig_new();
+    g_autofree char *text = NULL;
+
+    rig_hide_home(rig, true);
+    rig_write_block(rig, 7, 1);
+    rig_cut(rig);
+    rig_done(rig);
+    rig_wait(rig, INBOX_DURABLE_FAILED, &text);
+    g_assert_nonnull(strstr(text, MEMBER));
+    g_autofree char *moved = g_strconcat("raw:", rig->home, ".hidden", NULL);
+    durable_set_home(rig->durable, 0, moved);
+    rig_wait(rig, INBOX_DURABLE_HOME, NULL);
+    rig_free(rig);
+}
+
+/* Three are kept, and the root, which is not merged. */
+static void
+test_folds_without_home(void)
+{
+    Rig *rig = rig_new();
+    gint64 limit = g_get_monotonic_time() + LIMIT_MS * INT64_C(1000);
+
+    rig_hide_home(rig, true);
+    for (uint8_t round = 1; round <= 8; round++) {
+        rig_write_ram(rig, 1, round);
+        rig_write_block(rig, 7, round);
+        rig_cut(rig);
+        rig_done(rig);
+    }
+    while (count_listed(rig) > 4 && g_get_monotonic_time() < limit)
+        g_usleep(10000);
+    g_assert_cmpuint(count_listed(rig), ==, 4);
+    rig_hide_home(rig, false);
+    rig_wait(rig, INBOX_DURABLE_HOME, NULL);
+    assert_head_is(rig, rig->parent);
+    rig_free(rig);
+}
+
+/* A merge that fails is nothing that a checkpoint waits for. */
+static void
+test_prompt_without_home(void)
+{
+    Rig *rig = rig_new();
+
+    rig_hide_home(rig, true);
+    rig_write_block(rig, 7, 1);
+    rig_cut(rig);
+    rig_done(rig);
+    rig_wait(rig, INBOX_DURABLE_FAILED, NULL);
+    DurableStats stats;
+    durable_stats(rig->durable, &stats);
+    g_assert_cmpstr(stats.error, ==, "");
+    gint64 least = G_MAXINT64;
+    for (uint8_t round = 2; round < 6; round++) {
+        gint64 began = g_get_monotonic_time();
+        rig_write_block(rig, 7, round);
+        rig_cut(rig);
+        rig_done(rig);
+        least = MIN(least, g_get_monotonic_time() - began);
+    }
+    g_assert_cmpint(least, <, G_USEC_PER_SEC);
     rig_free(rig);
 }
 
@@ -557,6 +656,12 @@ main(int argc, char **argv)
     g_test_add_func("/durable/what is gathered becomes a checkpoint with the disks", test_written);
     g_test_add_func("/durable/what is forgotten is in none", test_cleared);
     g_test_add_func("/durable/it says when the home has all of a cut", test_home);
+    g_test_add_func("/durable/a disk without blocks needs no home", test_no_home_needed);
+    g_test_add_func("/durable/a home that has moved is merged to", test_home_moves);
+    g_test_add_func("/durable/what is not kept is folded while a home is out of reach",
+                    test_folds_without_home);
+    g_test_add_func("/durable/a checkpoint does not wait for a merge that fails",
+                    test_prompt_without_home);
     g_test_add_func("/durable/a full disk is told once, and the cut written when there is room",
                     test_full);
     g_test_add_func("/durable/after a sync that failed all is written anew", test_sync_fails);

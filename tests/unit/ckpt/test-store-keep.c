@@ -242,13 +242,13 @@ test_policy_table(void)
         uint64_t head, pinned;
         const char *kept;
     } cases[] = {
-        {{0, 0, 0, false}, 9, 0, "9"},    {{0, 0, 0, false}, 4, 0, "4"},
-        {{3, 0, 0, false}, 9, 0, "789"},  {{100, 0, 0, false}, 9, 0, "123456789"},
-        {{1, 0, 0, true}, 9, 0, "369"},   {{0, 0, 0, false}, 9, 2, "29"},
-        {{0, 1, 0, false}, 9, 0, "9"},    {{0, 2, 0, false}, 9, 0, "79"},
-        {{0, 4, 0, false}, 9, 0, "5679"}, {{0, 0, 1, false}, 9, 0, "9"},
-        {{0, 0, 2, false}, 9, 0, "69"},   {{0, 0, 3, false}, 9, 0, "369"},
-        {{0, 0, 9, false}, 9, 0, "369"},  {{2, 3, 3, true}, 9, 1, "136789"},
+        {{0, 0, 0, false, false}, 9, 0, "9"},    {{0, 0, 0, false, false}, 4, 0, "4"},
+        {{3, 0, 0, false, false}, 9, 0, "789"},  {{100, 0, 0, false, false}, 9, 0, "123456789"},
+        {{1, 0, 0, true, false}, 9, 0, "369"},   {{0, 0, 0, false, false}, 9, 2, "29"},
+        {{0, 1, 0, false, false}, 9, 0, "9"},    {{0, 2, 0, false, false}, 9, 0, "79"},
+        {{0, 4, 0, false, false}, 9, 0, "5679"}, {{0, 0, 1, false, false}, 9, 0, "9"},
+        {{0, 0, 2, false, false}, 9, 0, "69"},   {{0, 0, 3, false, false}, 9, 0, "369"},
+        {{0, 0, 9, false, false}, 9, 0, "369"},  {{2, 3, 3, true, false}, 9, 1, "136789"},
     };
 
     for (guint c = 0; c < G_N_ELEMENTS(cases); c++) {
@@ -300,7 +300,7 @@ test_next_table(void)
 
         for (guint i = 0; i < G_N_ELEMENTS(tree); i++)
             keep[i] = strchr(cases[c].keep, (int)('0' + tree[i].id)) != NULL;
-        g_assert_cmpint(policy_next(catalog, keep, &id), ==, cases[c].action);
+        g_assert_cmpint(policy_next(catalog, &keep_nothing, keep, &id), ==, cases[c].action);
         if (cases[c].action != PRUNE_NOTHING)
             g_assert_cmpuint(id, ==, cases[c].id);
     }
@@ -310,13 +310,15 @@ test_next_table(void)
 static void
 test_no_useless_folds(void)
 {
+    static const CkptStorePolicy root_stays = {.root_stays = true};
     g_autoptr(Catalog) catalog = catalog_of(nine, G_N_ELEMENTS(nine), 9, false);
     bool keep[G_N_ELEMENTS(nine)] = {[8] = true};
     uint64_t id = 0;
 
-    g_assert_cmpint(policy_next(catalog, keep, &id), ==, PRUNE_WAIT);
+    g_assert_cmpint(policy_next(catalog, &keep_nothing, keep, &id), ==, PRUNE_WAIT);
+    g_assert_cmpint(policy_next(catalog, &root_stays, keep, &id), ==, PRUNE_FOLD);
     keep[0] = true;
-    g_assert_cmpint(policy_next(catalog, keep, &id), ==, PRUNE_FOLD);
+    g_assert_cmpint(policy_next(catalog, &keep_nothing, keep, &id), ==, PRUNE_FOLD);
 }
 
 /* ---- Pruning ---- */
