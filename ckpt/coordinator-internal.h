@@ -73,8 +73,9 @@ typedef struct Protection {
     int failover_after_ms; /* 0: not known */
     bool detach_said;      /* DETACHED has been sent since it was last protected */
     NetTold net_told;
-    int64_t lost_ns;  /* since when there has been no working stream; 0: there is one */
-    int64_t retry_ns; /* when to connect next */
+    int64_t lost_ns;   /* since when there has been no working stream; 0: there is one */
+    int64_t retry_ns;  /* when to connect next */
+    int64_t resend_ns; /* when to ask engines again for what overlays have */
     int64_t backoff_ns;
 } Protection;
 

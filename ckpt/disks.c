@@ -187,7 +187,8 @@ disks_data(const Coordinator *c, uint32_t i, uint64_t home)
 static uint64_t
 disk_stream_needs(const Coordinator *c, CutDisk *disk)
 {
-    bool streams = c->stream && c->stream->phase >= TARGET_SYNCING;
+    /* What has been listed for it may come before its full copy has begun. */
+    bool streams = c->stream && (c->stream->phase >= TARGET_SYNCING || disk->streamed_whole);
     uint64_t needs = streams ? disk->streamed_cut + 1 : UINT64_MAX;
     DiskHold *hold;
 
@@ -289,19 +290,35 @@ disks_resend_stored(Coordinator *c)
         c->disks[i].stored_whole = c->disks[i].stored_whole || resend[c->disks[i].member];
 }
 
+void
+disks_begin_streamed(Coordinator *c)
+{
+    for (uint32_t i = 0; i < c->n_disks; i++)
+        c->disks[i].streamed_whole = false;
+}
+
 bool
 disks_resend_streamed(Coordinator *c)
 {
-    bool *resend = g_newa(bool, c->n_members);
+    bool *resend = g_newa0(bool, c->n_members);
+    bool whole = true;
 
-    for (uint32_t m = 0; m < c->n_members; m++)
-        resend[m] = true;
     for (uint32_t i = 0; i < c->n_disks; i++) {
-        bool on = member_is_on(c->members[c->disks[i].member]);
-        c->disks[i].streamed = on ? disks_member_disk(c, i)->index_end : c->disks[i].listed_from;
-        c->disks[i].streamed_cut = disks_member_disk(c, i)->cut;
+        CutDisk *disk = &c->disks[i];
+        bool on = member_is_on(c->members[disk->member]);
+        if (disk->streamed_whole)
+            continue;
+        disk->streamed = on ? disks_member_disk(c, i)->index_end : disk->listed_from;
+        disk->streamed_cut = disks_member_disk(c, i)->cut;
+        disk->streamed_whole = !on;
+        resend[disk->member] = on;
     }
-    return c->n_disks == 0 || disks_tell(c, resend);
+    bool good = disks_tell(c, resend);
+    for (uint32_t i = 0; i < c->n_disks; i++) {
+        c->disks[i].streamed_whole = c->disks[i].streamed_whole || resend[c->disks[i].member];
+        whole = whole && c->disks[i].streamed_whole;
+    }
+    return good && whole;
 }
 
 /* ---- Members that are off ---- */

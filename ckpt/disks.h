@@ -14,6 +14,9 @@
 #include "ckpt/disk-sync.h"
 #include "ckpt/durable.h"
 
+/* An engine that cannot list what its overlays have needs room on the store's file system. */
+#define DISKS_RESEND_AGAIN_NS NS_PER_S
+
 struct Coordinator;
 struct Target;
 
@@ -30,7 +33,8 @@ typedef struct CutDisk {
     /* The stream */
     uint64_t streamed; /* entries taken */
     uint64_t streamed_cut;
-    GQueue holds; /* of DiskHold, oldest first */
+    bool streamed_whole; /* all that the overlay has is among the entries after these */
+    GQueue holds;        /* of DiskHold, oldest first */
     /* Its member is off: whether all that the overlay has is among the entries from there on. */
     bool listed;
     uint64_t listed_from;
@@ -66,8 +70,10 @@ bool disks_stored_whole(const struct Coordinator *c);
 /* Have those that have not list it. Once for each: it takes room in the index. */
 void disks_resend_stored(struct Coordinator *c);
 
-/* The stream begins anew: everything that the overlays have is among the entries from here on.
- * FALSE: trouble with a member, dealt with. */
+/* Another stream: it has nothing yet. */
+void disks_begin_streamed(struct Coordinator *c);
+/* Have the engines that have not done so for this stream list all that overlays have. FALSE: not all
+ * have, or there was trouble with a member, which has been dealt with. */
 bool disks_resend_streamed(struct Coordinator *c);
 
 /* The guest of a member has powered itself off, and its engine is about to end: have it list all that

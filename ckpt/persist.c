@@ -22,8 +22,6 @@
 #define CLOSE_WAIT_MS 2000
 /* When the writer was not ready, or no cut could be made. */
 #define AGAIN_NS (100 * NS_PER_MS)
-/* An engine that cannot list what its overlays have needs room on the store's file system. */
-#define RESEND_AGAIN_NS NS_PER_S
 
 #define TO(state) (1u << (state))
 static const unsigned persist_moves[PERSIST_STATES] = {
@@ -465,7 +463,7 @@ persist_resend(Coordinator *c, int64_t now)
 
     if (disks_stored_whole(c) || now < p->resend_ns)
         return;
-    p->resend_ns = now + RESEND_AGAIN_NS;
+    p->resend_ns = now + DISKS_RESEND_AGAIN_NS;
     disks_resend_stored(c);
 }
 

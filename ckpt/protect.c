@@ -158,6 +158,8 @@ protect_connect(Coordinator *c)
                          .cache_bytes = c->delta_cache,
                          .heartbeat_ms = protect_heartbeat_ms(c->protect.failover_after_ms)};
     c->stream = target_new(c, sink_new(&config));
+    disks_begin_streamed(c);
+    c->protect.resend_ns = 0;
 }
 
 /* NULL, or what is wrong with the time between cuts that is wanted. */
@@ -340,10 +342,15 @@ static void
 protect_begin_copy(Coordinator *c)
 {
     Target *stream = c->stream;
+    int64_t now = clock_monotonic_ns();
 
     if (!stream || !stream->up || stream->phase != TARGET_OPENING ||
-        (stream->disk_sync && !disk_sync_counted(stream->disk_sync)) || !disks_resend_streamed(c))
+        (stream->disk_sync && !disk_sync_counted(stream->disk_sync)) || now < c->protect.resend_ns)
         return;
+    if (!disks_resend_streamed(c)) {
+        c->protect.resend_ns = now + DISKS_RESEND_AGAIN_NS;
+        return;
+    }
     target_begin(c, stream);
     if (stream->disk_sync)
         disk_sync_begin(stream->disk_sync);

@@ -24,8 +24,9 @@
 typedef struct Engine {
     GThread *thread;
     int fd;
-    GMutex lock; /* guards what follows */
-    guint told;  /* how often */
+    gint refuses; /* atomic */
+    GMutex lock;  /* guards what follows */
+    guint told;   /* how often */
     size_t n_notes;
     uint64_t released[DISKS_MAX], home[DISKS_MAX];
     bool resend;
@@ -73,12 +74,21 @@ engine_run(gpointer data)
                 e->fd, &district__member_request__descriptor, NULL, NULL, -1, NULL)) != NULL) {
         District__MemberReply reply = DISTRICT__MEMBER_REPLY__INIT;
         District__MemberDisksReply disks = DISTRICT__MEMBER_DISKS_REPLY__INIT;
+        District__MemberDescribeReply describe = DISTRICT__MEMBER_DESCRIBE_REPLY__INIT;
 
-        g_assert_cmpint(request->op_case, ==, DISTRICT__MEMBER_REQUEST__OP_DISKS);
-        engine_note(e, request->disks);
         reply.id = request->id;
-        reply.op_case = DISTRICT__MEMBER_REPLY__OP_DISKS;
-        reply.disks = &disks;
+        if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_DISKS) {
+            engine_note(e, request->disks);
+            reply.op_case = DISTRICT__MEMBER_REPLY__OP_DISKS;
+            reply.disks = &disks;
+            if (g_atomic_int_get(&e->refuses))
+                reply.error = (char *)"there is no room for the index";
+        } else {
+            g_assert_cmpint(request->op_case, ==, DISTRICT__MEMBER_REQUEST__OP_DESCRIBE);
+            describe.state = DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING;
+            reply.op_case = DISTRICT__MEMBER_REPLY__OP_DESCRIBE;
+            reply.describe = &describe;
+        }
         disks.n_disks = e->n_last;
         disks.disks = e->last_list;
         pbmsg_send(e->fd, &reply.base, NULL, 0, 1000, NULL);
@@ -574,6 +584,45 @@ test_resend_streamed(Fixture *f, gconstpointer data)
     g_assert_cmpuint(f->c.disks[0].stored, ==, 0);
 }
 
+/* Each list takes room: one that has given it is not asked again because another one could not. */
+static void
+test_resend_in_part(Fixture *f, gconstpointer data)
+{
+    static const uint64_t blocks[] = {1, 2};
+    g_autofree DurableRange *ranges = NULL;
+
+    stream_up(f, TARGET_OPENING);
+    write_and_cut(f, 0, blocks, 2);
+    write_and_cut(f, 1, blocks, 2);
+    g_atomic_int_set(&f->engines[1].refuses, 1);
+    g_assert_false(disks_resend_streamed(&f->c));
+    guint told = f->engines[0].told;
+    write_and_cut(f, 0, blocks, 2);
+    write_and_cut(f, 1, blocks, 2);
+    commit(f, 0);
+    g_atomic_int_set(&f->engines[1].refuses, 0);
+    g_assert_true(disks_resend_streamed(&f->c));
+    /* Only told of what is durable, which is not what it has listed. */
+    g_assert_cmpuint(f->engines[0].told, <=, told + 1);
+    g_assert_false(f->engines[0].resend && f->engines[0].told > told);
+    g_assert_cmpuint(f->engines[0].released[0], <=, 2);
+    ranges = disks_streamed_ranges(&f->c);
+    g_assert_cmpuint(ranges[0].from, ==, 2);
+    g_assert_cmpuint(ranges[1].from, ==, 4);
+}
+
+static void
+test_another_stream(Fixture *f, gconstpointer data)
+{
+    g_assert_true(disks_resend_streamed(&f->c));
+    guint told = f->engines[0].told;
+    g_assert_true(disks_resend_streamed(&f->c));
+    g_assert_cmpuint(f->engines[0].told, ==, told);
+    disks_begin_streamed(&f->c);
+    g_assert_true(disks_resend_streamed(&f->c));
+    g_assert_cmpuint(f->engines[0].told, ==, told + 1);
+}
+
 static void
 test_resend_stored(Fixture *f, gconstpointer data)
 {
@@ -678,6 +727,7 @@ test_stream_of_off(Fixture *f, gconstpointer data)
     g_assert_cmpuint(ranges[0].from, ==, 2);
     g_assert_cmpuint(ranges[0].to, ==, 4);
     /* And another one, later. */
+    disks_begin_streamed(&f->c);
     g_assert_true(disks_resend_streamed(&f->c));
     g_autofree DurableRange *again = disks_streamed_ranges(&f->c);
     g_assert_cmpuint(again[0].from, ==, 2);
@@ -851,6 +901,8 @@ main(int argc, char **argv)
     ADD("nobody is told once the district does not run here", test_not_running);
     ADD("engines are not asked all the time", test_not_all_the_time);
     ADD("a new stream gets all that overlays have", test_resend_streamed);
+    ADD("an engine lists all once for a stream, whatever others do", test_resend_in_part);
+    ADD("for another stream all is listed anew", test_another_stream);
     ADD("a store that begins anew gets all that overlays have", test_resend_stored);
     ADD("an engine that has listed all is not asked again", test_resend_once);
     ADD("what the store has is not asked for", test_known_is_not_resent);
