@@ -91,13 +91,15 @@ sync_read(Home *home, const HomeCopy *copy, uint64_t offset, uint64_t bytes, GEr
     return batch;
 }
 
-static void
+/* False: stop. */
+static bool
 sync_count(DiskSync *sync, uint64_t done, uint64_t total)
 {
-    g_mutex_lock(&sync->lock);
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sync->lock);
+
     sync->progress.done += done;
     sync->progress.total += total;
-    g_mutex_unlock(&sync->lock);
+    return !sync->stop;
 }
 
 /* One extent of data, in whole blocks. False: stop, or error is set. */
@@ -118,7 +120,8 @@ sync_extent(DiskSync *sync, Home *home, const HomeCopy *copy, uint64_t start, ui
             disk_sync_batch_free(batch);
         else if (!sync_put(sync, batch, *next_us))
             return false;
-        sync_count(sync, bytes, 0);
+        if (!sync_count(sync, bytes, 0))
+            return false;
     }
     return true;
 }
@@ -137,7 +140,7 @@ sync_home(DiskSync *sync, HomeCopy *copy, bool count, int64_t *next_us, GError *
         if (!good || start >= copy->bytes)
             break;
         if (count) {
-            sync_count(sync, 0, end - start);
+            good = sync_count(sync, 0, end - start);
             copy->data += end - start;
         } else {
             good = sync_extent(sync, home, copy, start, end, next_us, error);

@@ -856,6 +856,69 @@ test_sync_homes(Fixture *f, gconstpointer data)
         close(homes[i]);
 }
 
+static unsigned
+count_threads(const char *name)
+{
+    g_autoptr(GDir) dir = g_dir_open("/proc/self/task", 0, NULL);
+    unsigned n = 0;
+
+    for (const char *id; (id = g_dir_read_name(dir)) != NULL;) {
+        g_autofree char *path = g_build_filename("/proc/self/task", id, "comm", NULL);
+        g_autofree char *comm = NULL;
+        if (g_file_get_contents(path, &comm, NULL, NULL))
+            n += strcmp(g_strchomp(comm), name) == 0;
+    }
+    return n;
+}
+
+/* In many homes, a hole after each block: counting or reading all of that takes long. */
+#define MANY_HOMES 3000
+#define MANY_BLOCKS 4096
+
+/* begin: while it reads, which finds nothing but zeros; else while it counts. */
+static void
+check_sync_stops(Fixture *f, bool begin)
+{
+    static DiskSyncHome homes[MANY_HOMES];
+    int home = memfd_create("home", MFD_CLOEXEC);
+    g_autofree char *name = g_strdup_printf("raw:/proc/self/fd/%d", home);
+    const uint8_t zero[PAGE_BYTES] = {0};
+    gint64 until = g_get_monotonic_time() + LIMIT_US;
+
+    g_assert_cmpint(ftruncate(home, 2 * MANY_BLOCKS * PAGE_BYTES), ==, 0);
+    for (off_t i = 0; i < (begin ? 1 : MANY_BLOCKS); i++)
+        g_assert_cmpint(pwrite(home, zero, sizeof zero, 2 * i * PAGE_BYTES), ==, sizeof zero);
+    for (guint i = 0; i < MANY_HOMES; i++)
+        homes[i] = (DiskSyncHome){i, name, 2 * MANY_BLOCKS * PAGE_BYTES};
+    DiskSync *sync = disk_sync_new(homes, MANY_HOMES, 0, f->c.inbox);
+    if (begin) {
+        wait_counted(sync);
+        for (off_t i = 1; i < MANY_BLOCKS; i++)
+            g_assert_cmpint(pwrite(home, zero, sizeof zero, 2 * i * PAGE_BYTES), ==, sizeof zero);
+        disk_sync_begin(sync);
+    }
+    g_usleep(50000);
+    g_assert_cmpuint(count_threads("disk-sync"), ==, 1);
+    disk_sync_free(sync);
+    gint64 began = g_get_monotonic_time();
+    while (count_threads("disk-sync") > 0 && g_get_monotonic_time() < until)
+        g_usleep(1000);
+    g_assert_cmpint(g_get_monotonic_time() - began, <, G_USEC_PER_SEC);
+    close(home);
+}
+
+static void
+test_sync_stops_counting(Fixture *f, gconstpointer data)
+{
+    check_sync_stops(f, false);
+}
+
+static void
+test_sync_stops_reading(Fixture *f, gconstpointer data)
+{
+    check_sync_stops(f, true);
+}
+
 static void
 test_data(Fixture *f, gconstpointer data)
 {
@@ -914,6 +977,8 @@ main(int argc, char **argv)
     ADD("a member that went off without listing is named", test_unlisted);
     ADD("an image behind the qemu-nbd of a member that is off is served here", test_own_homes);
     ADD("the first copy reads the homes of all members", test_sync_homes);
+    ADD("a first copy that is given up ends while it counts", test_sync_stops_counting);
+    ADD("a first copy that is given up ends while it finds zeros", test_sync_stops_reading);
     ADD("the first copy is said to have what home or overlay have", test_data);
     ADD("the first copy of no disk is none", test_no_homes);
     return g_test_run();
