@@ -50,12 +50,13 @@ disks_begin(Coordinator *c)
     for (uint32_t m = 0; m < c->n_members; m++) {
         unsigned number = 0;
         for (unsigned k = 0; k < c->members[m]->n_disks; k++) {
+            const MemberDisk *md = &c->members[m]->disks[k];
             CutDisk disk = {.member = m,
                             .index = k,
                             .number = number,
                             .stored_end = UINT64_MAX,
-                            .listed = true};
-            if (!c->members[m]->disks[k].overlay)
+                            .listed = md->home[0] != '\0'}; /* else all of it is in the store */
+            if (!md->overlay)
                 continue;
             number++;
             g_array_append_val(disks, disk);
@@ -256,8 +257,9 @@ void
 disks_begin_stored(Coordinator *c, bool known)
 {
     for (uint32_t i = 0; i < c->n_disks; i++) {
+        const Member *m = c->members[c->disks[i].member];
         c->disks[i].stored = disks_member_disk(c, i)->index_end;
-        c->disks[i].stored_whole = known;
+        c->disks[i].stored_whole = known || !member_is_on(m);
     }
 }
 

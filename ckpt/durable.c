@@ -179,7 +179,7 @@ durable_home_below(Durable *d, uint32_t i)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&d->lock);
 
-    return d->home_below[i];
+    return d->home_below != NULL ? d->home_below[i] : 0; /* NULL: nothing is made durable */
 }
 
 void

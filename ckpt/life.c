@@ -582,16 +582,45 @@ life_start_store(Coordinator *c, ControlRequest *request)
     life_start_from(c, request, &from, since_ns);
 }
 
+/* Is its guest off, and was it so before we began? */
+static bool
+life_was_off(const Member *m)
+{
+    return !member_is_on(m) && m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
+}
+
+/* Members that were off before we began have disks still: in a checkpoint without these their blocks,
+ * as far as their homes do not have them, would be lost. */
+static gboolean
+life_adopt_off(Coordinator *c, uint64_t head, GError **error)
+{
+    District__CutState *cut = NULL;
+    gboolean good = TRUE;
+
+    for (uint32_t i = 0; i < c->n_members && good && head != 0; i++) {
+        if (!life_was_off(c->members[i]))
+            continue;
+        if (!cut)
+            cut = ckpt_store_state(durable_store(c->persist->durable), head, error);
+        uint32_t k = cut ? life_index(cut, c->members[i]->name) : IMAGE_WITHOUT;
+        good = cut && (k == IMAGE_WITHOUT || cut->members[k]->n_disks == 0 ||
+                       member_adopt_off(c->members[i], cut->members[k], error));
+    }
+    if (cut)
+        district__cut_state__free_unpacked(cut, NULL);
+    return good;
+}
+
 static gboolean
 life_adopt_store(Coordinator *c, GError **error)
 {
     uint64_t head = 0, epoch = 0;
 
+    gboolean known =
+        !c->persist || (life_store_head(c, &head, &epoch, error) && life_adopt_off(c, head, error));
+
     disks_begin(c);
-    if (!c->persist)
-        return TRUE;
-    return life_store_head(c, &head, &epoch, error) &&
-           persist_begin(c, head, epoch, PERSIST_ADOPTED, error);
+    return known && (!c->persist || persist_begin(c, head, epoch, PERSIST_ADOPTED, error));
 }
 
 void

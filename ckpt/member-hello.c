@@ -180,6 +180,19 @@ hello_check(Member *member, const District__MemberHelloReply *hello, guint n_fds
     return hello_check_regions(member, hello, error);
 }
 
+void
+member_copy_regions(Member *member, District__RamRegion *const *regions, size_t n)
+{
+    member->n_regions = n;
+    member->regions = g_new0(District__RamRegion, n);
+    for (size_t i = 0; i < n; i++) {
+        district__ram_region__init(&member->regions[i]);
+        member->regions[i].gpa = regions[i]->gpa;
+        member->regions[i].size = regions[i]->size;
+        member->regions[i].offset = regions[i]->offset;
+    }
+}
+
 static void
 hello_copy(Member *member, const District__MemberHelloReply *hello)
 {
@@ -193,14 +206,7 @@ hello_copy(Member *member, const District__MemberHelloReply *hello)
     member->run_state = hello->state;
     member->can_lazy = hello->can_lazy;
     member->can_lazy_disks = hello->can_lazy_disks;
-    member->n_regions = hello->n_regions;
-    member->regions = g_new0(District__RamRegion, hello->n_regions);
-    for (size_t i = 0; i < hello->n_regions; i++) {
-        district__ram_region__init(&member->regions[i]);
-        member->regions[i].gpa = hello->regions[i]->gpa;
-        member->regions[i].size = hello->regions[i]->size;
-        member->regions[i].offset = hello->regions[i]->offset;
-    }
+    member_copy_regions(member, hello->regions, hello->n_regions);
 }
 
 /* fds: those of the overlays, in order. */

@@ -4,6 +4,7 @@
 #define DISTRICT_CKPT_MEMBER_HELLO_H
 
 #include "ckpt/member.h"
+#include "stream.pb-c.h"
 
 /* Send a request; assigns its id. doing: for the error message. */
 gboolean member_send(Member *member, District__MemberRequest *request, const char *doing,
@@ -22,6 +23,11 @@ unsigned member_overlays(const Member *member);
 
 /* The overlays that a restore brings become the member's. */
 gboolean member_disks_replace(Member *member, const MemberImage *image, GError **error);
+
+void member_copy_regions(Member *member, District__RamRegion *const *regions, size_t n);
+
+/* member-off.c: what saved, which has been checked, says of a member that has no engine any more. */
+gboolean member_adopt_off(Member *member, const District__CutMember *saved, GError **error);
 
 /* Forget all that HELLO told. */
 void member_hello_clear(Member *member);

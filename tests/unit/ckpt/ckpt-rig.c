@@ -100,7 +100,8 @@ rig_run(Rig *rig)
     g_ptr_array_add(argv, g_strdup_printf("--control=%s/control", rig->dir));
     g_ptr_array_add(argv, g_strdup_printf("--pki=%s", rig->pki));
     for (guint i = 0; i < rig->n_members; i++)
-        g_ptr_array_add(argv, g_strdup_printf("--member=m%u=%s/m%u", i, rig->dir, i));
+        g_ptr_array_add(argv, rig->off[i] ? g_strdup_printf("--member=m%u=off", i)
+                                          : g_strdup_printf("--member=m%u=%s/m%u", i, rig->dir, i));
     for (char **option = rig->options; option != NULL && *option != NULL; option++)
         g_ptr_array_add(argv, g_strdup(*option));
     g_ptr_array_add(argv, NULL);

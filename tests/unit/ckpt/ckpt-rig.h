@@ -17,6 +17,7 @@ typedef struct Rig {
     char *pki;
     guint n_members;
     FakeMember *members[RIG_MEMBERS_MAX];
+    bool off[RIG_MEMBERS_MAX]; /* the next district-ckpt is told that it is */
     FakeStandby *standby;
     FakeNet *net;   /* NULL: a district without network */
     char **options; /* more of district-ckpt, owned; NULL: none */

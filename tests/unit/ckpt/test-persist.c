@@ -506,6 +506,34 @@ test_standby_gets_disk_of_off(void)
     rig_free(rig);
 }
 
+/* The next district-ckpt hears of no engine. */
+static void
+test_was_off(void)
+{
+    Rig *rig = rig_new_store_of(&with_disk, 2, 60000);
+    District__CkptReply *hold;
+
+    rig_start(rig);
+    wait_checkpoints(rig, 1);
+    fake_member_write_block(rig->members[1], 5, 0x55);
+    persist(rig, "");
+    fake_member_power_off(rig->members[1]);
+    rig_wait_event(rig, MEMBER_OFF);
+    rig_kill(rig);
+    rig->off[1] = true;
+    rig_run(rig);
+    uint64_t id = persist(rig, "");
+    with_entry(rig, id, check_full, NULL);
+    g_assert_cmpuint(stored_block(rig, id, 1, 5), ==, 0x55);
+    /* Only the store has it: no full copy could. */
+    rig_protect(rig, 10000, LIMIT_MS);
+    rig_wait_event(rig, DISTRICT__CKPT_EVENT_KIND__CKPT_EVENT_REFUSED);
+    g_assert_nonnull(strstr(rig_status(rig, &hold)->protection_error, "member m1 is off"));
+    district__ckpt_reply__free_unpacked(hold, NULL);
+    g_assert_cmpuint(fake_standby_full(rig->standby), ==, 0);
+    rig_free(rig);
+}
+
 /* A disk of which not all is known does not replace the standby's, which is good. */
 static void
 test_standby_keeps_disk_of_off(void)
@@ -550,6 +578,8 @@ main(int argc, char **argv)
                     test_full_fails_and_off);
     g_test_add_func("/persist/an adopted member lists its disk once while the store refuses",
                     test_adopted_refused);
+    g_test_add_func("/persist/checkpoints have the disk of a member that was off before",
+                    test_was_off);
     g_test_add_func("/persist/a standby gets the disk of a member that has powered off",
                     test_standby_gets_disk_of_off);
     g_test_add_func("/persist/a standby keeps the disk of a member that did not list it",
