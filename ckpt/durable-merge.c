@@ -113,6 +113,12 @@ home_find(void *opaque, const char *member, uint32_t number, uint64_t bytes)
     return NULL;
 }
 
+static gboolean
+cuts_are_old(gpointer id, gpointer cuts, gpointer root)
+{
+    return *(const uint64_t *)id <= *(const uint64_t *)root;
+}
+
 /* The root is merged: engines may drop what the homes have now. */
 static void
 merge_done(Durable *d)
@@ -133,6 +139,8 @@ merge_done(Durable *d)
         d->home_below[i] = MAX(d->home_below[i], cuts[i] + 1);
     }
     g_mutex_unlock(&d->lock);
+    /* Roots that come later have higher numbers. */
+    g_hash_table_foreach_remove(d->cuts_of, cuts_are_old, &root);
     if (news)
         durable_post(d, INBOX_DURABLE_HOME, root, NULL);
 }

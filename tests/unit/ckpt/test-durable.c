@@ -4,7 +4,7 @@
  * that is a few pages of RAM and the two files of an overlay. Hooks on write(2) and fdatasync(2) are
  * the broken disks.
  */
-#include "ckpt/durable.h"
+#include "ckpt/durable-internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -456,6 +456,7 @@ test_home(void)
 
     rig_wait(rig, INBOX_DURABLE_HOME, NULL);
     g_assert_cmpuint(durable_home_below(rig->durable, 0), ==, 2);
+    g_assert_cmpuint(g_hash_table_size(rig->durable->cuts_of), ==, 0);
     g_assert_true(g_file_get_contents(rig->home, &home, NULL, NULL));
     g_assert_cmpmem(home, BYTES, rig->disk, BYTES);
     rig_free(rig);
