@@ -17,6 +17,10 @@
 #define RANGE_STEP (1ULL << 30)
 #define STATUS_STEP (1ULL << 30)
 
+typedef struct DataRange {
+    uint64_t start, end;
+} DataRange;
+
 typedef struct NbdHome {
     Home base;
     struct nbd_handle *nbd; /* NULL: it has failed */
@@ -24,9 +28,10 @@ typedef struct NbdHome {
     /* The command under way. */
     bool ended;
     int error;
-    /* Of a block status: the range known so far, from status_at on. */
-    uint64_t status_at;
-    uint64_t data_start, data_end; /* the first data in it; equal: none */
+    /* Of the last block status: what is known from known_from to status_at. */
+    uint64_t known_from, status_at;
+    GArray *data;  /* of DataRange */
+    guint data_at; /* those before it end before what was asked for last */
 } NbdHome;
 
 static int
@@ -139,6 +144,19 @@ nbd_home_flush(Home *base, GError **error)
 
 /* ---- Allocated ranges ---- */
 
+static void
+status_add(NbdHome *home, uint64_t end)
+{
+    DataRange *last =
+        home->data->len > 0 ? &g_array_index(home->data, DataRange, home->data->len - 1) : NULL;
+    DataRange range = {home->status_at, end};
+
+    if (last != NULL && last->end == home->status_at)
+        last->end = end;
+    else
+        g_array_append_val(home->data, range);
+}
+
 /* Called by libnbd with pairs of a length and its flags. */
 static int
 status_take(void *opaque, const char *context, uint64_t offset, uint32_t *entries, size_t n,
@@ -151,44 +169,69 @@ status_take(void *opaque, const char *context, uint64_t offset, uint32_t *entrie
     for (size_t i = 0; i + 1 < n && home->status_at < home->base.bytes; i += 2) {
         uint64_t end = MIN(home->status_at + entries[i], home->base.bytes);
 
-        if (!(entries[i + 1] & LIBNBD_STATE_ZERO)) {
-            if (home->data_start == home->data_end)
-                home->data_start = home->status_at;
-            home->data_end = end;
-        } else if (home->data_start < home->data_end) {
-            break; /* the first range of data has ended */
-        }
+        if (!(entries[i + 1] & LIBNBD_STATE_ZERO) && end > home->status_at)
+            status_add(home, end);
         home->status_at = end;
     }
     return 0;
+}
+
+/* All that the server says at once is kept: a fragmented image has thousands of ranges in it. */
+static gboolean
+status_ask(NbdHome *home, uint64_t from, GError **error)
+{
+    nbd_extent_callback take = {.callback = status_take, .user_data = home};
+
+    home->known_from = home->status_at = from;
+    home->data_at = 0;
+    g_array_set_size(home->data, 0);
+    if (!command_possible(home, "find its data", error) ||
+        !command_wait(home,
+                      nbd_aio_block_status(home->nbd, MIN(home->base.bytes - from, STATUS_STEP),
+                                           from, take, command_begin(home), 0),
+                      "find its data", error))
+        return FALSE;
+    /* It must say something, or this would never end. */
+    return home->status_at > from || command_fail(home, "find its data", EPROTO, true, error);
+}
+
+/* The first known range that ends after from; NULL: there is none. */
+static const DataRange *
+data_find(NbdHome *home, uint64_t from)
+{
+    const DataRange *ranges = (const DataRange *)(const void *)home->data->data;
+
+    if (home->data_at > 0 && ranges[home->data_at - 1].end > from)
+        home->data_at = 0;
+    while (home->data_at < home->data->len && ranges[home->data_at].end <= from)
+        home->data_at++;
+    return home->data_at < home->data->len ? &ranges[home->data_at] : NULL;
 }
 
 static gboolean
 nbd_home_next_data(Home *base, uint64_t from, uint64_t *start, uint64_t *end, GError **error)
 {
     NbdHome *home = (NbdHome *)base;
-    nbd_extent_callback take = {.callback = status_take, .user_data = home};
 
     *start = from;
     *end = base->bytes;
     if (!home->has_status)
         return command_possible(home, "find its data", error);
-    home->status_at = from;
-    home->data_start = home->data_end = from;
-    while (home->data_start == home->data_end && home->status_at < base->bytes) {
-        uint64_t at = home->status_at;
+    while (from < base->bytes) {
+        bool known = from >= home->known_from && from < home->status_at;
 
         if (!command_possible(home, "find its data", error) ||
-            !command_wait(home,
-                          nbd_aio_block_status(home->nbd, MIN(base->bytes - at, STATUS_STEP), at,
-                                               take, command_begin(home), 0),
-                          "find its data", error))
+            (!known && !status_ask(home, from, error)))
             return FALSE;
-        if (home->status_at == at) /* it must say something, or this would never end */
-            return command_fail(home, "find its data", EPROTO, true, error);
+        const DataRange *range = data_find(home, from);
+        if (range != NULL) {
+            *start = MAX(range->start, from);
+            *end = range->end;
+            return TRUE;
+        }
+        from = home->status_at;
     }
-    *start = home->data_start == home->data_end ? base->bytes : home->data_start;
-    *end = home->data_start == home->data_end ? base->bytes : home->data_end;
+    *start = *end = base->bytes;
     return TRUE;
 }
 
@@ -198,6 +241,7 @@ nbd_home_close(Home *base)
     NbdHome *home = (NbdHome *)base;
 
     g_clear_pointer(&home->nbd, nbd_close);
+    g_array_unref(home->data);
     g_free(home);
 }
 
@@ -233,6 +277,7 @@ home_nbd_open(const char *socket, uint64_t bytes, bool write, GError **error)
     home = g_new0(NbdHome, 1);
     home->base.ops = &nbd_ops;
     home->nbd = nbd;
+    home->data = g_array_new(FALSE, FALSE, sizeof(DataRange));
     home->has_status = nbd_can_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0;
     return &home->base;
 }

@@ -4,6 +4,8 @@
 
 #include "disk/home.h"
 
+#include <dlfcn.h>
+#include <libnbd.h>
 #include <signal.h>
 #include <string.h>
 
@@ -16,6 +18,22 @@ typedef struct Fixture {
     Home *home;
     uint8_t *buf;
 } Fixture;
+
+/* ---- What the server is asked ---- */
+
+static unsigned status_asked;
+
+int64_t
+nbd_aio_block_status(struct nbd_handle *nbd, uint64_t count, uint64_t offset,
+                     nbd_extent_callback extent, nbd_completion_callback completion, uint32_t flags)
+{
+    int64_t (*real)(struct nbd_handle *, uint64_t, uint64_t, nbd_extent_callback,
+                    nbd_completion_callback, uint32_t);
+
+    *(void **)&real = dlsym(RTLD_NEXT, "nbd_aio_block_status");
+    status_asked++;
+    return real(nbd, count, offset, extent, completion, flags);
+}
 
 static void
 set_up(Fixture *f, gconstpointer format)
@@ -94,6 +112,31 @@ finds_data(Fixture *f, gconstpointer format)
     home_next_data(f->home, 20 * MIB + 4096, &start, &end, &error);
     g_assert_cmpuint(start, ==, 20 * MIB + 4096);
     g_assert_cmpuint(end, ==, 21 * MIB);
+}
+
+/* 64 KiB are a cluster of qcow2. */
+static void
+fragments_are_asked_for_once(Fixture *f, gconstpointer format)
+{
+    const uint64_t cluster = 64 * 1024;
+    g_autoptr(GError) error = NULL;
+    uint64_t start, end = 0, found = 0;
+
+    memset(f->buf, 1, cluster);
+    for (uint64_t at = 0; at < SIZE; at += 2 * cluster)
+        g_assert_true(home_write(f->home, at, f->buf, cluster, NULL));
+    status_asked = 0;
+    for (;; found++) {
+        home_next_data(f->home, end, &start, &end, &error);
+        g_assert_no_error(error);
+        if (start == SIZE)
+            break;
+        g_assert_cmpuint(start, ==, found * 2 * cluster);
+        g_assert_cmpuint(end, ==, start + cluster);
+    }
+    g_assert_cmpuint(found, ==, SIZE / cluster / 2);
+    g_test_message("%u requests", status_asked);
+    g_assert_cmpuint(status_asked, <, 20);
 }
 
 static void
@@ -225,6 +268,7 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     BOTH("engine and client see what the other wrote", both_see_what_the_other_wrote);
     BOTH("ranges with data are found", finds_data);
+    NBD("many ranges with data are few requests", fragments_are_asked_for_once);
     BOTH("an empty image has no data", empty_image_has_no_data);
     BOTH("an image of another size is refused", another_size_is_refused);
     BOTH("several may have it open", reader_does_not_write);
