@@ -155,6 +155,7 @@ struct Coordinator {
     uint64_t
         harvested_again; /* pages that this epoch had staged already when they were harvested */
     int64_t next_cut_ns;
+    int64_t cut_retry_ns; /* no cut before that: the last one failed */
     int64_t last_cut_ns;
     uint64_t cut_pages;  /* found dirty by the last cut and the harvests just before it */
     bool cut_few;        /* these were few: cut.c */

@@ -373,7 +373,9 @@ coordinator_deadline(const Coordinator *c, int64_t now)
     if (c->run == RUN_RUNNING && !(c->stream && c->stream->phase == TARGET_STEADY))
         next = MIN(next, persist_deadline(c, now));
     if (c->run == RUN_RUNNING && c->stream && c->stream->phase == TARGET_STEADY && cut_possible(c))
-        next = MIN(next, c->next_cut_ns);
+        next = MIN(next, MAX(c->next_cut_ns, c->cut_retry_ns));
+    if (now < c->cut_retry_ns)
+        next = MIN(next, c->cut_retry_ns);
     if (c->run == RUN_THROTTLED || (c->run == RUN_RUNNING && coordinator_pressed(c)))
         next = MIN(next, c->throttle_ns);
     if (c->protect.state != PROTECT_OFF && !c->stream)

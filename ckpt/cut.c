@@ -418,10 +418,20 @@ cut_interval_now_ns(const Coordinator *c)
     return MAX(cut_interval_ns(c), c->pause_ns + cut_rest_ns(c));
 }
 
+/* Members may have stood still all the time, and may do so again: they get the rest that a cut would
+ * have given them, whoever waits for one. */
+static void
+cut_rest_failed(Coordinator *c, int64_t began_ns)
+{
+    int64_t now = clock_monotonic_ns();
+
+    c->cut_retry_ns = now + CLAMP((now - began_ns) * CUT_REST, NET_RETRY_NS, CUT_REST_MAX_NS);
+}
+
 void
 cut_tick(Coordinator *c, int64_t now)
 {
-    if (c->run != RUN_RUNNING || !cut_due(c, now) || !cut_possible(c))
+    if (c->run != RUN_RUNNING || now < c->cut_retry_ns || !cut_due(c, now) || !cut_possible(c))
         return;
     /* Keep the beat; after a wait, start a new one. */
     c->next_cut_ns += cut_interval_ns(c);
@@ -430,5 +440,5 @@ cut_tick(Coordinator *c, int64_t now)
     if (cut_make(c, false))
         c->next_cut_ns = MAX(c->next_cut_ns, clock_monotonic_ns() + cut_rest_ns(c));
     else
-        c->next_cut_ns = MAX(c->next_cut_ns, now + NET_RETRY_NS);
+        cut_rest_failed(c, now);
 }

@@ -6,6 +6,8 @@
  */
 #include "ckpt-rig.h"
 
+#include "common/clock.h"
+
 #include <unistd.h>
 
 #define MIB (UINT64_C(1) << 20)
@@ -15,13 +17,16 @@
 #define DETACH_MS 20000 /* longer than any hang here */
 #define POLL_US 5000
 #define LIMIT_US 20000000
+#define SLOW_MS 200 /* to pause a member */
 
 static const FakeMemberConfig calm = {.ram_size = 4 * MIB, .writes_per_ms = 5};
+static const FakeMemberConfig slow = {
+    .ram_size = 4 * MIB, .writes_per_ms = 5, .pause_delay_ms = SLOW_MS};
 
 static Rig *
-rig_running(void)
+rig_running(const FakeMemberConfig *like)
 {
-    Rig *rig = rig_new(2, &calm);
+    Rig *rig = rig_new(2, like);
 
     rig_add_net(rig);
     rig_run(rig);
@@ -32,7 +37,7 @@ rig_running(void)
 static Rig *
 rig_protected(unsigned detach_after_ms)
 {
-    Rig *rig = rig_running();
+    Rig *rig = rig_running(&calm);
 
     rig_protect(rig, INTERVAL_US, detach_after_ms);
     rig_wait_event(rig, EVENT(PROTECTED));
@@ -140,11 +145,51 @@ test_cut_hangs(void)
     rig_free(rig);
 }
 
+/* Cuts fail at their end, and members have stood still for SLOW_MS then: they run most of the time
+ * nevertheless. */
+static void
+fail_slow_cuts(Rig *rig)
+{
+    wait_count_above(rig, OP(CUT_ABORT), fake_net_count(rig->net, OP(CUT_ABORT)));
+    int64_t since = clock_monotonic_ns();
+    uint64_t pauses = fake_member_pauses(rig->members[0]);
+    g_usleep(3 * G_USEC_PER_SEC);
+    pauses = fake_member_pauses(rig->members[0]) - pauses;
+    int64_t ms = (clock_monotonic_ns() - since) / NS_PER_MS;
+    g_test_message("%" G_GUINT64_FORMAT " cuts in %" G_GINT64_FORMAT " ms", pauses, ms);
+    g_assert_cmpint((int64_t)pauses * SLOW_MS, <, ms / 2);
+    fake_net_answer(rig->net, OP(CUT_END), FAKE_NET_DO);
+    rig_wait_good(rig, fake_standby_good(rig->standby) + 2);
+}
+
+static void
+test_rest_before_the_first_cut(void)
+{
+    Rig *rig = rig_running(&slow);
+
+    fake_net_answer(rig->net, OP(CUT_END), FAKE_NET_REFUSE);
+    rig_protect(rig, INTERVAL_US, DETACH_MS);
+    fail_slow_cuts(rig);
+    rig_free(rig);
+}
+
+static void
+test_rest_between_cuts(void)
+{
+    Rig *rig = rig_running(&slow);
+
+    rig_protect(rig, INTERVAL_US, DETACH_MS);
+    rig_wait_event(rig, EVENT(PROTECTED));
+    fake_net_answer(rig->net, OP(CUT_END), FAKE_NET_REFUSE);
+    fail_slow_cuts(rig);
+    rig_free(rig);
+}
+
 /* A checkpoint file waits for its cut as the stream does. */
 static void
 test_file_waits(void)
 {
-    Rig *rig = rig_running();
+    Rig *rig = rig_running(&calm);
     District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
     District__CkptCheckpointRequest checkpoint = DISTRICT__CKPT_CHECKPOINT_REQUEST__INIT;
     g_autofree char *path = g_build_filename(rig->dir, "one.ckpt", NULL);
@@ -191,7 +236,7 @@ test_commit_refused(void)
 static void
 test_holds_from_the_first_cut(void)
 {
-    Rig *rig = rig_running();
+    Rig *rig = rig_running(&calm);
 
     wait_holds(rig, false);
     fake_net_answer(rig->net, OP(MODE), FAKE_NET_REFUSE);
@@ -274,6 +319,10 @@ main(int argc, char **argv)
                     test_cut_without_state);
     g_test_add_func("/netctl/a cut that is not answered is given up after the time limit",
                     test_cut_hangs);
+    g_test_add_func("/netctl/members run most of the time while the first cut of a stream fails",
+                    test_rest_before_the_first_cut);
+    g_test_add_func("/netctl/members run most of the time while cuts of a stream fail",
+                    test_rest_between_cuts);
     g_test_add_func("/netctl/a checkpoint file waits for a cut that can be made", test_file_waits);
     g_test_add_func("/netctl/a commit that is refused is made up for by the next",
                     test_commit_refused);
