@@ -171,6 +171,72 @@ life_boot_store(Coordinator *c, GError **error)
     return persist_begin(c, head, epoch, PERSIST_BOOTED, error);
 }
 
+/* Is its guest off, and was it so before we began? */
+static bool
+life_was_off(const Member *m)
+{
+    return !member_is_on(m) && m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
+}
+
+/* Members that were off before we began have disks still: in a checkpoint without these their blocks,
+ * as far as their homes do not have them, would be lost. */
+static gboolean
+life_adopt_off(Coordinator *c, uint64_t head, GError **error)
+{
+    District__CutState *cut = NULL;
+    gboolean good = TRUE;
+
+    for (uint32_t i = 0; i < c->n_members && good && head != 0; i++) {
+        if (!life_was_off(c->members[i]))
+            continue;
+        if (!cut)
+            cut = ckpt_store_state(durable_store(c->persist->durable), head, error);
+        uint32_t k = cut ? life_index(cut, c->members[i]->name) : IMAGE_WITHOUT;
+        good = cut && (k == IMAGE_WITHOUT || cut->members[k]->n_disks == 0 ||
+                       member_adopt_off(c->members[i], cut->members[k], error));
+    }
+    if (cut)
+        district__cut_state__free_unpacked(cut, NULL);
+    return good;
+}
+
+/* Members that have run, under another district-ckpt, go on with their disks as they have them. */
+static gboolean
+life_adopt_store(Coordinator *c, GError **error)
+{
+    uint64_t head = 0, epoch = 0;
+
+    gboolean known =
+        !c->persist || (life_store_head(c, &head, &epoch, error) && life_adopt_off(c, head, error));
+
+    disks_begin(c);
+    return known && (!c->persist || persist_begin(c, head, epoch, PERSIST_ADOPTED, error));
+}
+
+/* A disk that has been cut is one of a member that has run. */
+static bool
+life_has_run(const Coordinator *c)
+{
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        for (unsigned k = 0; k < c->members[i]->n_disks; k++) {
+            if (c->members[i]->disks[k].cut > 0)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Paused members need not be freshly booted: a district-ckpt before this one may have handed them
+ * over, or restored them in part, and have been killed. */
+static gboolean
+life_prepare_disks(Coordinator *c, GError **error)
+{
+    if (!lazy_adopt(c, error))
+        return FALSE;
+    return lazy_under_way(c) || life_has_run(c) ? life_adopt_store(c, error)
+                                                : life_boot_store(c, error);
+}
+
 void
 life_start(Coordinator *c, ControlRequest *request)
 {
@@ -180,8 +246,8 @@ life_start(Coordinator *c, ControlRequest *request)
     if (c->run != RUN_WAITING ||
         !life_members_are(c, DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED)) {
         control_request_error(request,
-                              "district %s: cannot start: it is %s, or a member is not freshly "
-                              "booted; restart its members",
+                              "district %s: cannot start: it is %s, or a member is not paused; "
+                              "restart its members",
                               c->district, run_state_name(c->run));
         return;
     }
@@ -190,7 +256,7 @@ life_start(Coordinator *c, ControlRequest *request)
                               c->district);
         return;
     }
-    if (!life_boot_store(c, &error)) {
+    if (!life_prepare_disks(c, &error)) {
         control_request_error(request, "district %s: %s", c->district, error->message);
         return;
     }
@@ -580,47 +646,6 @@ life_start_store(Coordinator *c, ControlRequest *request)
                       .store_id = id,
                       .reset_crossing = true};
     life_start_from(c, request, &from, since_ns);
-}
-
-/* Is its guest off, and was it so before we began? */
-static bool
-life_was_off(const Member *m)
-{
-    return !member_is_on(m) && m->run_state == DISTRICT__MEMBER_STATE__MEMBER_STATE_SHUTDOWN;
-}
-
-/* Members that were off before we began have disks still: in a checkpoint without these their blocks,
- * as far as their homes do not have them, would be lost. */
-static gboolean
-life_adopt_off(Coordinator *c, uint64_t head, GError **error)
-{
-    District__CutState *cut = NULL;
-    gboolean good = TRUE;
-
-    for (uint32_t i = 0; i < c->n_members && good && head != 0; i++) {
-        if (!life_was_off(c->members[i]))
-            continue;
-        if (!cut)
-            cut = ckpt_store_state(durable_store(c->persist->durable), head, error);
-        uint32_t k = cut ? life_index(cut, c->members[i]->name) : IMAGE_WITHOUT;
-        good = cut && (k == IMAGE_WITHOUT || cut->members[k]->n_disks == 0 ||
-                       member_adopt_off(c->members[i], cut->members[k], error));
-    }
-    if (cut)
-        district__cut_state__free_unpacked(cut, NULL);
-    return good;
-}
-
-static gboolean
-life_adopt_store(Coordinator *c, GError **error)
-{
-    uint64_t head = 0, epoch = 0;
-
-    gboolean known =
-        !c->persist || (life_store_head(c, &head, &epoch, error) && life_adopt_off(c, head, error));
-
-    disks_begin(c);
-    return known && (!c->persist || persist_begin(c, head, epoch, PERSIST_ADOPTED, error));
 }
 
 void

@@ -202,7 +202,7 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
     District__RamRegion *regions[] = {&region};
     District__MemberJournal journal = DISTRICT__MEMBER_JOURNAL__INIT;
     District__MemberDisk disk, *disks[] = {&disk};
-    int fds[7] = {m->bitmap_fd, m->state_fd, m->ram_fd}, ends[2] = {-1, -1};
+    int fds[8] = {m->bitmap_fd, m->state_fd, m->ram_fd}, ends[2] = {-1, -1};
     guint n_fds = m->run == DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE ? 2 : 3;
 
     region.size = m->config.ram_size;
@@ -232,6 +232,9 @@ engine_hello(FakeMember *m, District__MemberReply *reply)
     hello.can_stir = m->stir_fd >= 0;
     if (hello.can_stir)
         fds[n_fds++] = m->stir_fd;
+    hello.lazy = m->config.partial;
+    if (hello.lazy)
+        fds[n_fds++] = m->state_fd;
     pbmsg_send(m->client_fd, &reply->base, fds, n_fds, 1000, NULL);
     if (ends[0] < 0)
         return;
@@ -615,6 +618,17 @@ void
 fake_member_refuse_disks(FakeMember *m, bool refuse)
 {
     g_atomic_int_set(&m->refuse_disks, refuse);
+}
+
+void
+fake_member_hold(FakeMember *m)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
+
+    m->run = DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED;
+    m->held = true;
+    m->pauses++;
+    m->disk_cuts++;
 }
 
 void

@@ -26,6 +26,7 @@ typedef struct FakeMemberConfig {
     unsigned journal_bytes;
     bool journal_old;     /* it cannot be frozen */
     uint64_t disk_blocks; /* of its disk, which has an overlay and a raw home; 0: none */
+    bool partial;         /* its RAM is said to be only in part there */
 } FakeMemberConfig;
 
 typedef struct FakeMember FakeMember;
@@ -49,6 +50,8 @@ void fake_member_write(FakeMember *member);
 
 /* The guest writes a block of its disk, all bytes alike. */
 void fake_member_write_block(FakeMember *member, uint64_t block, uint8_t byte);
+/* As a hand-over leaves it: paused, and it stays so without a client. */
+void fake_member_hold(FakeMember *member);
 /* How often it was asked to list all blocks of its overlay again, and has. */
 unsigned fake_member_resends(FakeMember *member);
 /* From now on DISKS is refused, or not any more. */

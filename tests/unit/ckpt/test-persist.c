@@ -557,6 +557,62 @@ test_standby_keeps_disk_of_off(void)
     rig_free(rig);
 }
 
+/* ---- Members that are paused, and not freshly booted ---- */
+
+/* Handed over, and taken back by a district-ckpt that knows nothing of that. */
+static void
+take_back(bool stored)
+{
+    Rig *rig = rig_new_store_of(&with_disk, 1, 0);
+
+    rig_start(rig);
+    fake_member_write_block(rig->members[0], 3, 0x33);
+    if (stored)
+        persist(rig, "");
+    fake_member_write_block(rig->members[0], 5, 0x55);
+    rig_kill(rig);
+    fake_member_hold(rig->members[0]);
+    rig_run(rig);
+    rig_start(rig);
+    g_assert_true(fake_member_running(rig->members[0]));
+    uint64_t id = persist(rig, "");
+    g_assert_cmpuint(stored_block(rig, id, 0, 3), ==, 0x33);
+    g_assert_cmpuint(stored_block(rig, id, 0, 5), ==, 0x55);
+    rig_free(rig);
+}
+
+static void
+test_taken_back(void)
+{
+    take_back(true);
+}
+
+static void
+test_taken_back_early(void)
+{
+    take_back(false);
+}
+
+static void
+test_partial(void)
+{
+    FakeMemberConfig like = busy;
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptStartRequest start = DISTRICT__CKPT_START_REQUEST__INIT;
+
+    like.partial = true;
+    Rig *rig = rig_new(1, &like);
+    rig_run(rig);
+    start.incarnation = 1;
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_START;
+    request.start = &start;
+    District__CkptReply *reply = rig_call(rig, &request, NULL, 0);
+    g_assert_nonnull(strstr(reply->error, "only in part there"));
+    district__ckpt_reply__free_unpacked(reply, NULL);
+    g_assert_false(fake_member_running(rig->members[0]));
+    rig_free(rig);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -584,5 +640,11 @@ main(int argc, char **argv)
                     test_standby_gets_disk_of_off);
     g_test_add_func("/persist/a standby keeps the disk of a member that did not list it",
                     test_standby_keeps_disk_of_off);
+    g_test_add_func("/persist/a district that is taken back goes on with the disks it has",
+                    test_taken_back);
+    g_test_add_func("/persist/the first checkpoint has what was written before a take-back",
+                    test_taken_back_early);
+    g_test_add_func("/persist/members whose memory is in part there do not run without the rest",
+                    test_partial);
     return g_test_run();
 }
