@@ -137,21 +137,22 @@ target_pass_end(Coordinator *c, Target *target)
 {
     uint64_t harvested;
 
+    target->at_member = 0;
+    target->at_word = 0;
+    /* While disks or journals are still copied, RAM is only kept up with, at the pace of harvests. */
+    if (target->disk_sync || (target == c->stream && !journals_ready(c))) {
+        target->passes = 0;
+        return;
+    }
     if (!harvest_all(c, &harvested) || target->phase != TARGET_SYNCING)
         return;
     uint64_t left = target_pending(target);
-    /* While disks or journals are still copied, RAM is only kept up with. */
-    bool early = target->disk_sync || (target == c->stream && !journals_ready(c));
-    if (early)
-        target->passes = 0;
     target->passes++;
     /* A pass that leaves three quarters of what it began with is not getting anywhere. */
     bool hopeless = target->passes >= SYNC_PASSES_MAX ||
                     (target->passes > 2 && left > target->left_before / 4 * 3);
     target->left_before = left;
-    target->at_member = 0;
-    target->at_word = 0;
-    if (!early && (left <= SYNC_RESIDUE_PAGES || hopeless))
+    if (left <= SYNC_RESIDUE_PAGES || hopeless)
         target_complete(c, target);
 }
 

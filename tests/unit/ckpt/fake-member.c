@@ -698,6 +698,14 @@ fake_member_pauses(FakeMember *m)
 }
 
 uint64_t
+fake_member_harvests(FakeMember *m)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);
+
+    return m->harvests;
+}
+
+uint64_t
 fake_member_checks(FakeMember *m)
 {
     G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&m->lock);

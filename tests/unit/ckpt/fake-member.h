@@ -64,6 +64,8 @@ bool fake_member_refused(FakeMember *member);
 bool fake_member_running(FakeMember *member);
 uint64_t fake_member_writes(FakeMember *member);
 uint64_t fake_member_pauses(FakeMember *member);
+/* Those in a PAUSE too. */
+uint64_t fake_member_harvests(FakeMember *member);
 /* How often it was asked whether it could be restored. */
 uint64_t fake_member_checks(FakeMember *member);
 /* Empty before RESTORE, else the generation id it was given. */

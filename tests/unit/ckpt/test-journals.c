@@ -22,6 +22,8 @@
 #define DETACH_MS 1500
 /* More than is read and sent ahead of acknowledgements. */
 #define LARGE_BYTES (40 << 20)
+/* In a second without staging: ten are made. */
+#define MAX_HARVESTS 20
 
 typedef struct Fixture {
     char *path;
@@ -169,6 +171,29 @@ test_before_the_first_epoch(Fixture *f, gconstpointer data)
     g_assert_cmpuint(fake_standby_published(f->rig->standby), >, 0);
 }
 
+/* However long a copy takes: each harvest costs a guest a fault for every page that it writes again. */
+static void
+test_seldom_harvested(Fixture *f, gconstpointer data)
+{
+    fake_standby_hold_journal(f->rig->standby, true);
+    rig_protect(f->rig, 5000, DETACH_MS);
+    serve_until_mode(f, COPY);
+    serve_for(f, NS_PER_S / 2);
+    uint64_t writes = fake_member_writes(f->rig->members[0]);
+    uint64_t harvests = fake_member_harvests(f->rig->members[0]);
+    serve_for(f, NS_PER_S);
+    writes = fake_member_writes(f->rig->members[0]) - writes;
+    harvests = fake_member_harvests(f->rig->members[0]) - harvests;
+    g_test_message("%" G_GUINT64_FORMAT " harvests, %" G_GUINT64_FORMAT " writes", harvests,
+                   writes);
+    g_assert_cmpuint(harvests, <=, MAX_HARVESTS);
+    g_assert_cmpuint(harvests, >, 0);
+    g_assert_cmpuint(writes, >, MAX_HARVESTS);
+    fake_standby_hold_journal(f->rig->standby, false);
+    serve_until_mode(f, HOLD);
+    rig_wait_good(f->rig, 1);
+}
+
 /* Wherever the copy is: what it has read of a place before a write must not come after it. */
 static void
 test_written_while_copied(Fixture *f, gconstpointer data)
@@ -313,6 +338,7 @@ main(int argc, char **argv)
     ADD("no epoch completes before the standby has the journals", test_before_the_first_epoch);
     g_test_add("/journals/a copy does not go over what is written meanwhile", Fixture,
                GUINT_TO_POINTER(LARGE_BYTES), set_up, test_written_while_copied, tear_down);
+    ADD("guests are seldom harvested while journals are copied", test_seldom_harvested);
     ADD("a held write ends when the standby has it", test_held);
     ADD("a write told to a lost stream ends with the next one's copy", test_lost_and_found);
     ADD("writes are set free when the district is detached", test_detach);
