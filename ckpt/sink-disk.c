@@ -190,21 +190,11 @@ disk_read_entries(SinkItem *item, GError **error)
     return TRUE;
 }
 
-static bool
-sink_has_failed(Sink *sink)
-{
-    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
-
-    return sink->failed || (sink->released && !sink->flush);
-}
-
 gboolean
 sink_disk_read(SinkItem *item)
 {
     GError *error = NULL;
 
-    if (sink_has_failed(item->sink))
-        return FALSE;
     item->refs = g_new(PageRef, item->n_refs);
     item->copy = g_malloc(item->n_refs * PAGE_BYTES);
     if (disk_check_entries(item, &error) && disk_read_entries(item, &error))

@@ -104,6 +104,8 @@ void disk_source_unref(DiskSource *source);
 /* A batch of blocks has left the queue: the next one may be read. */
 void sink_disk_left(Sink *sink);
 
+/* What is queued is still to be written; once FALSE it stays so. Any thread. */
+bool sink_usable(Sink *sink);
 /* Pack message behind room for a record header. */
 GByteArray *sink_record_pack(const ProtobufCMessage *message);
 

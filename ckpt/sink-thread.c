@@ -216,14 +216,6 @@ sink_thread_open(Sink *sink, GError **error)
     return TRUE;
 }
 
-static bool
-sink_thread_usable(Sink *sink)
-{
-    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
-
-    return !sink->failed && (!sink->released || sink->flush);
-}
-
 static void
 sink_thread_note_emitted(Sink *sink)
 {
@@ -240,7 +232,7 @@ sink_thread_step(Sink *sink)
     int64_t until_us = g_get_monotonic_time() + sink->heartbeat_ms * G_TIME_SPAN_MILLISECOND;
     SinkItem *item = sink_thread_next(sink, until_us);
 
-    if (sink_thread_usable(sink)) {
+    if (sink_usable(sink)) {
         bool emitted = item && sink_thread_emit(sink, item, &error);
         /* Journals say nothing of how long an epoch has been out. */
         if (emitted && item->type != RECORD_JOURNAL)

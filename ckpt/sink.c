@@ -95,6 +95,14 @@ sink_fail(Sink *sink, GError *error)
     inbox_post(sink->inbox, &message);
 }
 
+bool
+sink_usable(Sink *sink)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&sink->lock);
+
+    return !sink->failed && (!sink->released || sink->flush);
+}
+
 GByteArray *
 sink_record_pack(const ProtobufCMessage *message)
 {
@@ -288,7 +296,8 @@ sink_item_encode_pages(SinkItem *item, Encoder *encoder, EncodeStats *stats)
 
     item->record = g_byte_array_new();
     g_byte_array_set_size(item->record, RECORD_HEADER_BYTES);
-    if (item->source && !sink_disk_read(item))
+    /* Nobody gets it: let go of the staging, and let the next stream have the worker. */
+    if (!sink_usable(sink) || (item->source && !sink_disk_read(item)))
         return;
     encoder_set_level(encoder, g_atomic_int_get(&sink->level));
     item->pages = encoder_stream_pages(encoder, item->image, item->refs, item->n_refs, item->hashes,

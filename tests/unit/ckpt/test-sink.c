@@ -526,6 +526,37 @@ test_closed_descriptor(Fixture *f, gconstpointer data)
     wait_done(f, 1);
 }
 
+/* All pages of a member, each with the data of a block from first on; wait until they have gone. */
+static void
+send_ram(Fixture *f, uint64_t first)
+{
+    g_autofree uint8_t *ram = g_malloc(RAM_PAGES * PAGE_BYTES);
+    int64_t until = clock_monotonic_ns() + LIMIT_MS * NS_PER_MS;
+    uint64_t pages[RAM_PAGES];
+
+    for (uint64_t i = 0; i < RAM_PAGES; i++) {
+        pages[i] = i;
+        fill_block(ram + i * PAGE_BYTES, first + i);
+    }
+    sink_sync_pages(f->sink, 1, 0, pages, RAM_PAGES, ram);
+    while (sink_sync_outstanding(f->sink) > 0 && clock_monotonic_ns() < until)
+        g_usleep(1000);
+    g_assert_cmpuint(sink_sync_outstanding(f->sink), ==, 0);
+}
+
+/* It would hold up the batches of the stream after it. */
+static void
+test_failed_encodes_nothing(Fixture *f, gconstpointer data)
+{
+    begin(f, 1, 0);
+    send_ram(f, 0);
+    g_assert_cmpuint(sink_stats(f->sink).pages.raw, ==, RAM_PAGES);
+    sink_fail(f->sink, g_error_new_literal(G_FILE_ERROR, G_FILE_ERROR_IO, "the link is cut"));
+    expect_failure(f, "the link", "is cut");
+    send_ram(f, RAM_PAGES);
+    g_assert_cmpuint(sink_stats(f->sink).pages.raw, ==, RAM_PAGES);
+}
+
 static void
 test_impossible_entry(Fixture *f, gconstpointer data)
 {
@@ -556,6 +587,7 @@ main(int argc, char **argv)
     ADD("/sink/an overlay that is too short fails it by name", NULL, test_missing_data);
     ADD("/sink/an overlay that cannot be read fails it by name", NULL, test_unreadable_data);
     ADD("/sink/a descriptor that is none fails it by name", NULL, test_closed_descriptor);
+    ADD("/sink/nothing is encoded for one that has failed", NULL, test_failed_encodes_nothing);
     ADD("/sink/an entry beyond the disk fails it by name", &beyond, test_impossible_entry);
     ADD("/sink/an entry far beyond the disk fails it by name", &far, test_impossible_entry);
     ADD("/sink/an entry at no whole block fails it by name", &crooked, test_impossible_entry);
