@@ -110,6 +110,8 @@ begin_full(Intake *intake, const District__StreamEpochBegin *begin, GError **err
                     begin->epoch, intake->incarnation, shadow_committed(shadow));
         return FALSE;
     }
+    if (!keeper_held(intake->keeper, error))
+        return FALSE;
     intake->fresh = shadow_new(keeper_district(intake->keeper), intake->incarnation,
                                keeper_disk_dir(intake->keeper), begin, error);
     return intake->fresh != NULL;

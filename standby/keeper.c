@@ -19,7 +19,8 @@ struct Keeper {
     gpointer opaque;
     GMutex lock; /* guards all below */
     Shadow *shadow;
-    bool held; /* districtd has been given the shadow's descriptors */
+    bool held;      /* districtd has been given the shadow's descriptors */
+    Shadow *before; /* while it has not: the shadow that it has, or NULL */
     Waiting waiting;
     uint64_t least;
     uint64_t newest;
@@ -42,6 +43,7 @@ void
 keeper_free(Keeper *keeper)
 {
     shadow_free(keeper->shadow);
+    shadow_free(keeper->before);
     g_mutex_clear(&keeper->lock);
     g_free(keeper->district);
     g_free(keeper->disk_dir);
@@ -121,17 +123,25 @@ acknowledge_locked(Keeper *keeper)
     waiting.acknowledge(waiting.epoch, waiting.opaque);
 }
 
-/* What was held once stays so: a districtd that is away for a while stops no commits. */
-static void
+/* What was held once stays so: a districtd that is away for a while stops no commits. Returns the
+ * shadow before if nobody needs it any more; the caller frees it. */
+static Shadow *
 hold_locked(Keeper *keeper)
 {
     int fds[FDMSG_FDS_MAX];
     guint n_fds = shadow_fds(keeper->shadow, fds);
+    Shadow *old = NULL;
 
     if (keeper->hold(fds, n_fds, shadow_committed(keeper->shadow),
-                     shadow_incarnation(keeper->shadow), keeper->opaque))
+                     shadow_incarnation(keeper->shadow), keeper->opaque) &&
+        !keeper->held) {
+        /* In this order: of a shadow that may be adopted no disk has lost its name to another. */
+        shadow_publish(keeper->shadow, keeper->before);
+        old = g_steal_pointer(&keeper->before);
         keeper->held = true;
+    }
     acknowledge_locked(keeper);
+    return old;
 }
 
 void
@@ -152,18 +162,30 @@ keeper_forget(Keeper *keeper, gpointer opaque)
         keeper->waiting = (Waiting){0};
 }
 
+gboolean
+keeper_held(Keeper *keeper, GError **error)
+{
+    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+
+    if (keeper->shadow == NULL || keeper->held)
+        return TRUE;
+    g_set_error(error, STANDBY_ERROR, STANDBY_REFUSED,
+                "districtd on the standby host has not taken epoch %" G_GUINT64_FORMAT
+                " of district %s yet: see that it runs",
+                shadow_committed(keeper->shadow), keeper->district);
+    return FALSE;
+}
+
 void
 keeper_publish(Keeper *keeper, Shadow *fresh)
 {
     Shadow *old;
 
     g_mutex_lock(&keeper->lock);
-    old = keeper->shadow;
+    keeper->before = keeper->shadow;
     keeper->shadow = fresh;
     keeper->held = false;
-    /* In this order: of a shadow that may be adopted no disk has lost its name to another. */
-    hold_locked(keeper);
-    shadow_publish(fresh, old);
+    old = hold_locked(keeper);
     g_mutex_unlock(&keeper->lock);
     shadow_free(old);
 }
@@ -189,10 +211,13 @@ keeper_take(Keeper *keeper)
 void
 keeper_hold_again(Keeper *keeper)
 {
-    G_GNUC_UNUSED g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&keeper->lock);
+    Shadow *old = NULL;
 
+    g_mutex_lock(&keeper->lock);
     if (keeper->shadow != NULL)
-        hold_locked(keeper);
+        old = hold_locked(keeper);
+    g_mutex_unlock(&keeper->lock);
+    shadow_free(old);
 }
 
 static void

@@ -35,13 +35,17 @@ uint64_t keeper_newest(Keeper *keeper);
 
 /* The committed shadow, NULL if there is none. For the writer. */
 Shadow *keeper_shadow(Keeper *keeper);
-/* fresh has committed its first epoch: hold it, name its disks, and drop the one before. */
+/* Has districtd been given what is committed? Until then it would have a successor of ours adopt the
+ * shadow before, which is kept: the committed one is neither replaced nor activated. */
+gboolean keeper_held(Keeper *keeper, GError **error);
+/* fresh has committed its first epoch, and the shadow before is held: hold it, and then, now or in a
+ * later keeper_hold_again, name its disks and drop the one before. */
 void keeper_publish(Keeper *keeper, Shadow *fresh);
 /* Take over an adopted shadow, which is held already. */
 void keeper_put(Keeper *keeper, Shadow *shadow);
 /* Give the shadow away; the caller frees it. */
 Shadow *keeper_take(Keeper *keeper);
-/* Send what is to be held again, to a new client. */
+/* Send what is to be held, to a new client. */
 void keeper_hold_again(Keeper *keeper);
 
 /* Tells the primary that epoch is safe; must not block. Called with the keeper's lock held. */

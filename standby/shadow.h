@@ -18,7 +18,7 @@
  *
  * Memory: the RAM once, as far as it is not zero, and two logs of at most one epoch each, blocks of
  * disks included. While a full epoch is received there are two shadows: the committed one is kept
- * until the other commits.
+ * until the other one has committed and districtd holds it.
  *
  * Threads: one writer at a time (the stream's receive thread, or the main thread once that has
  * ended); the applier is the shadow's own; the getters may be called by anyone.

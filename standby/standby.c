@@ -420,6 +420,8 @@ do_activate(Standby *standby, uint64_t id, const District__StandbyActivateReques
         return g_strdup_printf("district %s is held at incarnation %" G_GUINT64_FORMAT
                                ": activate it with a newer one",
                                standby->name, held.incarnation);
+    if (!keeper_held(standby->keeper, &error))
+        return g_strdup(error->message);
     close_all_streams(standby);
     standby_move(standby, STANDBY_HOLDING); /* the news of the first commit may be on its way */
     standby_move(standby, STANDBY_HANDING);

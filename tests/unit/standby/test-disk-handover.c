@@ -134,6 +134,52 @@ test_ask_disks(Rig *rig, gconstpointer data)
     primary_close(&second);
 }
 
+/* The disks are those of epoch 1, full of 0x11. */
+static void
+check_first(Rig *rig)
+{
+    g_autofree char *path = g_build_filename(rig->disk_dir, "db-0.raw", NULL);
+    g_autofree char *content = NULL;
+    District__StandbyMessage *message = ask_activate(rig, 4);
+    size_t len;
+
+    g_assert_cmpuint(message->reply->activate->epoch, ==, 1);
+    g_assert_cmpuint(message->reply->activate->disks_epoch, ==, 1);
+    g_assert_cmpstr(message->reply->activate->disk_files[0], ==, path);
+    rig_message_free(message);
+    g_assert_true(g_file_get_contents(path, &content, &len, NULL));
+    g_assert_cmpuint(len, ==, DISK_BYTES);
+    g_assert_cmpuint(content[77], ==, 0x11);
+}
+
+/* The copy after it commits while districtd is away, and is killed before that is back. */
+static void
+test_acknowledged_outlives_the_next(Rig *rig, gconstpointer data)
+{
+    District__StreamError *error;
+    Primary first, second;
+    g_autofree char *refused = NULL;
+
+    protect_disks(&first, rig, 1, 0x11);
+    primary_open(&second, rig, "home", N_MEMBERS, RAM_PAGES);
+    for (uint32_t i = 0; i < N_MEMBERS; i++)
+        writer_add_disk(&second.writer, i, DISK_BYTES);
+    primary_greet(&second, NULL);
+    rig_disconnect(rig);
+    writer_epoch(&second.writer, 8, 0, 0, RAM_PAGES, 0x88);
+    writer_begin(&second.writer, 10, 9); /* what is refused tells that epoch 8 has been done with */
+    g_assert_true(primary_flush(&second));
+    error = primary_wait_error(&second);
+    district__stream_error__free_unpacked(error, NULL);
+    rig_kill(rig);
+    rig_start(rig);
+    refused = rig_adopt(rig);
+    g_assert_cmpstr(refused, ==, NULL);
+    check_first(rig);
+    primary_close(&first);
+    primary_close(&second);
+}
+
 static void
 test_disks_without_directory(Rig *rig, gconstpointer data)
 {
@@ -163,6 +209,8 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     ADD("/disk-handover/activation gives the disks and their paths", test_activate_with_disks);
     ADD("/disk-handover/the disks can be asked for at any time", test_ask_disks);
+    ADD("/disk-handover/what was acknowledged outlives a copy that nobody holds yet",
+        test_acknowledged_outlives_the_next);
     ADD("/disk-handover/without a directory a district with disks is told so",
         test_disks_without_directory);
     return g_test_run();

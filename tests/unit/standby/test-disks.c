@@ -34,6 +34,7 @@ typedef struct Fixture {
     Receiver *receiver;
     Writer writer;
     uint64_t committed;
+    bool away; /* there is nobody to hold */
     int fds[FDMSG_FDS_MAX];
     guint n_fds;
 } Fixture;
@@ -43,6 +44,8 @@ on_hold(const int *fds, guint n_fds, uint64_t epoch, uint64_t incarnation, gpoin
 {
     Fixture *f = opaque;
 
+    if (f->away)
+        return FALSE;
     fdmsg_close_fds(f->fds, f->n_fds);
     for (guint i = 0; i < n_fds; i++)
         f->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
@@ -451,6 +454,74 @@ test_killed_before_rename(Fixture *f, gconstpointer data)
     g_assert_cmpuint(file_fill(f, "db-0.raw", 9), ==, 0x33);
 }
 
+/* Epochs 1 and 2 are held; epoch 8, all of 0x88, is committed, and nobody has come to hold it. */
+static void
+commit_unheld(Fixture *f)
+{
+    commit_two(f);
+    f->away = true;
+    connect_again(f);
+    writer_epoch(&f->writer, 8, 0, 0, DISK_BLOCKS, 0x88);
+    feed_good(f);
+    g_assert_cmpuint(f->committed, ==, 8);
+}
+
+static void
+test_killed_before_held(Fixture *f, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Shadow) shadow = NULL;
+
+    commit_unheld(f);
+    shadow = shadow_adopt(f->dir, f->fds, f->n_fds, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(shadow_committed(shadow), ==, 2);
+    g_assert_cmpuint(file_fill(f, "db-0.raw", 8), ==, 0x22);
+    g_assert_cmpuint(file_fill(f, "web-0.raw", 9), ==, 0x22);
+}
+
+static void
+test_held_at_last(Fixture *f, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Shadow) shadow = NULL;
+
+    commit_unheld(f);
+    writer_epoch(&f->writer, 9, 8, 9, 1, 0x99);
+    feed_good(f);
+    f->away = false;
+    keeper_hold_again(f->keeper);
+    settle(f);
+    g_assert_cmpuint(file_fill(f, "db-0.raw", 8), ==, 0x88);
+    g_assert_cmpuint(file_fill(f, "db-0.raw", 9), ==, 0x99);
+    g_assert_false(exists(f, "db-0.raw.sync-8"));
+    crash(f);
+    shadow = shadow_adopt(f->dir, f->fds, f->n_fds, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(shadow_committed(shadow), ==, 9);
+}
+
+/* It would remove the files that are not named yet. */
+static void
+test_full_waits_for_the_hold(Fixture *f, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+
+    commit_unheld(f);
+    connect_again(f);
+    writer_begin(&f->writer, 12, 0);
+    g_assert_false(feed(f, &error));
+    g_assert_cmpint(standby_error_code(error), ==, STANDBY_REFUSED);
+    g_assert_nonnull(strstr(error->message, "has not taken epoch 8 of district shop"));
+    f->away = false;
+    keeper_hold_again(f->keeper);
+    connect_again(f);
+    writer_epoch(&f->writer, 13, 0, 0, DISK_BLOCKS, 0xdd);
+    feed_good(f);
+    settle(f);
+    g_assert_cmpuint(file_fill(f, "db-0.raw", 8), ==, 0xdd);
+}
+
 static void
 test_removed_file(Fixture *f, gconstpointer data)
 {
@@ -712,6 +783,11 @@ main(int argc, char **argv)
     ADD("/disks/more of them than can be handed over are refused", test_too_many);
     ADD("/disks/an epoch half applied is applied again", test_half_applied);
     ADD("/disks/files that were not renamed yet are renamed", test_killed_before_rename);
+    ADD("/disks/a copy that nobody holds yet takes no names from the one that is held",
+        test_killed_before_held);
+    ADD("/disks/a copy that is held at last gets the names", test_held_at_last);
+    ADD("/disks/a full epoch is refused until the one before is held",
+        test_full_waits_for_the_hold);
     ADD("/disks/a file that was removed is not adopted", test_removed_file);
     ADD("/disks/wrong descriptors are not adopted", test_wrong_descriptors);
     ADD("/disks/a ledger with any byte changed is refused or harmless", test_every_ledger_byte);
