@@ -13,7 +13,9 @@
  *  - Protected without it: frames pass at once, save TCP segments with SYN, of either direction of
  *    opening, which are held like the above. A handshake cannot complete without the members' SYN
  * or SYN-ACK, so no connection is established outside that is missing from the flow table of the
- * last committed epoch. This is what makes the resets after a failover complete.
+ * last committed epoch, unless the table has lost it: it is bounded, and begins empty in each
+ * process. So for a while after a restore that undoes what the outside has seen, a connection that
+ * is not in the table is refused: its ends may have different ideas of what was sent.
  *
  * A frame is held under its sender's colour plus one: the epoch that its next cut will end. Held
  * frames are released in the order sent, member by member. Those of a life that ended are gone with
@@ -156,13 +158,23 @@ boundary_keep_cut(const Switch *sw, Flow *flow)
     memcpy(flow->at_cut.end, flow->end, sizeof(flow->end));
 }
 
+/* A segment of no known flow is of a connection that was opened in a life that is undone. A RST
+ * can only end that. */
+static gboolean
+boundary_is_undone(const Switch *sw, const Packet *packet)
+{
+    return sw->now_ns < sw->undone_until_ns && !(packet->flags & (TCP_SYN | TCP_RST));
+}
+
 /*
- * Follow a TCP segment that side has sent, by way of member port (NULL: not known). FALSE: it is of
- * a dead flow, and has been answered. A flow is only added for what is sure to cross.
+ * Follow a TCP segment that has come in at from, by way of member port (NULL: not known). FALSE: it
+ * is of a connection that must not go on, and has been answered if it is sure to cross. A flow is
+ * only added for what is.
  */
 static gboolean
-boundary_follow(Switch *sw, Port *port, const Packet *packet, FlowSide side)
+boundary_follow(Switch *sw, Port *from, Port *port, const Packet *packet)
 {
+    FlowSide side = port_is_member(sw, from) ? FLOW_INSIDE : FLOW_FAR;
     FlowKey key;
 
     if (packet->kind != PACKET_TCP)
@@ -171,6 +183,11 @@ boundary_follow(Switch *sw, Port *port, const Packet *packet, FlowSide side)
     Flow *flow = flow_table_find(sw->flows, &key);
     if (flow && flow->state == FLOW_DEAD && !reset_answer(sw, flow, packet, side))
         return FALSE;
+    if (!flow && boundary_is_undone(sw, packet)) {
+        if (port)
+            reset_refuse(sw, from, packet);
+        return FALSE;
+    }
     if (flow)
         boundary_keep_cut(sw, flow);
     else if (port && !(packet->flags & TCP_RST))
@@ -186,7 +203,7 @@ boundary_send(Switch *sw, Port *port, Frame *frame, const Packet *packet, gboole
     /* A frame that floods may be for a member not heard of yet; but a SYN must be known of. */
     gboolean crosses = switch_outside(sw)->link && (to_far || boundary_is_syn(packet));
 
-    if (!boundary_follow(sw, crosses ? port : NULL, packet, FLOW_INSIDE))
+    if (!boundary_follow(sw, port, crosses ? port : NULL, packet))
         return;
     if (!switch_outside(sw)->link)
         return;
@@ -203,5 +220,6 @@ boundary_receive(Switch *sw, const Packet *packet)
 {
     guint to = mac_table_find(sw->macs, packet->dst_mac);
 
-    return boundary_follow(sw, to < sw->n_members ? &sw->ports[to] : NULL, packet, FLOW_FAR);
+    return boundary_follow(sw, switch_outside(sw), to < sw->n_members ? &sw->ports[to] : NULL,
+                           packet);
 }

@@ -13,7 +13,7 @@ static const gint64 flow_idle_ns[FLOW_STATES] = {
     [FLOW_OPENING] = 120 * NS_PER_S,
     [FLOW_OPEN] = G_MAXINT64,
     [FLOW_CLOSED] = 60 * NS_PER_S,
-    [FLOW_DEAD] = 1200 * NS_PER_S, /* longer than a Linux peer retransmits */
+    [FLOW_DEAD] = FLOW_DEAD_NS,
 };
 
 /* Which flow of a port goes first when there is no room. */

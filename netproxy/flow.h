@@ -8,8 +8,7 @@
  *
  * The table is bounded. Each port may have an equal share of it, so that a member which opens, or
  * is sent, too many connections loses its own oldest ones: closed before half open before open. A
- * connection that has fallen out is not reset at a rollback; its ends find out when they next
- * speak.
+ * connection that has fallen out is reset at a rollback only when one of its ends next speaks.
  */
 #ifndef DISTRICT_NETPROXY_FLOW_H
 #define DISTRICT_NETPROXY_FLOW_H
@@ -17,6 +16,8 @@
 #include "netproxy/packet.h"
 
 #define FLOWS_MAX 65536
+/* How long a dead flow is kept after its last segment: longer than a Linux peer retransmits. */
+#define FLOW_DEAD_NS (1200 * NS_PER_S)
 
 typedef enum {
     FLOW_OPENING, /* a SYN has passed, the handshake is not complete */

@@ -5,6 +5,7 @@
  * Saving points into the switch's own memory and packs that. Loading checks everything before it
  * changes anything: a state is loaded whole or refused.
  */
+#include "common/clock.h"
 #include "common/pbmsg.h"
 #include "netproxy/switch-priv.h"
 #include "netstate.pb-c.h"
@@ -391,8 +392,10 @@ switch_restore(Switch *sw, const guint8 *data, gsize len, gboolean reset_crossin
     netstate_load(sw, state);
     sw->restored = TRUE;
     sw->incarnation = incarnation;
-    if (reset_crossing)
+    if (reset_crossing) {
         reset_kill_all(sw);
+        sw->undone_until_ns = sw->now_ns + FLOW_DEAD_NS;
+    }
     district__net_state__free_unpacked(state, NULL);
     return TRUE;
 }

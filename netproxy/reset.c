@@ -21,7 +21,8 @@
  * Dead flows stay in the table. Nothing of them passes: whatever segment comes of one, from either
  * end and however late, is answered with the RST that RFC 9293 §3.10.7.1 prescribes for a
  * connection that does not exist. That is also what answers the answers to the probes. A SYN opens
- * the pair of addresses for a new connection.
+ * the pair of addresses for a new connection. A connection that the table does not know cannot be
+ * reset before it speaks; then it is answered in the same way (boundary.c).
  */
 #include "netproxy/switch-priv.h"
 
@@ -35,6 +36,36 @@
 #define RESET_TRIES_MAX (RESET_FAST_TRIES + 58)
 /* Ends tried in one round of the event loop. */
 #define RESET_BURST 256
+
+static void
+reset_post(Switch *sw, Port *to, const Packet *packet)
+{
+    guint8 out[PACKET_MADE_BYTES_MAX];
+    gboolean rst = (packet->flags & TCP_RST) != 0;
+    gsize len = packet_make_tcp(packet, rst ? 0 : 1, out);
+    g_autoptr(Frame) frame = frame_new(out, len, FRAME_COLOUR_NONE);
+
+    switch_enqueue(sw, to, frame);
+    sw->resets_sent += rst;
+}
+
+/* RFC 9293 §3.10.7.1. */
+void
+reset_refuse(Switch *sw, Port *from, const Packet *packet)
+{
+    gboolean ack = (packet->flags & TCP_ACK) != 0;
+    Packet answer = {.src = packet->dst,
+                     .dst = packet->src,
+                     .src_port = packet->dst_port,
+                     .dst_port = packet->src_port,
+                     .seq = ack ? packet->ack : 0,
+                     .ack = ack ? 0 : packet->seq + packet->seq_len,
+                     .flags = ack ? TCP_RST : TCP_RST | TCP_ACK};
+
+    memcpy(answer.src_mac, packet->dst_mac, MAC_BYTES);
+    memcpy(answer.dst_mac, packet->src_mac, MAC_BYTES);
+    reset_post(sw, from, &answer);
+}
 
 /* Send a segment to end side of flow, in the name of the other end. */
 static void
@@ -50,15 +81,10 @@ reset_send(Switch *sw, const Flow *flow, FlowSide side, guint8 flags, guint32 se
                      .ack = ack,
                      .flags = flags,
                      .window = flow->end[!side].window};
-    guint8 out[PACKET_MADE_BYTES_MAX];
 
     memcpy(packet.src_mac, flow->end[!side].mac, MAC_BYTES);
     memcpy(packet.dst_mac, flow->end[side].mac, MAC_BYTES);
-    gsize len = packet_make_tcp(&packet, flags & TCP_RST ? 0 : 1, out);
-    g_autoptr(Frame) frame = frame_new(out, len, FRAME_COLOUR_NONE);
-    switch_enqueue(sw, to_far ? switch_outside(sw) : &sw->ports[flow->port], frame);
-    if (flags & TCP_RST)
-        sw->resets_sent++;
+    reset_post(sw, to_far ? switch_outside(sw) : &sw->ports[flow->port], &packet);
 }
 
 /* What side's RCV.NXT and SND.NXT were when last heard of, as far as known. */

@@ -73,7 +73,8 @@ struct Switch {
     gboolean release_pending; /* released frames wait for room in the outside's queue */
     gboolean throttled;       /* members are not read from: too much output is held */
     FlowTable *flows;
-    gint64 expire_ns; /* when to look for idle flows next */
+    gint64 expire_ns;       /* when to look for idle flows next */
+    gint64 undone_until_ns; /* until then, what is of no known flow is of a life that is undone */
     /* announce.c */
     guint announce_step;
     gint64 announce_ns; /* G_MAXINT64: nothing to announce */
@@ -114,7 +115,7 @@ void cut_abandon(Switch *sw, const char *why);
 /* boundary.c */
 /* A member's frame for the outside. to_far: its destination is known to be there. */
 void boundary_send(Switch *sw, Port *port, Frame *frame, const Packet *packet, gboolean to_far);
-/* A frame from the outside; FALSE: it was of a dead flow and must not go on. */
+/* A frame from the outside; FALSE: it was of a connection that must not go on. */
 gboolean boundary_receive(Switch *sw, const Packet *packet);
 /* Send the held frames that may go. */
 void boundary_release_all(Switch *sw);
@@ -125,6 +126,8 @@ void boundary_flow_gone(void *opaque, Flow *flow);
 void reset_kill(Switch *sw, Flow *flow);
 void reset_kill_all(Switch *sw);
 void reset_start(Switch *sw);
+/* Answer a segment that has come in at from with a RST: there is no such connection. */
+void reset_refuse(Switch *sw, Port *from, const Packet *packet);
 /* A segment of a dead flow has come from side. TRUE: it opens a new connection, let it pass. */
 gboolean reset_answer(Switch *sw, Flow *flow, const Packet *packet, FlowSide side);
 /* Whoever is at port could not be reached until now: try again at once. */

@@ -263,6 +263,110 @@ test_previous(void)
     g_assert_cmpuint(count_segments(wire, 0, TCP_RST), >=, 1);
 }
 
+/* A restored district that is told to reset, and knows no connection, but who is where. */
+static Wire *
+wire_without_flows(void)
+{
+    g_autoptr(Wire) before = wire_new(2, TRUE);
+    Wire *wire = wire_new(2, FALSE);
+    gsize len;
+
+    wire_send_number(before, 0, WIRE_BROADCAST, 1);
+    wire_send_number(before, 1, WIRE_BROADCAST, 1);
+    wire_pump(before);
+    g_autofree guint8 *state = wire_cut(before, 1, &len);
+    switch_tick(wire->sw, wire->now_ns);
+    g_assert_true(switch_restore(wire->sw, state, len, TRUE, 2, NULL));
+    for (guint i = 0; i <= OUT; i++)
+        wire_connect(wire, i, 0);
+    switch_announce(wire->sw);
+    return wire;
+}
+
+/* The far end's address is not one that floods. */
+static void
+hear_outside(Wire *wire)
+{
+    wire_send_number(wire, OUT, WIRE_BROADCAST, 1);
+    for (guint i = 0; i <= OUT; i++)
+        count_segments(wire, i, 0);
+}
+
+/* A segment from one port to another is answered with a RST and not passed on. */
+static void
+check_refused(Wire *wire, guint from, guint to)
+{
+    guint8 out[PACKET_MADE_BYTES_MAX];
+    gsize len;
+    Packet packet;
+
+    wire_send(wire, from, out, wire_make_tcp(out, to, from, TCP_ACK, 100, 200));
+    wire_pump(wire);
+    g_assert_null(wire_receive(wire, to, &len));
+    const guint8 *frame = wire_receive(wire, from, &len);
+    g_assert_nonnull(frame);
+    packet_parse(frame, len, &packet);
+    g_assert_cmpint(packet.kind, ==, PACKET_TCP);
+    g_assert_cmpuint(packet.flags, ==, TCP_RST);
+    g_assert_cmpuint(packet.seq, ==, 200);
+    g_assert_null(wire_receive(wire, from, &len));
+}
+
+static void
+test_unknown_refused(void)
+{
+    g_autoptr(Wire) wire = wire_without_flows();
+    guint8 out[PACKET_MADE_BYTES_MAX];
+
+    hear_outside(wire);
+    check_refused(wire, 0, OUT);
+    check_refused(wire, OUT, 0);
+    /* It is the other end that says that there is no connection. */
+    wire_send(wire, 0, out, wire_make_tcp(out, OUT, 0, TCP_RST, 100, 0));
+    g_assert_cmpuint(count_segments(wire, OUT, TCP_RST), ==, 1);
+    g_assert_cmpuint(count_segments(wire, 0, 0), ==, 0);
+}
+
+static void
+test_unknown_opens(void)
+{
+    g_autoptr(Wire) wire = wire_without_flows();
+    guint8 out[PACKET_MADE_BYTES_MAX];
+
+    hear_outside(wire);
+    wire_send(wire, OUT, out, wire_make_tcp(out, 0, OUT, TCP_SYN, 99, 0));
+    g_assert_cmpuint(count_segments(wire, 0, TCP_SYN), ==, 1);
+    wire_send(wire, 0, out, wire_make_tcp(out, OUT, 0, TCP_SYN | TCP_ACK, 199, 100));
+    g_assert_cmpuint(count_segments(wire, OUT, TCP_SYN | TCP_ACK), ==, 1);
+    wire_send(wire, OUT, out, wire_make_tcp(out, 0, OUT, TCP_ACK, 100, 200));
+    g_assert_cmpuint(count_segments(wire, 0, TCP_ACK), ==, 1);
+}
+
+/* It may be for a member that has not been heard: it gets it, and nobody is told anything. */
+static void
+test_unknown_floods(void)
+{
+    g_autoptr(Wire) wire = wire_without_flows();
+    guint8 out[PACKET_MADE_BYTES_MAX];
+
+    wire_send(wire, 0, out, wire_make_tcp(out, OUT, 0, TCP_ACK, 100, 200));
+    g_assert_cmpuint(count_segments(wire, OUT, 0), ==, 0);
+    g_assert_cmpuint(count_segments(wire, 0, 0), ==, 0);
+    g_assert_cmpuint(count_segments(wire, 1, TCP_ACK), ==, 1);
+}
+
+static void
+test_unknown_later(void)
+{
+    g_autoptr(Wire) wire = wire_without_flows();
+    guint8 out[PACKET_MADE_BYTES_MAX];
+
+    wire_wait(wire, 1201 * NS_PER_S);
+    hear_outside(wire);
+    wire_send(wire, 0, out, wire_make_tcp(out, OUT, 0, TCP_ACK, 100, 200));
+    g_assert_cmpuint(count_segments(wire, OUT, TCP_ACK), ==, 1);
+}
+
 static void
 test_gives_up(void)
 {
@@ -348,6 +452,14 @@ main(int argc, char **argv)
     g_test_add_func("/restore/the answer of a dead flow's end names the RST it gets",
                     test_exact_answer);
     g_test_add_func("/restore/connections made since the checkpoint are reset too", test_previous);
+    g_test_add_func("/restore/a connection that is not known is reset when an end speaks",
+                    test_unknown_refused);
+    g_test_add_func("/restore/a connection that is opened after the restore goes on",
+                    test_unknown_opens);
+    g_test_add_func("/restore/a segment that may be for a member is kept from the outside only",
+                    test_unknown_floods);
+    g_test_add_func("/restore/connections not known are picked up again 20 minutes later",
+                    test_unknown_later);
     g_test_add_func("/restore/an end that never answers is given up after a minute", test_gives_up);
     g_test_add_func("/restore/a SYN opens a dead flow's addresses again", test_revived);
     g_test_add_func("/restore/members are announced four times", test_announced);

@@ -323,6 +323,35 @@ test_rollback(void)
     close(control);
 }
 
+/* A district-net was killed, and its successor heard nothing of the connection before the cut. */
+static void
+test_unknown(void)
+{
+    int control, client, server;
+    g_autoptr(TwoHosts) hosts = hosts_start(&control);
+    guint64 len;
+
+    two_hosts_connect(hosts, HOST_FAR, AF_INET, 4000, &client, &server);
+    transfer(client, server, 1000);
+    g_usleep(200 * 1000); /* a late ACK */
+    close(control);
+    two_hosts_kill_net(hosts);
+    two_hosts_unplug(hosts);
+    two_hosts_start_net(hosts, 1);
+    control = two_hosts_control(hosts);
+    two_hosts_plug(hosts);
+    int state_fd = net_cut(control, 1, &len);
+    wait_flows(control, 0);
+    gint64 since = hosts_fail_over(hosts, &control, state_fd, len, TRUE);
+    g_assert_cmpint(send(server, "s", 1, MSG_NOSIGNAL), ==, 1);
+    g_assert_cmpint(send(client, "c", 1, MSG_NOSIGNAL), ==, 1);
+    assert_reset(client, since, "client");
+    assert_reset(server, since, "server");
+    close(client);
+    close(server);
+    close(control);
+}
+
 /* With output commit nothing was seen outside that is undone: connections go on. */
 static void
 test_goes_on(void)
@@ -381,6 +410,7 @@ main(int argc, char **argv)
     g_test_add_func("/resets/a connection that is only half open", test_half_open);
     g_test_add_func("/resets/a guest that is slow to come back", test_late_guest);
     g_test_add_func("/resets/a connection made since the checkpoint, at a rollback", test_rollback);
+    g_test_add_func("/resets/a connection that no table knows, when it speaks", test_unknown);
     g_test_add_func("/resets/connections go on if none is to be reset", test_goes_on);
     return g_test_run();
 }
