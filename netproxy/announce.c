@@ -15,6 +15,9 @@
 /* After activation, ms. Repeated because a port of a real switch may take a while to forward. */
 static const gint64 announce_at_ms[] = {0, 100, 500, 1500};
 
+/* Engines connect as soon as their guests run, or within their own 100 ms. */
+#define AWAIT_NS (5 * NS_PER_S)
+
 /* Index of the entry for mac and ip; ip NULL: for mac and family. neighbours->len if there is none.
  */
 static guint
@@ -83,6 +86,7 @@ switch_announce(Switch *sw)
 {
     sw->announce_step = 0;
     sw->announce_ns = sw->now_ns;
+    sw->await_ns = sw->now_ns + AWAIT_NS;
     announce_tick(sw);
     reset_start(sw);
 }

@@ -58,6 +58,7 @@ struct Switch {
     MacTable *macs;
     gboolean heard; /* a member has sent something */
     gboolean restored;
+    gint64 await_ns; /* when frames wait no longer for members not connected; G_MAXINT64: not set */
     /* cut.c */
     Cut cut;
     guint64 epoch_begun; /* the highest epoch that a cut was begun for */

@@ -7,7 +7,8 @@
  * A frame is read from its sender's descriptor, tagged with the sender's colour, and put in the
  * queue of each port it is for; after a round of events the queues are written out. Nothing ever
  * waits: a queue that is full drops, with a count, so a member that does not read harms only
- * itself.
+ * itself. What is queued for a connection that ends is dropped too: its member may be off, and then
+ * every cut from now on would find these frames in flight.
  *
  *  - switch.c    ports, learning, forwarding, queues
  *  - cut.c       colours: which frames may be delivered during a cut, which belong to it
@@ -70,6 +71,7 @@ switch_new(const char *const *names, guint64 incarnation, SwitchWatchFunc watch,
     sw->macs = mac_table_new(sw->n_members);
     sw->flows = flow_table_new(sw->n_members, boundary_flow_gone, sw);
     sw->announce_ns = G_MAXINT64;
+    sw->await_ns = G_MAXINT64;
     sw->now_ns = clock_monotonic_ns();
     return sw;
 }
@@ -121,6 +123,27 @@ switch_detach(Switch *sw, Port *port)
         sw->watch(sw->opaque, (guint)(port - sw->ports), link_fd(port->link), FALSE, FALSE);
     g_clear_pointer(&port->link, link_free);
     port->blocked = FALSE;
+}
+
+/* Nobody is at port, and nobody is about to come. */
+static void
+switch_vacate(Switch *sw, Port *port)
+{
+    switch_detach(sw, port);
+    port->awaited = FALSE;
+    port->dropped += port->queue.frames.length;
+    frame_queue_clear(&port->queue);
+}
+
+/* Members run, so an engine that has not connected by now is of a member that is off. */
+static void
+switch_end_awaiting(Switch *sw)
+{
+    sw->await_ns = G_MAXINT64;
+    for (guint i = 0; i < sw->n_members; i++) {
+        if (sw->ports[i].awaited)
+            switch_vacate(sw, &sw->ports[i]);
+    }
 }
 
 void
@@ -233,7 +256,7 @@ switch_read(Switch *sw, Port *port)
 
     if (result == LINK_LOST) {
         g_message("port %s: connection ended: %s", port->name, error->message);
-        switch_detach(sw, port);
+        switch_vacate(sw, port);
     }
     return result;
 }
@@ -282,7 +305,7 @@ switch_flush_port(Switch *sw, Port *port)
         break;
     case LINK_LOST:
         g_message("port %s: connection ended while sending", port->name);
-        switch_detach(sw, port);
+        switch_vacate(sw, port);
         break;
     default:
         break;
@@ -316,6 +339,8 @@ switch_tick(Switch *sw, gint64 now_ns)
         flow_table_expire(sw->flows, now_ns);
         sw->expire_ns = now_ns + EXPIRE_INTERVAL_NS;
     }
+    if (now_ns >= sw->await_ns)
+        switch_end_awaiting(sw);
     if (now_ns >= sw->announce_ns)
         announce_tick(sw);
     if (now_ns >= reset_deadline(sw))
@@ -325,7 +350,7 @@ switch_tick(Switch *sw, gint64 now_ns)
 gint64
 switch_deadline(const Switch *sw)
 {
-    gint64 deadline = MIN(sw->announce_ns, reset_deadline(sw));
+    gint64 deadline = MIN(MIN(sw->announce_ns, sw->await_ns), reset_deadline(sw));
 
     if (sw->release_pending && !sw->ports[sw->n_members].blocked)
         return sw->now_ns;

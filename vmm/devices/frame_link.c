@@ -84,7 +84,7 @@ settle_sent(FrameLink *link)
     link->tx_frame = 0;
 }
 
-/* Forget an incomplete frame at the end: its sender will send it whole on the next connection. */
+/* Forget an incomplete frame at the end: its rest does not come on the next connection. */
 static void
 drop_incomplete(FrameLink *link)
 {

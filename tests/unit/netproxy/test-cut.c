@@ -7,6 +7,7 @@
 
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 /* --- Three members that never stop talking, cut again and again --- */
 
@@ -375,6 +376,28 @@ test_too_long(void)
     g_assert_cmpuint(wire_receive_number(wire, 1), ==, 7);
 }
 
+/* b has stopped reading, and then its engine is gone: for all cuts to come, not for one. */
+static void
+test_member_gone(void)
+{
+    g_autoptr(Wire) wire = wire_new(2, TRUE);
+    g_autofree guint8 *frame = g_malloc0(1500);
+    gsize len;
+
+    for (guint i = 1; i <= 2000; i++) {
+        wire_send(wire, 0, frame, wire_make(frame, WIRE_BROADCAST, 0, i, 1500));
+        wire_pump(wire);
+    }
+    close(wire->fds[1]);
+    wire->fds[1] = -1;
+    wire_pump(wire);
+    g_autofree guint8 *packed = wire_cut(wire, 1, &len);
+    District__NetState *state = district__net_state__unpack(NULL, len, packed);
+    g_assert_cmpuint(state->ports[1]->n_frames, ==, 0);
+    district__net_state__free_unpacked(state, NULL);
+    g_assert_cmpuint(wire_port_stats(wire, 1).dropped, >, 0);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -390,5 +413,6 @@ main(int argc, char **argv)
     g_test_add_func("/cut/an aborted cut delivers what it held", test_abort);
     g_test_add_func("/cut/the death of its client aborts it", test_client_dies);
     g_test_add_func("/cut/it does not last longer than five seconds", test_too_long);
+    g_test_add_func("/cut/frames for a member that is gone are not in flight", test_member_gone);
     return g_test_run();
 }

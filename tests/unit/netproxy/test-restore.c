@@ -88,6 +88,45 @@ test_frames_again(void)
     district__net_state__free_unpacked(unpacked, NULL);
 }
 
+/* How many frames to b the next cut finds in flight. */
+static gsize
+count_in_flight(Wire *wire, guint64 epoch)
+{
+    gsize len;
+    g_autofree guint8 *packed = wire_cut(wire, epoch, &len);
+    District__NetState *state = district__net_state__unpack(NULL, len, packed);
+    gsize n = state->ports[1]->n_frames;
+
+    district__net_state__free_unpacked(state, NULL);
+    return n;
+}
+
+static void
+test_member_off(void)
+{
+    g_autoptr(Wire) wire = wire_new(2, FALSE);
+    gsize len;
+    g_autofree guint8 *state = saved_state(&len);
+
+    g_assert_true(switch_restore(wire->sw, state, len, FALSE, 2, NULL));
+    wire_connect(wire, 0, 0);
+    switch_tick(wire->sw, wire->now_ns);
+    switch_announce(wire->sw);
+    wire_send_number(wire, 0, WIRE_BROADCAST, 9);
+    wire_pump(wire);
+    wire_wait(wire, 4 * NS_PER_S);
+    g_assert_cmpuint(count_in_flight(wire, 5), ==, 3);
+    wire_wait(wire, 2 * NS_PER_S);
+    wire_send_number(wire, 0, WIRE_BROADCAST, 10);
+    wire_pump(wire);
+    g_assert_cmpuint(count_in_flight(wire, 6), ==, 0);
+    /* It may come all the same. */
+    wire_connect(wire, 1, 0);
+    wire_send_number(wire, 0, WIRE_BROADCAST, 11);
+    wire_pump(wire);
+    g_assert_cmpuint(wire_receive_number(wire, 1), ==, 11);
+}
+
 static void
 test_flow_at_cut(void)
 {
@@ -443,6 +482,7 @@ main(int argc, char **argv)
                     test_frames_wait);
     g_test_add_func("/restore/frames not delivered yet belong to the next cut too",
                     test_frames_again);
+    g_test_add_func("/restore/frames to a member that is off do not wait", test_member_off);
     g_test_add_func("/restore/a flow is saved as it was when its member was cut", test_flow_at_cut);
     g_test_add_func("/restore/a flow is saved whoever has its far end's address by now",
                     test_flow_of_taken_address);
