@@ -167,12 +167,14 @@ boundary_is_undone(const Switch *sw, const Packet *packet)
 }
 
 /*
- * Follow a TCP segment that has come in at from, by way of member port (NULL: not known). FALSE: it
- * is of a connection that must not go on, and has been answered if it is sure to cross. A flow is
- * only added for what is.
+ * Follow a TCP segment that has come in at from. FALSE: it is of a connection that must not go on,
+ * and has been answered if it crosses, as far as known.
+ *
+ * A flow is only added for what crosses, and when the member speaks: before that nothing is open,
+ * and strangers could fill the table with what nobody ever closes.
  */
 static gboolean
-boundary_follow(Switch *sw, Port *from, Port *port, const Packet *packet)
+boundary_follow(Switch *sw, Port *from, const Packet *packet, gboolean crosses)
 {
     FlowSide side = port_is_member(sw, from) ? FLOW_INSIDE : FLOW_FAR;
     FlowKey key;
@@ -184,14 +186,14 @@ boundary_follow(Switch *sw, Port *from, Port *port, const Packet *packet)
     if (flow && flow->state == FLOW_DEAD && !reset_answer(sw, flow, packet, side))
         return FALSE;
     if (!flow && boundary_is_undone(sw, packet)) {
-        if (port)
+        if (crosses)
             reset_refuse(sw, from, packet);
         return FALSE;
     }
     if (flow)
         boundary_keep_cut(sw, flow);
-    else if (port && !(packet->flags & TCP_RST))
-        flow = flow_table_add(sw->flows, &key, (guint)(port - sw->ports), sw->now_ns);
+    else if (crosses && side == FLOW_INSIDE && !(packet->flags & TCP_RST))
+        flow = flow_table_add(sw->flows, &key, (guint)(from - sw->ports), sw->now_ns);
     if (flow)
         flow_table_update(sw->flows, flow, packet, side, sw->now_ns);
     return TRUE;
@@ -203,7 +205,7 @@ boundary_send(Switch *sw, Port *port, Frame *frame, const Packet *packet, gboole
     /* A frame that floods may be for a member not heard of yet; but a SYN must be known of. */
     gboolean crosses = switch_outside(sw)->link && (to_far || boundary_is_syn(packet));
 
-    if (!boundary_follow(sw, port, crosses ? port : NULL, packet))
+    if (!boundary_follow(sw, port, packet, crosses))
         return;
     if (!switch_outside(sw)->link)
         return;
@@ -218,8 +220,7 @@ boundary_send(Switch *sw, Port *port, Frame *frame, const Packet *packet, gboole
 gboolean
 boundary_receive(Switch *sw, const Packet *packet)
 {
-    guint to = mac_table_find(sw->macs, packet->dst_mac);
+    gboolean crosses = mac_table_find(sw->macs, packet->dst_mac) < sw->n_members;
 
-    return boundary_follow(sw, switch_outside(sw), to < sw->n_members ? &sw->ports[to] : NULL,
-                           packet);
+    return boundary_follow(sw, switch_outside(sw), packet, crosses);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Forwarding: who gets which frame, and who is harmed by whom. */
 #include "common/clock.h"
+#include "netproxy/packet.h"
 #include "wire.h"
 
 #include <string.h>
@@ -142,6 +143,39 @@ test_largest(void)
     g_assert_cmpuint(len, ==, FRAME_BYTES_MAX);
 }
 
+static guint64
+crossing_flows(Wire *wire)
+{
+    District__NetStatsReply stats;
+
+    switch_stats(wire->sw, &stats);
+    guint64 n = stats.crossing_flows;
+    switch_stats_clear(&stats);
+    return n;
+}
+
+/* The outside knocks at many ports of a, which says nothing, and then something at one of them. */
+static void
+test_strangers(void)
+{
+    g_autoptr(Wire) wire = wire_new(1, TRUE);
+    guint8 frame[PACKET_MADE_BYTES_MAX];
+
+    wire_send_number(wire, 0, WIRE_BROADCAST, 1);
+    wire_pump(wire);
+    for (guint i = 0; i < 1000; i++) {
+        gsize len = wire_make_tcp(frame, 0, 1, i % 2 ? TCP_ACK : TCP_SYN, 100, 200);
+        frame[14 + 20] = (guint8)(i >> 8); /* the port it comes from */
+        frame[14 + 21] = (guint8)i;
+        wire_send(wire, 1, frame, len);
+        wire_pump(wire);
+    }
+    g_assert_cmpuint(crossing_flows(wire), ==, 0);
+    wire_send(wire, 0, frame, wire_make_tcp(frame, 1, 0, TCP_ACK, 200, 100));
+    wire_pump(wire);
+    g_assert_cmpuint(crossing_flows(wire), ==, 1);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -153,5 +187,6 @@ main(int argc, char **argv)
     g_test_add_func("/switch/a new connection takes the place of the old one", test_newcomer);
     g_test_add_func("/switch/an impossible length ends the connection", test_bad_length);
     g_test_add_func("/switch/the largest frame passes", test_largest);
+    g_test_add_func("/switch/a connection is known of when a member speaks", test_strangers);
     return g_test_run();
 }
