@@ -21,7 +21,8 @@
  * Dead flows stay in the table. Nothing of them passes: whatever segment comes of one, from either
  * end and however late, is answered with the RST that RFC 9293 §3.10.7.1 prescribes for a
  * connection that does not exist. That is also what answers the answers to the probes. A SYN opens
- * the pair of addresses for a new connection. A connection that the table does not know cannot be
+ * the pair of addresses for a new connection, unless it is the dead one's own, sent again: the other
+ * end may have answered it in the life that is undone, and would not do so anew. A connection that the table does not know cannot be
  * reset before it speaks; then it is answered in the same way (boundary.c).
  */
 #include "netproxy/switch-priv.h"
@@ -291,10 +292,20 @@ reset_forget(Switch *sw, Flow *flow)
     reset_set(sw, flow, FLOW_FAR, FLOW_RESET_NONE);
 }
 
+/* It opens a connection, and not the one that is dead. */
+static gboolean
+reset_is_new(const Flow *flow, const Packet *packet, FlowSide side)
+{
+    gboolean known = flow->end[side].seen || flow->end[!side].acked;
+
+    return (packet->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN &&
+           !(known && packet->seq + packet->seq_len == reset_snd_nxt(flow, side));
+}
+
 gboolean
 reset_answer(Switch *sw, Flow *flow, const Packet *packet, FlowSide side)
 {
-    if ((packet->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN) {
+    if (reset_is_new(flow, packet, side)) {
         reset_forget(sw, flow);
         return TRUE;
     }

@@ -438,6 +438,34 @@ test_revived(void)
     g_assert_cmpuint(count_segments(wire, 0, TCP_ACK), ==, 1);
 }
 
+/* What its end outside has answered in the life that is undone it will not answer again. */
+static void
+test_same_syn(void)
+{
+    g_autoptr(Wire) before = wire_new(2, TRUE);
+    g_autoptr(Wire) wire = wire_new(2, FALSE);
+    guint8 out[PACKET_MADE_BYTES_MAX];
+    gsize len;
+    Packet packet;
+
+    wire_send(before, 0, out, wire_make_tcp(out, OUT, 0, TCP_SYN, 99, 0));
+    wire_pump(before);
+    g_autofree guint8 *state = wire_cut(before, 1, &len);
+    g_assert_true(switch_restore(wire->sw, state, len, TRUE, 2, NULL));
+    for (guint i = 0; i <= OUT; i++)
+        wire_connect(wire, i, 0);
+    wire_send(wire, 0, out, wire_make_tcp(out, OUT, 0, TCP_SYN, 99, 0));
+    wire_pump(wire);
+    const guint8 *frame = wire_receive(wire, 0, &len);
+    g_assert_nonnull(frame);
+    packet_parse(frame, len, &packet);
+    g_assert_cmpuint(packet.flags, ==, (TCP_RST | TCP_ACK));
+    g_assert_cmpuint(packet.ack, ==, 100);
+    g_assert_cmpuint(count_segments(wire, OUT, 0), ==, 0);
+    wire_send(wire, 0, out, wire_make_tcp(out, OUT, 0, TCP_SYN, 5000, 0));
+    g_assert_cmpuint(count_segments(wire, OUT, TCP_SYN), ==, 1);
+}
+
 static void
 test_announced(void)
 {
@@ -502,6 +530,7 @@ main(int argc, char **argv)
                     test_unknown_later);
     g_test_add_func("/restore/an end that never answers is given up after a minute", test_gives_up);
     g_test_add_func("/restore/a SYN opens a dead flow's addresses again", test_revived);
+    g_test_add_func("/restore/the SYN of a dead flow, sent again, does not open it", test_same_syn);
     g_test_add_func("/restore/members are announced four times", test_announced);
     return g_test_run();
 }
