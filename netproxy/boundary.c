@@ -171,19 +171,20 @@ boundary_is_undone(const Switch *sw, const Packet *packet)
  * and has been answered if it crosses, as far as known.
  *
  * A flow is only added for what crosses, and when the member speaks: before that nothing is open,
- * and strangers could fill the table with what nobody ever closes.
+ * and strangers could fill the table with what nobody ever closes. Another member that sends in its
+ * name may open a new connection, but changes nothing of this one.
  */
 static gboolean
 boundary_follow(Switch *sw, Port *from, const Packet *packet, gboolean crosses)
 {
-    FlowSide side = port_is_member(sw, from) ? FLOW_INSIDE : FLOW_FAR;
+    FlowSide side = port_side(sw, from);
     FlowKey key;
 
     if (packet->kind != PACKET_TCP)
         return TRUE;
     flow_key_init(&key, packet, side);
     Flow *flow = flow_table_find(sw->flows, &key);
-    if (flow && flow->state == FLOW_DEAD && !reset_answer(sw, flow, packet, side))
+    if (flow && flow->state == FLOW_DEAD && !reset_answer(sw, from, flow, packet))
         return FALSE;
     if (!flow && boundary_is_undone(sw, packet)) {
         if (crosses)
@@ -194,7 +195,7 @@ boundary_follow(Switch *sw, Port *from, const Packet *packet, gboolean crosses)
         boundary_keep_cut(sw, flow);
     else if (crosses && side == FLOW_INSIDE && !(packet->flags & TCP_RST))
         flow = flow_table_add(sw->flows, &key, (guint)(from - sw->ports), sw->now_ns);
-    if (flow)
+    if (flow && (port_has_flow(sw, from, flow) || packet_opens(packet)))
         flow_table_update(sw->flows, flow, packet, side, sw->now_ns);
     return TRUE;
 }

@@ -200,7 +200,7 @@ flow_end_update(FlowEnd *end, const Packet *packet)
 static gboolean
 flow_is_reopened(const Flow *flow, const Packet *packet, FlowSide sender)
 {
-    if ((packet->flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
+    if (!packet_opens(packet))
         return FALSE;
     return flow->state != FLOW_OPENING || !flow->end[sender].seen ||
            flow->end[sender].snd_max != packet->seq + packet->seq_len;

@@ -68,6 +68,13 @@ mac_is_group(const guint8 *mac)
     return mac[0] & 1;
 }
 
+/* A SYN that asks for a connection; packet is PACKET_TCP. */
+static inline gboolean
+packet_opens(const Packet *packet)
+{
+    return (packet->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+}
+
 /* A unicast address a host can own. */
 gboolean ip_address_is_host(const IpAddress *ip);
 

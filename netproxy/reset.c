@@ -50,7 +50,7 @@ reset_post(Switch *sw, Port *to, const Packet *packet)
     sw->resets_sent += rst;
 }
 
-/* RFC 9293 §3.10.7.1. */
+/* RFC 9293 §3.10.7.1. Not a RST, nor what was sent to a group: that is nobody to answer for. */
 void
 reset_refuse(Switch *sw, Port *from, const Packet *packet)
 {
@@ -63,6 +63,8 @@ reset_refuse(Switch *sw, Port *from, const Packet *packet)
                      .ack = ack ? 0 : packet->seq + packet->seq_len,
                      .flags = ack ? TCP_RST : TCP_RST | TCP_ACK};
 
+    if ((packet->flags & TCP_RST) || mac_is_group(packet->dst_mac))
+        return;
     memcpy(answer.src_mac, packet->dst_mac, MAC_BYTES);
     memcpy(answer.dst_mac, packet->src_mac, MAC_BYTES);
     reset_post(sw, from, &answer);
@@ -298,27 +300,29 @@ reset_is_new(const Flow *flow, const Packet *packet, FlowSide side)
 {
     gboolean known = flow->end[side].seen || flow->end[!side].acked;
 
-    return (packet->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN &&
+    return packet_opens(packet) &&
            !(known && packet->seq + packet->seq_len == reset_snd_nxt(flow, side));
 }
 
 gboolean
-reset_answer(Switch *sw, Flow *flow, const Packet *packet, FlowSide side)
+reset_answer(Switch *sw, Port *from, Flow *flow, const Packet *packet)
 {
+    FlowSide side = port_side(sw, from);
+
     if (reset_is_new(flow, packet, side)) {
         reset_forget(sw, flow);
         return TRUE;
     }
+    reset_refuse(sw, from, packet);
+    if (!port_has_flow(sw, from, flow))
+        return FALSE;
     flow->touched_ns = sw->now_ns;
-    if (packet->flags & TCP_RST) {
+    /* On another host a gateway may have another address. */
+    memcpy(flow->end[side].mac, packet->src_mac, MAC_BYTES);
+    if (packet->flags & TCP_RST)
         reset_set(sw, flow, side, FLOW_RESET_DONE);
-    } else if (packet->flags & TCP_ACK) {
-        reset_send(sw, flow, side, TCP_RST, packet->ack, 0);
-        if (flow->reset[side] == FLOW_RESET_PROBING)
-            reset_set(sw, flow, side, FLOW_RESET_CONFIRMING);
-    } else {
-        reset_send(sw, flow, side, TCP_RST | TCP_ACK, 0, packet->seq + packet->seq_len);
-    }
+    else if ((packet->flags & TCP_ACK) && flow->reset[side] == FLOW_RESET_PROBING)
+        reset_set(sw, flow, side, FLOW_RESET_CONFIRMING);
     return FALSE;
 }
 

@@ -106,6 +106,20 @@ port_is_member(const Switch *sw, const Port *port)
     return port != &sw->ports[sw->n_members];
 }
 
+/* The side of the boundary that port is on. */
+static inline FlowSide
+port_side(const Switch *sw, const Port *port)
+{
+    return port_is_member(sw, port) ? FLOW_INSIDE : FLOW_FAR;
+}
+
+/* What comes in at port can be of an end of flow: of its member, not of another one. */
+static inline gboolean
+port_has_flow(const Switch *sw, const Port *port, const Flow *flow)
+{
+    return !port_is_member(sw, port) || port == &sw->ports[flow->port];
+}
+
 /* cut.c */
 /* Frames may be sent to port now. */
 gboolean cut_may_deliver(const Switch *sw, const Port *port);
@@ -129,8 +143,8 @@ void reset_kill_all(Switch *sw);
 void reset_start(Switch *sw);
 /* Answer a segment that has come in at from with a RST: there is no such connection. */
 void reset_refuse(Switch *sw, Port *from, const Packet *packet);
-/* A segment of a dead flow has come from side. TRUE: it opens a new connection, let it pass. */
-gboolean reset_answer(Switch *sw, Flow *flow, const Packet *packet, FlowSide side);
+/* A segment of a dead flow has come in at from. TRUE: it opens a new connection, let it pass. */
+gboolean reset_answer(Switch *sw, Port *from, Flow *flow, const Packet *packet);
 /* Whoever is at port could not be reached until now: try again at once. */
 void reset_port_connected(Switch *sw, guint port);
 void reset_forget(Switch *sw, Flow *flow);

@@ -331,6 +331,83 @@ hear_outside(Wire *wire)
         count_segments(wire, i, 0);
 }
 
+/* The gateway of this host is not that of the lost one. */
+static void
+test_other_gateway(void)
+{
+    g_autoptr(Wire) wire = wire_reset();
+    guint8 out[PACKET_MADE_BYTES_MAX];
+    const guint8 *frame;
+    guint n = 0;
+    gsize len;
+
+    count_segments(wire, OUT, 0);
+    len = wire_make_tcp(out, 0, OUT, TCP_ACK, 900, 777);
+    out[MAC_BYTES + 5] = 99;
+    wire_send(wire, OUT, out, len);
+    wire_pump(wire);
+    wire_wait(wire, 100 * NS_PER_MS);
+    for (frame = wire_receive(wire, OUT, &len); frame; frame = wire_receive(wire, OUT, &len)) {
+        Packet packet;
+        packet_parse(frame, len, &packet);
+        if (packet.kind != PACKET_TCP)
+            continue;
+        g_assert_cmpmem(packet.dst_mac, MAC_BYTES, out + MAC_BYTES, MAC_BYTES);
+        n++;
+    }
+    g_assert_cmpuint(n, ==, 2); /* the RST, and the next probe */
+}
+
+/* Send from b a segment of a's flow to the outside. */
+static void
+send_as_a(Wire *wire, guint8 flags)
+{
+    guint8 out[PACKET_MADE_BYTES_MAX];
+    gsize len = wire_make_tcp(out, OUT, 0, flags, 7000, 8000);
+
+    out[MAC_BYTES + 5] = 1; /* b's own address */
+    wire_send(wire, 1, out, len);
+    wire_pump(wire);
+}
+
+static void
+test_other_member(void)
+{
+    g_autoptr(Wire) before = wire_new(2, TRUE);
+    guint8 out[PACKET_MADE_BYTES_MAX];
+    gsize len;
+
+    wire_send_number(before, OUT, WIRE_BROADCAST, 1);
+    wire_pump(before);
+    wire_send(before, 0, out, wire_make_tcp(out, OUT, 0, TCP_ACK, 100, 200));
+    wire_pump(before);
+    send_as_a(before, TCP_ACK);
+    g_autofree guint8 *packed = wire_cut(before, 1, &len);
+    District__NetState *state = district__net_state__unpack(NULL, len, packed);
+    g_assert_cmpuint(state->n_flows, ==, 1);
+    g_assert_cmpstr(state->flows[0]->member, ==, "a");
+    g_assert_cmpuint(state->flows[0]->inside->snd_max, ==, 100);
+    g_assert_cmpmem(state->flows[0]->inside->mac.data, MAC_BYTES, out + MAC_BYTES, MAC_BYTES);
+    district__net_state__free_unpacked(state, NULL);
+}
+
+/* It is answered, and a is reset all the same. */
+static void
+test_other_member_dead(void)
+{
+    g_autoptr(Wire) wire = wire_reset();
+
+    hear_outside(wire);
+    send_as_a(wire, TCP_ACK);
+    g_assert_cmpuint(count_segments(wire, 1, TCP_RST), ==, 1);
+    g_assert_cmpuint(count_segments(wire, 0, 0), ==, 0);
+    send_as_a(wire, TCP_RST);
+    g_assert_cmpuint(count_segments(wire, 1, 0), ==, 0);
+    g_assert_cmpuint(count_segments(wire, OUT, 0), ==, 0);
+    wire_wait(wire, 100 * NS_PER_MS);
+    g_assert_cmpuint(count_segments(wire, 0, TCP_RST), >=, 1);
+}
+
 /* A segment from one port to another is answered with a RST and not passed on. */
 static void
 check_refused(Wire *wire, guint from, guint to)
@@ -519,6 +596,11 @@ main(int argc, char **argv)
     g_test_add_func("/restore/a damaged state does no harm", test_damaged);
     g_test_add_func("/restore/the answer of a dead flow's end names the RST it gets",
                     test_exact_answer);
+    g_test_add_func("/restore/a dead flow's end is answered where it speaks from",
+                    test_other_gateway);
+    g_test_add_func("/restore/a flow is not changed by another member", test_other_member);
+    g_test_add_func("/restore/the reset of a dead flow is not ended by another member",
+                    test_other_member_dead);
     g_test_add_func("/restore/connections made since the checkpoint are reset too", test_previous);
     g_test_add_func("/restore/a connection that is not known is reset when an end speaks",
                     test_unknown_refused);
