@@ -4,6 +4,7 @@
 #include "wire.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define OUT 2 /* the outside of a district of two */
 
@@ -241,6 +242,27 @@ test_backpressure(void)
     g_assert_cmpuint(wire_receive_number(wire, 1), ==, 5);
 }
 
+/* Released output waits for room at an outside that reads nothing, and then is gone. */
+static void
+test_outside_gone(void)
+{
+    g_autoptr(Wire) wire = wire_hold(TRUE, TRUE);
+    g_autofree guint8 *frame = g_malloc(60000);
+
+    for (guint32 i = 1; i <= 8 * 1024 * 1024 / 60000; i++) {
+        wire_send(wire, 0, frame, wire_make(frame, OUT, 0, i, 60000));
+        wire_pump(wire);
+    }
+    cut_and_commit(wire, 1);
+    g_assert_cmpuint(held_bytes(wire), >, 0);
+    close(wire->fds[OUT]);
+    wire->fds[OUT] = -1;
+    wire_pump(wire);
+    g_assert_cmpuint(held_bytes(wire), ==, 0);
+    wire_wait(wire, 1);
+    g_assert_cmpint(switch_deadline(wire->sw), >, wire->now_ns);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -256,5 +278,7 @@ main(int argc, char **argv)
     g_test_add_func("/hold/without output commit only SYNs wait", test_syn_only);
     g_test_add_func("/hold/frames between members are not held", test_inside_not_held);
     g_test_add_func("/hold/too much output stops the sender and loses nothing", test_backpressure);
+    g_test_add_func("/hold/an outside that ends with its queue full holds nobody up",
+                    test_outside_gone);
     return g_test_run();
 }
