@@ -22,8 +22,8 @@
 #include <sys/uio.h>
 
 #define FRAME_LINK_RETRY_MS 100
-/* Largest frame: 64 KiB and an Ethernet header with a VLAN tag. */
-#define FRAME_MAX (65536 + 18)
+/* Largest frame: 64 KiB and an Ethernet header, what the switch takes too. */
+#define FRAME_MAX (65536 + 14)
 #define FRAME_HEADER_BYTES 4
 /* No more frames are accepted while this much is waiting to be sent. */
 #define FRAME_LINK_PENDING_MAX (128 * 1024)

@@ -333,11 +333,11 @@ kernel_notifications_are_unmapped(Fixture *f, gconstpointer data)
 static void
 nonsense_requests_are_dropped(Fixture *f, gconstpointer data)
 {
-    driver_add(&f->tx, BUFFERS, 5, false);           /* not even a header */
-    driver_add(&f->tx, BUFFERS, HEADER, false);      /* no frame */
-    driver_add(&f->tx, BUFFERS, HEADER + 13, false); /* less than an Ethernet header */
-    driver_add(&f->tx, BUFFERS, HEADER + FRAME_MAX + 1, false);
-    driver_add(&f->tx, BUFFERS, 1000, true); /* nothing to read */
+    driver_add(&f->tx, BUFFERS, 5, false);              /* not even a header */
+    driver_add(&f->tx, BUFFERS, HEADER, false);         /* no frame */
+    driver_add(&f->tx, BUFFERS, HEADER + 13, false);    /* less than an Ethernet header */
+    driver_add(&f->tx, BUFFERS, HEADER + 65551, false); /* the switch would end the connection */
+    driver_add(&f->tx, BUFFERS, 1000, true);            /* nothing to read */
     guest_send(f, 60, 7);
     driver_kick(&f->tx);
     switch_expect(f, 60, 7);
