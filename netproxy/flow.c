@@ -206,11 +206,21 @@ flow_is_reopened(const Flow *flow, const Packet *packet, FlowSide sender)
            flow->end[sender].snd_max != packet->seq + packet->seq_len;
 }
 
+/* A RST that its receiver may obey: it is of what the sender has sent and the receiver not yet
+ * acknowledged. Anybody outside can send others (RFC 5961 §3). */
+static gboolean
+flow_is_aborted(const Flow *flow, const Packet *packet, FlowSide sender)
+{
+    const FlowEnd *from = &flow->end[sender], *to = &flow->end[!sender];
+
+    return !from->seen || !to->acked || packet->seq - to->last_ack <= from->snd_max - to->last_ack;
+}
+
 static FlowState
-flow_next_state(const Flow *flow, const Packet *packet)
+flow_next_state(const Flow *flow, const Packet *packet, FlowSide sender)
 {
     if (packet->flags & TCP_RST)
-        return FLOW_CLOSED;
+        return flow_is_aborted(flow, packet, sender) ? FLOW_CLOSED : flow->state;
     if (flow->end[FLOW_INSIDE].fin && flow->end[FLOW_FAR].fin)
         return FLOW_CLOSED;
     if (packet->flags & TCP_SYN)
@@ -234,7 +244,7 @@ flow_table_update(FlowTable *table, Flow *flow, const Packet *packet, FlowSide s
     if (!(packet->flags & TCP_RST))
         flow_end_update(&flow->end[sender], packet);
     flow->touched_ns = now_ns;
-    flow_table_set_state(table, flow, flow_next_state(flow, packet));
+    flow_table_set_state(table, flow, flow_next_state(flow, packet, sender));
 }
 
 void

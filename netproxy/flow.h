@@ -22,7 +22,7 @@
 typedef enum {
     FLOW_OPENING, /* a SYN has passed, the handshake is not complete */
     FLOW_OPEN,
-    FLOW_CLOSED, /* FINs of both ends or a RST have passed */
+    FLOW_CLOSED, /* FINs of both ends or a RST that counts have passed */
     FLOW_DEAD,   /* of a life that was rolled back: nothing of it passes any more */
 } FlowState;
 #define FLOW_STATES 4

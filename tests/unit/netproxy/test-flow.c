@@ -94,6 +94,29 @@ test_reset(void)
     flow_table_free(table);
 }
 
+/* The member has acknowledged 1010 of what the far end has sent, which is up to 1030. */
+static void
+test_forged_reset(void)
+{
+    static const struct {
+        guint32 seq;
+        FlowState state;
+    } resets[] = {{1009, FLOW_OPEN},
+                  {1031, FLOW_OPEN},
+                  {0x80000000, FLOW_OPEN},
+                  {1030, FLOW_CLOSED},
+                  {1010, FLOW_CLOSED}};
+
+    for (gsize i = 0; i < G_N_ELEMENTS(resets); i++) {
+        FlowTable *table = flow_table_new(1, NULL, NULL);
+        pass(table, FLOW_INSIDE, segment(FLOW_INSIDE, 1, TCP_ACK, 2000, 1010, 0));
+        Flow *flow = pass(table, FLOW_FAR, segment(FLOW_FAR, 1, TCP_ACK, 1010, 2000, 20));
+        pass(table, FLOW_FAR, segment(FLOW_FAR, 1, TCP_RST, resets[i].seq, 0, 0));
+        g_assert_cmpint(flow->state, ==, resets[i].state);
+        flow_table_free(table);
+    }
+}
+
 static void
 test_share(void)
 {
@@ -146,6 +169,8 @@ main(int argc, char **argv)
     g_test_add_func("/flow/a connection is followed from SYN to FIN and opened again", test_life);
     g_test_add_func("/flow/a connection is picked up midway", test_midway);
     g_test_add_func("/flow/a RST closes, and its numbers are not believed", test_reset);
+    g_test_add_func("/flow/a RST that its receiver does not obey closes nothing",
+                    test_forged_reset);
     g_test_add_func("/flow/a flood at one member costs it its own half-open flows only",
                     test_share);
     g_test_add_func("/flow/idle flows go, open ones stay", test_expire);
