@@ -460,6 +460,7 @@ client_drop(MemberServer *s)
     g_clear_handle_id(&s->client_source, g_source_remove);
     close(s->client_fd);
     s->client_fd = -1;
+    s->waiting.pause_waits = false; /* the next client has not asked for it */
     stir_disarm(s->m->stir);
     member_disks_bye(s->disks);
     if (s->paused_by_client && s->m->state == MACHINE_PAUSED) {
@@ -659,7 +660,7 @@ member_server_go_on(MemberServer *server)
     District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
     g_autoptr(GError) error = NULL;
 
-    if (!server->waiting.pause_waits || server->client_fd < 0)
+    if (!server->waiting.pause_waits)
         return;
     server->waiting.pause_waits = false;
     request.id = server->waiting.pause_id;

@@ -323,4 +323,8 @@ devices_run(void)
         }
         busy_wait(params->delay);
     }
+    if (params->end != GUEST_END_RESET_WRITING)
+        return;
+    disk_leave();
+    rng_exercise(); /* when it is done, the disk has been given its request, too */
 }

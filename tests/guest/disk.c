@@ -24,6 +24,7 @@ typedef struct BlkHeader {
 
 static Vq queue;
 static VirtioDevice disk;
+static volatile uint8_t *const status = queue.buffer[0] + STATUS_AT;
 
 bool
 disk_open(void)
@@ -38,13 +39,11 @@ disk_open(void)
 }
 
 static void
-request(uint32_t type, unsigned unit)
+request_begin(uint32_t type, unsigned unit)
 {
     BlkHeader *head = (BlkHeader *)queue.buffer[0];
-    volatile uint8_t *status = queue.buffer[0] + STATUS_AT;
     VqPart parts[3] = {{head, sizeof *head, false}};
-    unsigned n = 1, slot;
-    uint32_t len;
+    unsigned n = 1;
 
     head->type = type;
     head->reserved = 0;
@@ -55,6 +54,15 @@ request(uint32_t type, unsigned unit)
             (VqPart){queue.buffer[DATA_BUFFER], (uint32_t)guest_disk_bytes(unit), type == BLK_IN};
     parts[n++] = (VqPart){queue.buffer[0] + STATUS_AT, 1, true};
     virtio_send_parts(&queue, parts, n);
+}
+
+static void
+request(uint32_t type, unsigned unit)
+{
+    unsigned slot;
+    uint32_t len;
+
+    request_begin(type, unit);
     while (!virtio_poll(&queue, &slot, &len))
         ;
     if (*status != 0)
@@ -74,18 +82,25 @@ verify(unsigned unit)
         header->devices.disk_bad++;
 }
 
+static void
+fill(uint64_t number, unsigned unit)
+{
+    uint64_t *words = (uint64_t *)queue.buffer[DATA_BUFFER];
+
+    for (uint64_t i = 0; i < guest_disk_bytes(unit) / 8; i++)
+        words[i] = guest_disk_word(number, i);
+}
+
 void
 disk_exercise(void)
 {
     uint64_t number = header->devices.disk_writes + 1;
     unsigned unit = guest_disk_unit(number);
-    uint64_t *words = (uint64_t *)queue.buffer[DATA_BUFFER];
 
     if (disk.address == 0)
         return;
     verify(unit);
-    for (uint64_t i = 0; i < guest_disk_bytes(unit) / 8; i++)
-        words[i] = guest_disk_word(number, i);
+    fill(number, unit);
     __atomic_store_n(&header->devices.disk_writing, number, __ATOMIC_SEQ_CST);
     request(BLK_OUT, unit);
     __atomic_store_n(&header->devices.disk_number[unit], number, __ATOMIC_SEQ_CST);
@@ -93,6 +108,18 @@ disk_exercise(void)
     header->devices.disk_writes = number;
     if (number % FLUSH_EACH == 0)
         request(BLK_FLUSH, 0);
+}
+
+void
+disk_leave(void)
+{
+    uint64_t number = header->devices.disk_writes + 1;
+    unsigned unit = guest_disk_unit(number);
+
+    if (disk.address == 0)
+        return;
+    fill(number, unit);
+    request_begin(BLK_OUT, unit);
 }
 
 void

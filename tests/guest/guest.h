@@ -37,7 +37,12 @@ typedef enum GuestFill {
     GUEST_FILL_TEXT,  /* the whole page, compressible */
     GUEST_FILL_NOISE, /* the whole page, incompressible */
 } GuestFill;
-typedef enum GuestEnd { GUEST_END_HALT, GUEST_END_RESET, GUEST_END_POWEROFF } GuestEnd;
+typedef enum GuestEnd {
+    GUEST_END_HALT,
+    GUEST_END_RESET,
+    GUEST_END_RESET_WRITING, /* with a write to the disk under way */
+    GUEST_END_POWEROFF,
+} GuestEnd;
 typedef enum GuestOut { GUEST_OUT_DEBUGCON, GUEST_OUT_SERIAL } GuestOut;
 /* What a request of op=disk is. */
 typedef enum GuestIoMode {

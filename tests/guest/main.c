@@ -62,7 +62,7 @@ all_finished(const GuestParams *params)
     out_end();
     if (params->end == GUEST_END_POWEROFF)
         port_out16((uint16_t)params->poweroff_port, (uint16_t)params->poweroff_value);
-    else if (params->end == GUEST_END_RESET)
+    else if (params->end == GUEST_END_RESET || params->end == GUEST_END_RESET_WRITING)
         port_out8(PORT_RESET, RESET_PULSE);
 }
 

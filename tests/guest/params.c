@@ -31,6 +31,7 @@ static const Choice fill_choices[] = {
 static const Choice end_choices[] = {
     {"halt", GUEST_END_HALT},
     {"reset", GUEST_END_RESET},
+    {"reset-writing", GUEST_END_RESET_WRITING},
     {"poweroff", GUEST_END_POWEROFF},
     {NULL, 0},
 };

@@ -87,5 +87,7 @@ bool virtio_poll(Vq *vq, unsigned *slot, uint32_t *len);
 bool disk_open(void);
 void disk_exercise(void);
 void disk_report(void);
+/* Begin a write, and do not wait for its end. */
+void disk_leave(void);
 
 #endif

@@ -7,14 +7,18 @@
 #include "common/diskindex.h"
 #include "common/memfd.h"
 #include "common/page.h"
+#include "common/pbmsg.h"
 #include "disk/home.h"
 
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -532,6 +536,122 @@ wrong_notes_are_refused(Image *image, gconstpointer format)
     rig_free(rig);
 }
 
+/* ---- A guest reset that waits for room ---- */
+
+/* Its only write is under way when it resets itself. */
+#define STUCK_LINE "op=devices report=0 rounds=1 end=reset-writing"
+#define BOOTS_LIMIT_S 60
+
+/* A file system of a MiB that this program and what it starts see; NULL: there is no right to have one. */
+static char *
+small_new(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("test-disk-XXXXXX", NULL);
+
+    if (unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+        mount("test-disk", dir, "tmpfs", 0, "size=1m") == 0)
+        return g_steal_pointer(&dir);
+    g_rmdir(dir);
+    g_test_skip("no right to mount a tmpfs");
+    return NULL;
+}
+
+static void
+small_fill(const char *dir)
+{
+    static const uint8_t page[PAGE_BYTES];
+    g_autofree char *path = g_build_filename(dir, "filler", NULL);
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+    g_assert_cmpint(fd, >=, 0);
+    while (write(fd, page, sizeof page) > 0)
+        ;
+    close(fd);
+}
+
+static void
+small_make_room(const char *dir)
+{
+    g_autofree char *path = g_build_filename(dir, "filler", NULL);
+
+    g_assert_cmpint(g_unlink(path), ==, 0);
+}
+
+static void
+small_free(char *dir)
+{
+    g_assert_cmpint(umount(dir), ==, 0);
+    g_assert_cmpint(g_rmdir(dir), ==, 0);
+    g_free(dir);
+}
+
+/* Wait until the guest has said word n times. */
+static void
+rig_wait_said(Rig *rig, const char *word, unsigned n)
+{
+    gint64 limit = g_get_monotonic_time() + BOOTS_LIMIT_S * G_USEC_PER_SEC;
+
+    for (unsigned said = 0; said < n; g_usleep(5000)) {
+        g_autofree char *text = rig_debugcon(rig);
+        const char *at = text;
+
+        for (said = 0; (at = strstr(at, word)) != NULL; at++)
+            said++;
+        if (g_get_monotonic_time() > limit)
+            g_error("the guest has said %s %u times, not %u", word, said, n);
+    }
+}
+
+/* A guest with its overlay in dir, which is full, that has reset itself. */
+static Rig *
+rig_start_stuck(const Image *image, const char *dir)
+{
+    Rig *rig = rig_start_with(
+        image, STUCK_LINE, (const char *const[]){"--overlay-dir", dir, "--rng", "--paused", NULL});
+
+    rig_connect(rig);
+    small_fill(dir);
+    rig_resume(rig);
+    rig_wait_said(rig, "done", 1);
+    g_usleep(200000); /* the reset comes next */
+    return rig;
+}
+
+static void
+rig_send_pause(Rig *rig)
+{
+    District__MemberPauseRequest pause = DISTRICT__MEMBER_PAUSE_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    g_autoptr(GError) error = NULL;
+
+    request.id = ++rig->next_id;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_PAUSE;
+    request.pause = &pause;
+    pbmsg_send(rig->client, &request.base, NULL, 0, 1000, &error);
+    g_assert_no_error(error);
+}
+
+static void
+pause_goes_with_its_client(Image *image, gconstpointer format)
+{
+    char *dir = small_new();
+    struct pollfd unasked = {.events = POLLIN};
+
+    if (dir == NULL)
+        return;
+    Rig *rig = rig_start_stuck(image, dir);
+    rig_send_pause(rig);
+    rig_disconnect(rig);
+    rig_connect(rig);
+    small_make_room(dir);
+    rig_wait_said(rig, "ready", 3);
+    unasked.fd = rig->client;
+    g_assert_cmpint(poll(&unasked, 1, 0), ==, 0);
+    g_assert_cmpint(rig_state(rig), ==, DISTRICT__MEMBER_STATE__MEMBER_STATE_RUNNING);
+    rig_free(rig);
+    small_free(dir);
+}
+
 /* ---- op=disk, which measures ---- */
 
 #define MEASURE_LINE "op=disk pages=1024 rounds=1 time=30 " POWEROFF " io="
@@ -635,6 +755,7 @@ main(int argc, char **argv)
     BOTH("an overlay goes with a restored guest", overlay_goes_with_a_restored_guest);
     BOTH("an overlay outlives a guest reset", overlay_outlives_a_reset);
     RAW("notes that cannot be are refused", wrong_notes_are_refused);
+    RAW("a pause that waits for a guest reset goes with its client", pause_goes_with_its_client);
     RAW("what a guest that measures has written is in the image", measuring_guest_writes);
     return g_test_run();
 }
