@@ -212,6 +212,7 @@ member_collect_pause(Member *member, District__MemberPauseReply *pause, GError *
     if (!reply)
         return FALSE;
     member->run_state = DISTRICT__MEMBER_STATE__MEMBER_STATE_PAUSED;
+    member->refuses = false;
     gboolean cut = member_note_cuts(member, reply->pause->disks, reply->pause->n_disks, error);
     *pause = *reply->pause;
     pause->base.n_unknown_fields = 0;

@@ -59,6 +59,7 @@ typedef struct Member {
     MemberJournal journal;
     District__MemberState run_state; /* as far as we know */
     char *waiting;                   /* guest I/O that cannot go on, in one line; NULL: none */
+    bool refuses; /* what it was asked for, and it has been told; until it pauses again */
     uint64_t last_id;
     int64_t sent_ns; /* when the outstanding request went out */
 } Member;

@@ -245,7 +245,9 @@ members_trouble(Coordinator *c, Member *member, GError *error)
     if (members_is_shut_down(member, error)) {
         members_off(c, member);
     } else if (g_error_matches(error, MEMBER_ERROR, MEMBER_ERROR_REFUSED) && member_is_on(member)) {
-        g_warning("%s", error->message);
+        if (!member->refuses)
+            g_warning("%s", error->message);
+        member->refuses = true;
     } else {
         /* A guest that waits for a page that cannot be read is not lost by itself. */
         const char *damage = lazy_failure(c);

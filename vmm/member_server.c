@@ -35,6 +35,8 @@
 
 #define MEMBER_VERSION 2
 #define SEND_LIMIT_MS 1000
+/* For a guest reset, by a PAUSE: well below the time after which the client takes this engine for lost. */
+#define RESET_WAIT_MS 1000
 
 struct MemberServer {
     Machine *m;
@@ -52,6 +54,8 @@ struct MemberServer {
     uint8_t *state;
 
     MemberHandover waiting; /* only its pause_* */
+    guint wait_source;      /* ends the wait */
+    bool reset_is_slow;     /* no PAUSE waits for it any more */
     bool paused_by_client;  /* it was running before: goes on if the client goes */
     bool quit;
     bool restore_tried; /* on RAM that is filled in */
@@ -458,6 +462,7 @@ client_drop(MemberServer *s)
     if (s->client_fd < 0)
         return;
     g_clear_handle_id(&s->client_source, g_source_remove);
+    g_clear_handle_id(&s->wait_source, g_source_remove);
     close(s->client_fd);
     s->client_fd = -1;
     s->waiting.pause_waits = false; /* the next client has not asked for it */
@@ -475,16 +480,28 @@ client_drop(MemberServer *s)
         s->hooks.shutdown_seen(s->hooks.opaque);
 }
 
+static gboolean
+client_waited(void *opaque)
+{
+    MemberServer *s = opaque;
+
+    s->wait_source = 0;
+    s->reset_is_slow = true;
+    member_server_go_on(s);
+    return G_SOURCE_REMOVE;
+}
+
 /*
  * A guest reset is none of the client's business: a PAUSE that meets one waits until the guest has
- * been booted anew.
+ * been booted anew. But the reset waits for disks, which may have no room for long, and the client
+ * has other members: it is refused in the end, and the next one at once.
  */
 static bool
 client_must_wait(MemberServer *s, const District__MemberRequest *request)
 {
     bool reset;
 
-    if (request->op_case != DISTRICT__MEMBER_REQUEST__OP_PAUSE)
+    if (request->op_case != DISTRICT__MEMBER_REQUEST__OP_PAUSE || s->reset_is_slow)
         return false;
     machine_lock(s->m);
     reset = s->m->exit_wanted == EXIT_RESET;
@@ -494,6 +511,8 @@ client_must_wait(MemberServer *s, const District__MemberRequest *request)
         s->waiting.pause_save = request->pause->save_state;
         s->waiting.pause_hold = request->pause->hold;
         s->waiting.pause_id = request->id;
+        if (s->wait_source == 0)
+            s->wait_source = g_timeout_add(RESET_WAIT_MS, client_waited, s);
     }
     return reset;
 }

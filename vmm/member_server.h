@@ -45,7 +45,7 @@ bool member_server_has_client(const MemberServer *server);
 /* What to hand over; the fds stay the server's. */
 MemberHandover member_server_handover(const MemberServer *server);
 
-/* Answer what the reset left unanswered; the machine runs. */
+/* Answer what a reset has left unanswered: the machine runs, or has waited too long for it. */
 void member_server_go_on(MemberServer *server);
 
 /* Remove the socket file. ended: the guest is off, or is wanted no more; for who was not there to see

@@ -40,7 +40,7 @@ struct FakeMember {
     uint8_t *state;
     GThread *server, *writer;
     gint stop;                  /* atomic */
-    gint refuse_pause;          /* atomic */
+    gint refuse_pauses;         /* atomic; so many */
     gint link_fd, journal_mode; /* atomic */
     gint links;                 /* atomic; how many there have been */
     int stir_fd;                /* -1: it cannot watch */
@@ -415,7 +415,8 @@ engine_handle(FakeMember *m, const District__MemberRequest *request, int fd)
         reply.error = (char *)"the guest has powered itself off";
         pbmsg_send(m->client_fd, &reply.base, NULL, 0, 1000, NULL);
     } else if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_PAUSE &&
-               g_atomic_int_compare_and_exchange(&m->refuse_pause, 1, 0)) {
+               g_atomic_int_get(&m->refuse_pauses) > 0) {
+        g_atomic_int_add(&m->refuse_pauses, -1);
         reply.error = (char *)"not now";
         pbmsg_send(m->client_fd, &reply.base, NULL, 0, 1000, NULL);
     } else if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_PAUSE) {
@@ -662,15 +663,15 @@ fake_member_journal_mode(FakeMember *m, int mode)
 }
 
 void
-fake_member_refuse_pause(FakeMember *m)
+fake_member_refuse_pauses(FakeMember *m, int n)
 {
-    g_atomic_int_set(&m->refuse_pause, 1);
+    g_atomic_int_set(&m->refuse_pauses, n);
 }
 
 bool
 fake_member_refused(FakeMember *m)
 {
-    return g_atomic_int_get(&m->refuse_pause) == 0;
+    return g_atomic_int_get(&m->refuse_pauses) == 0;
 }
 
 bool

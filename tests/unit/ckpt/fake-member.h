@@ -57,8 +57,8 @@ unsigned fake_member_resends(FakeMember *member);
 /* From now on DISKS is refused, or not any more. */
 void fake_member_refuse_disks(FakeMember *member, bool refuse);
 
-/* Refuse the next PAUSE; whether that has happened. */
-void fake_member_refuse_pause(FakeMember *member);
+/* Refuse the next n PAUSEs; whether that has happened. */
+void fake_member_refuse_pauses(FakeMember *member, int n);
 bool fake_member_refused(FakeMember *member);
 
 bool fake_member_running(FakeMember *member);

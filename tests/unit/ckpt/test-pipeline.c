@@ -766,6 +766,14 @@ test_power_button_unheard(void)
     rig_free(rig);
 }
 
+static void
+wait_refused(FakeMember *member)
+{
+    for (int i = 0; i < 2000 && !fake_member_refused(member); i++)
+        g_usleep(5000);
+    g_assert_true(fake_member_refused(member));
+}
+
 /* The next cut is seconds away: until then nobody may stand still for the one that failed. */
 static void
 test_pause_refused(void)
@@ -773,13 +781,34 @@ test_pause_refused(void)
     FakeMemberConfig slow = {.ram_size = 16 * MIB, .writes_per_ms = 40, .pause_delay_ms = 50};
     Rig *rig = rig_protected(2, &slow, 3000000, 30000);
 
-    fake_member_refuse_pause(rig->members[1]);
-    for (int i = 0; i < 2000 && !fake_member_refused(rig->members[1]); i++)
-        g_usleep(5000);
-    g_assert_true(fake_member_refused(rig->members[1]));
+    fake_member_refuse_pauses(rig->members[1], 1);
+    wait_refused(rig->members[1]);
     g_usleep(500000);
     g_assert_true(fake_member_running(rig->members[0]));
     g_assert_true(fake_member_running(rig->members[1]));
+    rig_free(rig);
+}
+
+/* As an engine does whose guest resets itself, and waits for its disks. The cut that completes a full
+ * copy is due at all times. */
+static void
+test_pause_refused_for_long(void)
+{
+    Rig *rig = rig_new(2, &busy);
+
+    rig_run(rig);
+    rig_start(rig);
+    fake_member_refuse_pauses(rig->members[1], 31);
+    gint64 begun = g_get_monotonic_time();
+    rig_protect(rig, 10000, 30000);
+    /* Whoever asks for something wakes it. */
+    for (int i = 0; i < 20000 && !fake_member_refused(rig->members[1]); i++) {
+        g_free(rig_state(rig));
+        g_usleep(1000);
+    }
+    g_assert_true(fake_member_refused(rig->members[1]));
+    g_assert_cmpint(g_get_monotonic_time() - begun, >=, 3 * G_USEC_PER_SEC);
+    rig_wait_good(rig, 5);
     rig_free(rig);
 }
 
@@ -877,6 +906,8 @@ main(int argc, char **argv)
     g_test_add_func("/pipeline/guests that do not listen for it go on", test_power_button_unheard);
     g_test_add_func("/pipeline/a member that refuses to pause leaves none of them paused",
                     test_pause_refused);
+    g_test_add_func("/pipeline/a member that refuses to pause is asked again after a while",
+                    test_pause_refused_for_long);
     g_test_add_func("/pipeline/a standby that commits nothing is a lost one",
                     test_never_acknowledged);
     g_test_add_func("/pipeline/a crash of district-ckpt stops nobody", test_crash_goes_on);

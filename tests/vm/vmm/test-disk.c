@@ -631,6 +631,45 @@ rig_send_pause(Rig *rig)
     g_assert_no_error(error);
 }
 
+/* The error of a PAUSE, "" if there is none, and that it does not take long. */
+static char *
+rig_try_pause(Rig *rig)
+{
+    District__MemberPauseRequest pause = DISTRICT__MEMBER_PAUSE_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    gint64 begun = g_get_monotonic_time();
+    District__MemberReply *reply;
+    char *error;
+
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_PAUSE;
+    request.pause = &pause;
+    reply = rig_call(rig, &request, NULL, 0);
+    g_assert_cmpint(g_get_monotonic_time() - begun, <, 3 * G_USEC_PER_SEC);
+    error = g_strdup(reply->error);
+    district__member_reply__free_unpacked(reply, NULL);
+    return error;
+}
+
+static void
+pause_does_not_wait_for_room(Image *image, gconstpointer format)
+{
+    char *dir = small_new();
+
+    if (dir == NULL)
+        return;
+    Rig *rig = rig_start_stuck(image, dir);
+    for (int i = 0; i < 2; i++) {
+        g_autofree char *refused = rig_try_pause(rig);
+        g_assert_nonnull(strstr(refused, "ask again"));
+    }
+    small_make_room(dir);
+    rig_wait_said(rig, "ready", 2);
+    rig_pause(rig, TRUE);
+    rig_resume(rig);
+    rig_free(rig);
+    small_free(dir);
+}
+
 static void
 pause_goes_with_its_client(Image *image, gconstpointer format)
 {
@@ -756,6 +795,8 @@ main(int argc, char **argv)
     BOTH("an overlay outlives a guest reset", overlay_outlives_a_reset);
     RAW("notes that cannot be are refused", wrong_notes_are_refused);
     RAW("a pause that waits for a guest reset goes with its client", pause_goes_with_its_client);
+    RAW("a pause that a guest reset without room holds up is refused in time",
+        pause_does_not_wait_for_room);
     RAW("what a guest that measures has written is in the image", measuring_guest_writes);
     return g_test_run();
 }
