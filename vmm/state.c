@@ -283,7 +283,6 @@ state_forget_dirty(Machine *m, GError **error)
 static gboolean
 state_load(Machine *m, const District__VmState *state, const StateRestore *from, GError **error)
 {
-    VcpuRestore restore = {.state = state, .elapsed_ns = clock_state_elapsed(state->clock)};
     gboolean loaded;
 
     if ((from->ram_fd >= 0 && !machine_ram_attach(m, from->ram_fd, error)) ||
@@ -293,7 +292,7 @@ state_load(Machine *m, const District__VmState *state, const StateRestore *from,
     memcpy(m->vmgenid, state->vmgenid.data, VMGENID_BYTES);
     m->saved_realtime_ns = state->clock->realtime_ns;
     m->journal_current = from->journal_current;
-    vcpus_job_start(m->vcpus, vcpu_state_restore, &restore);
+    vcpus_job_start(m->vcpus, vcpu_state_restore, (void *)state);
     if (!vcpus_job_finish(m->vcpus, error))
         return FALSE;
     machine_lock(m);

@@ -7,14 +7,16 @@
  * mode; TSC before TSC_DEADLINE, which is compared with it; VCPU_EVENTS last.
  *
  * Time: a restored guest's TSC goes on from the value saved plus the real time that has passed, at
- * the guest's TSC rate, on all vCPUs alike. It never goes back, and agrees with kvmclock, which
- * state.c moves on by the same time. Where KVM does not let us write the TSC (it then is the
- * host's), it is monotonic on this host by itself.
+ * the guest's TSC rate: of the time until it is written, for loading what comes before takes a while.
+ * So it agrees with kvmclock, which state.c moves on in the same way, and vCPUs with each other: KVM takes a
+ * value that is within a second of another vCPU's for the same. It never goes back. Where KVM does not let us
+ * write the TSC (it then is the host's), it is monotonic on this host by itself.
  */
 #include "vmm/vcpu_state.h"
 
 #include "common/clock.h"
 #include "vmm/cpuid.h"
+#include "vmm/state.h"
 
 #include <errno.h>
 #include <string.h>
@@ -295,9 +297,9 @@ load_tsc_rate(Vcpu *vcpu, uint32_t wanted)
 }
 
 static gboolean
-load_msrs(Vcpu *vcpu, const VcpuRestore *restore, GError **error)
+load_msrs(Vcpu *vcpu, const District__VmState *vm, GError **error)
 {
-    const District__VcpuState *state = restore->state->vcpus[vcpu->id];
+    const District__VcpuState *state = vm->vcpus[vcpu->id];
 
     /* Three passes in place of sorting: TSC, all but the deadline, the deadline. */
     for (int pass = 0; pass < 3; pass++) {
@@ -309,7 +311,7 @@ load_msrs(Vcpu *vcpu, const VcpuRestore *restore, GError **error)
             if (turn != pass)
                 continue;
             if (index == MSR_IA32_TSC)
-                value += vcpu_tsc_ticks(restore->elapsed_ns, state->tsc_khz);
+                value += vcpu_tsc_ticks(clock_state_elapsed(vm->clock), state->tsc_khz);
             if (!load_msr(vcpu, index, value, error))
                 return FALSE;
         }
@@ -359,8 +361,8 @@ load_cpuid(Vcpu *vcpu, const District__VcpuState *state, GError **error)
 gboolean
 vcpu_state_restore(Vcpu *vcpu, void *opaque, GError **error)
 {
-    const VcpuRestore *restore = opaque;
-    const District__VcpuState *state = restore->state->vcpus[vcpu->id];
+    const District__VmState *vm = opaque;
+    const District__VcpuState *state = vm->vcpus[vcpu->id];
     struct kvm_mp_state mp = {.mp_state = state->mp_state};
 
     if (!load_cpuid(vcpu, state, error))
@@ -368,7 +370,7 @@ vcpu_state_restore(Vcpu *vcpu, void *opaque, GError **error)
     load_tsc_rate(vcpu, state->tsc_khz);
     if (!load_sregs(vcpu, state->sregs, error) || !load_regs(vcpu, state->regs, error) ||
         !load_fpu(vcpu, state, error) || !load_debug(vcpu, state->debug, error) ||
-        !load_lapic(vcpu, state, error) || !load_msrs(vcpu, restore, error) ||
+        !load_lapic(vcpu, state, error) || !load_msrs(vcpu, vm, error) ||
         !vcpu_ioctl(vcpu, KVM_SET_MP_STATE, &mp, "load its MP state", error) ||
         !load_events(vcpu, state->events, error))
         return FALSE;

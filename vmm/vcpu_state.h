@@ -28,12 +28,7 @@ gboolean vcpu_state_save_interrupts(Vcpu *vcpu, GError **error);
 size_t vcpu_state_bytes(const Vcpu *vcpu);
 void vcpu_state_put(const Vcpu *vcpu, uint8_t *out);
 
-typedef struct VcpuRestore {
-    const District__VmState *state; /* checked by vcpu_state_check */
-    uint64_t elapsed_ns;            /* real time since the save */
-} VcpuRestore;
-
-/* Job: load this vCPU's part of a VmState. opaque: VcpuRestore. */
+/* Job: load this vCPU's part of a VmState. opaque: District__VmState, checked by vcpu_state_check. */
 gboolean vcpu_state_restore(Vcpu *vcpu, void *opaque, GError **error);
 
 /* TSC ticks of a guest at khz in elapsed_ns; exact, for centuries. */

@@ -45,6 +45,7 @@
 
 #define MSR_TSC 0x10
 #define MSR_TSC_DEADLINE 0x6E0
+#define CLOCKS_APART_NS 500000
 
 /* Reachable until exit, as machines are. */
 static GPtrArray *machines;
@@ -569,25 +570,85 @@ test_tsc_deadline(void)
     g_assert_cmphex(*apic_reg(&apic, APIC_LVTT), ==, LVTT_TSC_DEADLINE | 0xEC);
 }
 
+static uint64_t
+tsc_khz(Machine *m)
+{
+    int khz = ioctl(m->vcpus->vcpu[0].fd, KVM_GET_TSC_KHZ, 0);
+
+    g_assert_cmpint(khz, >, 0);
+    return (uint64_t)khz;
+}
+
+/* Far from this host's own. False: the test is skipped. */
+static bool
+tsc_set(Machine *m, uint64_t *now)
+{
+    const uint64_t far_off = 1ULL << 50;
+
+    if (msr_set(m, MSR_TSC, far_off) && msr_get(m, MSR_TSC, now) && *now >= far_off &&
+        *now <= far_off + 60 * 1000ULL * tsc_khz(m))
+        return true;
+    g_test_skip("this KVM ignores writes to IA32_TSC: the guest's is the host's");
+    return false;
+}
+
 /* It goes on from where it was, by what has passed, whatever this host's own is. */
 static void
 test_tsc_goes_on(void)
 {
-    const uint64_t far_off = 1ULL << 60;
     Machine *m = machine_make(false), *to;
-    int khz = ioctl(m->vcpus->vcpu[0].fd, KVM_GET_TSC_KHZ, 0);
     uint64_t before, after;
 
-    g_assert_cmpint(khz, >, 0);
-    if (!msr_set(m, MSR_TSC, far_off) || !msr_get(m, MSR_TSC, &before) || before < far_off ||
-        before > far_off + 60 * 1000ULL * (uint64_t)khz) {
-        g_test_skip("this KVM ignores writes to IA32_TSC: the guest's is the host's");
+    if (!tsc_set(m, &before))
         return;
-    }
     to = machine_move(m);
     g_assert_true(msr_get(to, MSR_TSC, &after));
     g_assert_cmpuint(after, >, before);
-    g_assert_cmpuint(after, <, before + 60 * 1000ULL * (uint64_t)khz);
+    g_assert_cmpuint(after, <, before + 60 * 1000ULL * tsc_khz(m));
+}
+
+/* By how many ns the TSC is ahead of kvmclock: of the looks at both, the one that took least. */
+static int64_t
+tsc_ahead(Machine *m)
+{
+    uint64_t least = UINT64_MAX;
+    int64_t ahead = 0;
+
+    for (int i = 0; i < 50; i++) {
+        struct kvm_clock_data first = {0}, last = {0};
+        uint64_t tsc;
+
+        vm_call(m, KVM_GET_CLOCK, &first);
+        g_assert_true(msr_get(m, MSR_TSC, &tsc));
+        vm_call(m, KVM_GET_CLOCK, &last);
+        if (last.clock - first.clock >= least)
+            continue;
+        least = last.clock - first.clock;
+        ahead =
+            (int64_t)((double)tsc * 1e6 / (double)tsc_khz(m)) - (int64_t)(first.clock + least / 2);
+    }
+    g_test_message("a look at both clocks took %" G_GUINT64_FORMAT " ns", least);
+    return ahead;
+}
+
+/* A guest's clocks step by the same time, or it would find one of them unsteady. */
+static void
+test_tsc_keeps_up(void)
+{
+    int64_t least = INT64_MAX;
+
+    /* This thread may have to wait for a CPU in the middle of it. */
+    for (int i = 0; i < 10 && least > CLOCKS_APART_NS; i++) {
+        Machine *m = machine_make(false);
+        uint64_t now;
+
+        if (!tsc_set(m, &now))
+            return;
+        int64_t before = tsc_ahead(m), after = tsc_ahead(machine_move(m));
+        g_test_message("the TSC has got %" G_GINT64_FORMAT " ns ahead", after - before);
+        least = MIN(least, ABS(after - before));
+    }
+    g_assert_cmpint(least, <=, CLOCKS_APART_NS);
 }
 
 int
@@ -613,5 +674,6 @@ main(int argc, char **argv)
     g_test_add_func("/state/every MSR comes back", test_msrs);
     g_test_add_func("/state/the TSC deadline comes back", test_tsc_deadline);
     g_test_add_func("/state/the TSC goes on", test_tsc_goes_on);
+    g_test_add_func("/state/the TSC goes on by as much as kvmclock", test_tsc_keeps_up);
     return g_test_run();
 }
