@@ -17,6 +17,7 @@
  * it has been silent for long, and then output is released after the time the user chose.
  */
 #include "ckpt/coordinator-internal.h"
+#include "ckpt/lazy-aid.h"
 
 #include <poll.h>
 #include <string.h>
@@ -485,7 +486,8 @@ coordinator_run(gpointer data)
 /* ---- Creation ---- */
 
 static gboolean
-coordinator_connect(Coordinator *c, const CoordinatorConfig *config, int connect_ms, GError **error)
+coordinator_connect_members(Coordinator *c, const CoordinatorConfig *config, int connect_ms,
+                            GError **error)
 {
     c->n_members = g_strv_length(config->member_names);
     c->members = g_new0(Member *, c->n_members);
@@ -506,6 +508,18 @@ coordinator_connect(Coordinator *c, const CoordinatorConfig *config, int connect
             return FALSE;
         c->n_pages_of[i] = c->members[i]->n_pages;
     }
+    return TRUE;
+}
+
+static gboolean
+coordinator_connect(Coordinator *c, const CoordinatorConfig *config, int connect_ms, GError **error)
+{
+    LazyAid *aid = lazy_aid_begin(config);
+    gboolean connected = coordinator_connect_members(c, config, connect_ms, error);
+
+    lazy_aid_end(aid);
+    if (!connected)
+        return FALSE;
     c->net = netctl_new(config->net_path);
     return netctl_connect(c->net, connect_ms, error);
 }

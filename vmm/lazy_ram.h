@@ -5,6 +5,10 @@
  *
  * The descriptor stays open here too. So when the client is killed, whoever touches a page that is
  * not there goes on waiting, for the next client, instead of finding zeros. ioctl_userfaultfd(2).
+ *
+ * It may be the main thread that waits, so that nobody answers the next client's HELLO. So while the
+ * guest runs, a thread that touches no guest memory passes the descriptor to whoever connects to a
+ * socket of its own.
  */
 #ifndef DISTRICT_VMM_LAZY_RAM_H
 #define DISTRICT_VMM_LAZY_RAM_H
@@ -23,6 +27,12 @@ bool lazy_ram_possible(void);
 
 /* For machine_ram_attach: RAM has been mapped, and nothing has looked at it yet. */
 gboolean lazy_ram_register(Machine *m, GError **error);
+
+/* The guest is about to run: from now on whoever connects to a socket beside member_socket is sent a
+ * MemberLazyReply. Does nothing if RAM is not being filled in, or this has been done. */
+void lazy_ram_share(Machine *m, const char *member_socket);
+/* It is not, any more. */
+void lazy_ram_unshare(Machine *m);
 
 /* All pages that are not zero are there. */
 gboolean lazy_ram_end(Machine *m, GError **error);

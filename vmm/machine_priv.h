@@ -28,6 +28,8 @@ typedef enum {
     MACHINE_ERROR_TIMEOUT,
 } MachineError;
 
+typedef struct LazyShare LazyShare;
+
 /* A contiguous piece of guest RAM: a KVM memslot and a range of the RAM memfd. */
 typedef struct RamSlot {
     uint64_t gpa;
@@ -60,6 +62,7 @@ struct Machine {
     int ram_fd; /* -1 until there is RAM (--incoming) */
     uint8_t *ram;
     int lazy_fd; /* userfaultfd while RAM is being filled in by the client (lazy_ram.h), else -1 */
+    LazyShare *lazy_share; /* passes it on, or NULL */
     RamSlot slots[MACHINE_RAM_SLOTS];
     unsigned n_slots;
     DirtyLog *dirty;

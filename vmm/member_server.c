@@ -215,6 +215,9 @@ op_resume(MemberServer *s, const District__MemberResumeRequest *request, Reply *
 {
     if (request->watch && s->m->state == MACHINE_PAUSED)
         stir_arm(s->m->stir, s->m->vcpus);
+    /* Not before: a client that comes while it is being restored may take it for another checkpoint. */
+    if (s->m->state == MACHINE_PAUSED)
+        lazy_ram_share(s->m, s->path);
     if (!machine_resume(s->m, error))
         return FALSE;
     s->paused_by_client = false;
@@ -705,5 +708,6 @@ member_server_close(MemberServer *server, bool ended)
         close(fd);
     else if (ended)
         g_warning("%s: %s", mark, g_strerror(errno));
+    lazy_ram_unshare(server->m);
     unlink(server->path);
 }

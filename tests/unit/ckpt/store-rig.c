@@ -346,6 +346,9 @@ write_state(Writer *w, uint64_t id)
             members[m].n_disks++;
         }
         members[m].engine = (char *)"kvm";
+        /* It runs: one without is off. */
+        members[m].state.data = (uint8_t *)"state";
+        members[m].state.len = strlen("state");
         list[m] = &members[m];
     }
     cut.version = CUT_STATE_VERSION;

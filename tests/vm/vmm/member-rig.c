@@ -28,7 +28,7 @@ rig_start(const char *program, const char *const *extra)
     g_autoptr(GError) error = NULL;
     Rig *rig = g_new0(Rig, 1);
 
-    rig->client = rig->bitmap_fd = rig->state_fd = rig->ram_fd = -1;
+    rig->client = rig->bitmap_fd = rig->state_fd = rig->ram_fd = rig->lazy_fd = -1;
     rig->directory = g_dir_make_tmp("test-member-XXXXXX", NULL);
     rig->socket = g_build_filename(rig->directory, "member", NULL);
     rig->debugcon = g_build_filename(rig->directory, "debugcon", NULL);
@@ -53,7 +53,7 @@ District__MemberReply *
 rig_call(Rig *rig, District__MemberRequest *request, const int *fds, guint n_fds)
 {
     g_autoptr(GError) error = NULL;
-    int got[3 + 2 * RIG_DISKS_MAX] = {-1, -1, -1};
+    int got[4 + 2 * RIG_DISKS_MAX] = {-1, -1, -1};
     guint n_got = G_N_ELEMENTS(got), n_memory;
     District__MemberReply *reply;
 
@@ -64,7 +64,13 @@ rig_call(Rig *rig, District__MemberRequest *request, const int *fds, guint n_fds
                                                 got, &n_got, LIMIT_MS, &error);
     g_assert_no_error(error);
     g_assert_cmpuint(reply->id, ==, request->id);
+    if (reply->op_case == DISTRICT__MEMBER_REPLY__OP_LAZY && reply->lazy->ram_address != 0) {
+        rig->lazy_fd = got[--n_got];
+        rig->lazy_address = reply->lazy->ram_address;
+    }
     if (request->op_case == DISTRICT__MEMBER_REQUEST__OP_HELLO) {
+        if (reply->hello->lazy)
+            rig->lazy_fd = got[--n_got];
         n_memory =
             reply->hello->state == DISTRICT__MEMBER_STATE__MEMBER_STATE_AWAITING_RESTORE ? 2 : 3;
         rig->bitmap_fd = got[0];
@@ -133,9 +139,11 @@ rig_disconnect(Rig *rig)
     close(rig->state_fd);
     if (rig->ram_fd >= 0)
         close(rig->ram_fd);
+    if (rig->lazy_fd >= 0)
+        close(rig->lazy_fd);
     fdmsg_close_fds(rig->disk_fds, rig->n_disk_fds);
     rig->n_disk_fds = 0;
-    rig->client = rig->bitmap_fd = rig->state_fd = rig->ram_fd = -1;
+    rig->client = rig->bitmap_fd = rig->state_fd = rig->ram_fd = rig->lazy_fd = -1;
 }
 
 void

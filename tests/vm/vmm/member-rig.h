@@ -23,6 +23,8 @@ typedef struct Rig {
     int ram_fd;
     uint64_t *bitmap;
     uint8_t *state;
+    int lazy_fd; /* userfaultfd of its RAM, -1: it has not been passed */
+    uint64_t lazy_address;
     uint64_t next_id;
     /* Disks as of HELLO; for those with an overlay, in order, its files and the last cut. */
     guint n_disks;

@@ -12,11 +12,13 @@
 
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -691,6 +693,185 @@ pause_goes_with_its_client(Image *image, gconstpointer format)
     small_free(dir);
 }
 
+/* ---- RAM that is filled in ---- */
+
+#define STUCK_LIMIT_S 30
+
+/* A thread that puts pages of RAM in place, as district-ckpt does, until it is killed. */
+typedef struct Filler {
+    int uffd; /* owned */
+    uint64_t address;
+    const uint8_t *ram; /* what it is to be */
+    char *wchan;        /* of the engine's main thread */
+    gint die;           /* atomic; at the next page that the main thread waits for */
+    gint end;           /* atomic */
+    GThread *thread;
+} Filler;
+
+static bool
+main_thread_waits(const Filler *f)
+{
+    g_autofree char *where = NULL;
+
+    return g_file_get_contents(f->wchan, &where, NULL, NULL) &&
+           strstr(where, "handle_userfault") != NULL;
+}
+
+static void
+fill_page(const Filler *f, uint64_t page)
+{
+    struct uffdio_copy copy = {.dst = f->address + page * PAGE_BYTES,
+                               .src = (uint64_t)(uintptr_t)(f->ram + page * PAGE_BYTES),
+                               .len = PAGE_BYTES};
+    struct uffdio_range range = {.start = copy.dst, .len = PAGE_BYTES};
+
+    if (ioctl(f->uffd, UFFDIO_COPY, &copy) != 0)
+        ioctl(f->uffd, UFFDIO_WAKE, &range); /* it is there */
+}
+
+static gpointer
+filler_run(gpointer data)
+{
+    Filler *f = data;
+    struct uffdio_range all = {.start = f->address, .len = RIG_RAM};
+    struct pollfd p = {.fd = f->uffd, .events = POLLIN};
+    struct uffd_msg fault;
+
+    ioctl(f->uffd, UFFDIO_WAKE, &all); /* whom another one has left waiting */
+    while (g_atomic_int_get(&f->end) == 0) {
+        if (poll(&p, 1, 10) != 1 || read(f->uffd, &fault, sizeof fault) != sizeof fault)
+            continue;
+        g_assert_cmpint(fault.event, ==, UFFD_EVENT_PAGEFAULT);
+        if (g_atomic_int_get(&f->die) != 0 && main_thread_waits(f))
+            break;
+        fill_page(f, (fault.arg.pagefault.address - f->address) / PAGE_BYTES);
+    }
+    close(f->uffd);
+    g_atomic_int_set(&f->end, 1);
+    return NULL;
+}
+
+static void
+filler_start(Filler *f, const Rig *rig, int uffd, uint64_t address, const uint8_t *ram)
+{
+    *f = (Filler){.uffd = uffd, .address = address, .ram = ram};
+    f->wchan = g_strdup_printf("/proc/%d/wchan", (int)rig->pid);
+    f->thread = g_thread_new("filler", filler_run, f);
+}
+
+static void
+filler_join(Filler *f)
+{
+    g_thread_join(f->thread);
+    g_free(f->wchan);
+}
+
+/* The main thread of the engine is left waiting. */
+static void
+filler_die(Filler *f)
+{
+    gint64 limit = g_get_monotonic_time() + STUCK_LIMIT_S * G_USEC_PER_SEC;
+
+    g_atomic_int_set(&f->die, 1);
+    while (g_atomic_int_get(&f->end) == 0) {
+        if (g_get_monotonic_time() > limit)
+            g_error("the main thread waits for no page");
+        g_usleep(1000);
+    }
+    filler_join(f);
+}
+
+/* FALSE: it cannot be on this host. */
+static bool
+rig_lazy(Rig *rig)
+{
+    District__MemberLazyRequest lazy = DISTRICT__MEMBER_LAZY_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    int ram_fd = memfd_create_sealed("ram", RIG_RAM, NULL);
+
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_LAZY;
+    request.lazy = &lazy;
+    district__member_reply__free_unpacked(rig_call(rig, &request, &ram_fd, 1), NULL);
+    close(ram_fd);
+    if (rig->lazy_fd < 0)
+        g_test_skip("no right to have a userfaultfd");
+    return rig->lazy_fd >= 0;
+}
+
+static void
+rig_restore_lazily(Rig *rig, uint64_t state_len)
+{
+    District__MemberRestoreRequest restore = DISTRICT__MEMBER_RESTORE_REQUEST__INIT;
+    District__MemberRequest request = DISTRICT__MEMBER_REQUEST__INIT;
+    District__MemberReply *reply;
+
+    restore.state_len = state_len;
+    restore.lazy = TRUE;
+    request.op_case = DISTRICT__MEMBER_REQUEST__OP_RESTORE;
+    request.restore = &restore;
+    reply = rig_call(rig, &request, NULL, 0);
+    g_assert_cmpstr(reply->error, ==, "");
+    district__member_reply__free_unpacked(reply, NULL);
+}
+
+/* What the engine passes to one that has not said HELLO. */
+static int
+rig_ask_lazy(const Rig *rig, uint64_t *address)
+{
+    g_autofree char *path = g_strconcat(rig->socket, ".lazy", NULL);
+    g_autoptr(GError) error = NULL;
+    int fd = fdmsg_connect(path, 5000, &error), uffd = -1;
+    guint n_fds = 1;
+    District__MemberLazyReply *reply;
+
+    g_assert_no_error(error);
+    reply = (District__MemberLazyReply *)pbmsg_recv(fd, &district__member_lazy_reply__descriptor,
+                                                    &uffd, &n_fds, 5000, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(n_fds, ==, 1);
+    *address = reply->ram_address;
+    district__member_lazy_reply__free_unpacked(reply, NULL);
+    close(fd);
+    return uffd;
+}
+
+/* Nobody but the main thread answers HELLO. */
+static void
+killed_client_hangs_no_main_thread(Image *image, gconstpointer format)
+{
+    Rig *rig = rig_start_with(image, GUEST_LINE, NULL), *to;
+    g_autofree uint8_t *state = NULL, *ram = g_malloc(RIG_RAM);
+    uint64_t len, address;
+    Filler first, next;
+
+    rig_connect(rig);
+    rig_wait_writes(rig, GUEST_DISK_UNITS + 1);
+    len = rig_pause_held(rig, TRUE, TRUE);
+    state = g_memdup2(rig->state, len);
+    g_assert_cmpint(pread(rig->ram_fd, ram, RIG_RAM, 0), ==, RIG_RAM);
+    rig_free(rig);
+    to = rig_start_with(image, GUEST_LINE, (const char *const[]){"--incoming", NULL});
+    rig_connect(to);
+    memcpy(to->state, state, len);
+    if (rig_lazy(to)) {
+        filler_start(&first, to, dup(to->lazy_fd), to->lazy_address, ram);
+        rig_restore_lazily(to, len);
+        rig_resume(to);
+        filler_die(&first);
+        rig_disconnect(to);
+        int uffd = rig_ask_lazy(to, &address);
+        filler_start(&next, to, uffd, address, ram);
+        rig_connect(to);
+        rig_wait_writes(to, 2 * GUEST_DISK_UNITS);
+        check_good(to, 2 * GUEST_DISK_UNITS);
+        rig_free(to);
+        g_atomic_int_set(&next.end, 1);
+        filler_join(&next);
+    } else {
+        rig_free(to);
+    }
+}
+
 /* ---- op=disk, which measures ---- */
 
 #define MEASURE_LINE "op=disk pages=1024 rounds=1 time=30 " POWEROFF " io="
@@ -797,6 +978,8 @@ main(int argc, char **argv)
     RAW("a pause that waits for a guest reset goes with its client", pause_goes_with_its_client);
     RAW("a pause that a guest reset without room holds up is refused in time",
         pause_does_not_wait_for_room);
+    RAW("a client that is killed leaves no main thread waiting for memory",
+        killed_client_hangs_no_main_thread);
     RAW("what a guest that measures has written is in the image", measuring_guest_writes);
     return g_test_run();
 }
