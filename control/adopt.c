@@ -7,7 +7,8 @@
  *   home     all members and district-ckpt there: what district-ckpt says decides; one of
  *            district-net and district-ckpt missing: started again; a member missing: failed as
  *            a unit, unless it left word that its guest is off. A member that run.json does not
- *            list had powered itself off before
+ *            list had powered itself off before. A stop, or the end of a unit that failed, that was
+ *            under way is brought to its end
  *   standby  district-standby there: connected to; else started again. Members that run already,
  *            or are loaded with the image, mean that a take-over was not brought to its end
  *   none     nothing may run
@@ -182,16 +183,30 @@ ask_ckpt(District *d)
 /* ---- By role ---- */
 
 static void
+finish_stop(District *d, const Found *found)
+{
+    if (found->ckpt)
+        connect_ckpt(d);
+    operation_stop(d, FALSE, operation_done_log, NULL);
+}
+
+static void
 adopt_home(District *d, const Found *found)
 {
-    if (found->listed == 0) {
+    gboolean handed_over = d->record.ended_incarnation != 0 && !d->record.stopped;
+
+    if (found->listed == 0 && !d->record.failover_wanted) {
         processes_end(d, TRUE, NULL);
         d->state = STATE_STOPPED;
         return;
     }
     /* So that a process which ends from now on is treated as one of a running district. */
-    d->state = d->record.ended_incarnation != 0 ? STATE_HANDED_OVER : STATE_RUNNING;
-    if (!note_ended(d)) {
+    d->state = handed_over ? STATE_HANDED_OVER : STATE_RUNNING;
+    if (d->record.stopped) {
+        finish_stop(d, found);
+        return;
+    }
+    if (d->record.failover_wanted || !note_ended(d)) {
         district_fail(d, "members ended while districtd was away");
         return;
     }

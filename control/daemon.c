@@ -252,6 +252,7 @@ on_tick(gpointer data)
     g_hash_table_iter_init(&iter, daemon->districts);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         district_watch_home(value);
+        district_ask_for_failover(value);
         if (poll)
             district_poll_status(value);
         if (ticks % 5 == 0) {

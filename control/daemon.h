@@ -117,6 +117,8 @@ struct District {
     char *standby_reason;       /* what our standby says is wrong with it, or NULL */
     GHashTable *members_off;    /* names of members whose guest powered itself off */
     gboolean unit_failed;       /* a member was lost; the others are being ended */
+    int64_t failover_ask_ns;    /* the standby is not asked to take over before; CLOCK_MONOTONIC */
+    int64_t failover_wait_ns;   /* from a refusal to the next time */
     char *namesake;             /* host that was last seen to have another district of this name */
     gboolean autostart_due;     /* the host has booted, and it is not started yet */
     int64_t autostart_ns;       /* not to be tried before */
@@ -232,6 +234,8 @@ void process_exited(Child *child, int status, gpointer data); /* fate.c: what th
 void district_member_off(District *district, const char *member);
 /* A unit: one member lost ends all. Members are ended, then state FAILED, then perhaps failover. */
 void district_fail(District *district, const char *why);
+/* Every HOSTLINK_BEAT_MS: does the standby have to be asked to take over from a home that failed? */
+void district_ask_for_failover(District *district);
 /* Start district-ckpt again beside running members, which go on. */
 void ckpt_restart(District *district);
 /* Members run here, or are paused and are to run on, and district-ckpt is there: see to it. */

@@ -6,7 +6,7 @@
  *   district-net     started again on the same sockets; the members connect again
  *   district-standby started again with the descriptors its predecessor held
  *   district-vmm     the district has failed as a unit: the other members are ended. If its standby
- * is to take over by itself it is asked to, after all members here have ended
+ * is to take over by itself it is asked to, after all members here have ended, until it does
  *
  * More than STORM_DEATHS deaths within STORM_SECONDS are a loop: then the district fails.
  */
@@ -21,6 +21,8 @@
 #include <string.h>
 
 #define HOME_FAILED_TIMEOUT_MS 60000
+#define ASK_AGAIN_NS NS_PER_S
+#define ASK_AGAIN_MAX_NS (60 * NS_PER_S)
 #define CKPT_TIMEOUT_MS 30000
 
 /* TRUE if this death is one too many. */
@@ -35,30 +37,67 @@ storm_note_death(Storm *storm)
     return oldest != 0 && now - oldest < STORM_SECONDS * NS_PER_S;
 }
 
-/* ---- All processes have ended ---- */
+/* ---- Failover by a home that failed ---- */
 
+typedef struct Question {
+    Daemon *daemon;
+    char *district;
+} Question;
+
+/* One that takes over ends our role by its claims. Who refuses may not do so for ever: it may be busy,
+ * or just have been started. */
 static void
 on_home_failed(JsonObject *answer, const GError *error, gpointer data)
 {
-    g_autofree char *name = data;
+    Question *question = data;
+    District *d = g_hash_table_lookup(question->daemon->districts, question->district);
 
     if (error != NULL)
-        g_warning("%s: the standby does not take over: %s: district failover %s there", name,
-                  error->message, name);
+        g_warning("%s: the standby does not take over: %s: it is asked again", question->district,
+                  error->message);
+    if (d != NULL) {
+        d->failover_ask_ns = clock_monotonic_ns() + d->failover_wait_ns;
+        d->failover_wait_ns = MIN(2 * d->failover_wait_ns, ASK_AGAIN_MAX_NS);
+    }
+    g_free(question->district);
+    g_free(question);
 }
 
-static void
-ask_standby_to_take_over(District *d)
+void
+district_ask_for_failover(District *d)
 {
     Peer *peer = d->record.peer ? g_hash_table_lookup(d->daemon->peers, d->record.peer) : NULL;
 
-    if (!d->definition->auto_failover || !d->record.protect || peer == NULL)
+    if (d->state != STATE_FAILED || !d->record.failover_wanted || !d->record.protect ||
+        !d->definition->auto_failover || d->job != NULL || peer == NULL || !peer_reachable(peer) ||
+        clock_monotonic_ns() < d->failover_ask_ns)
         return;
+    Question *question = g_new0(Question, 1);
     JsonObject *arguments = exchange_arguments(d);
+    question->daemon = d->daemon;
+    question->district = g_strdup(d->name);
+    d->failover_ask_ns = G_MAXINT64; /* until it has answered */
     json_object_set_string_member(arguments, "reason", d->reason != NULL ? d->reason : "failed");
-    peer_request(peer, "home-failed", arguments, HOME_FAILED_TIMEOUT_MS, on_home_failed,
-                 g_strdup(d->name));
+    peer_request(peer, "home-failed", arguments, HOME_FAILED_TIMEOUT_MS, on_home_failed, question);
 }
+
+/* On disk: the standby may be out of reach now, and districtd be killed before it can be asked. */
+static void
+want_failover(District *d)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (d->record.role != ROLE_HOME || !d->record.protect || !d->definition->auto_failover)
+        return;
+    d->failover_ask_ns = 0;
+    d->failover_wait_ns = ASK_AGAIN_NS;
+    d->record.failover_wanted = TRUE;
+    if (!district_save_record(d, &error))
+        g_warning("%s: a districtd after this one will not ask the standby to take over: %s",
+                  d->name, error->message);
+}
+
+/* ---- All processes have ended ---- */
 
 static void
 all_gone(District *d)
@@ -82,7 +121,7 @@ all_gone(District *d)
     if (failed && d->state != STATE_SUPERSEDED) {
         g_autofree char *reason = g_strdup(d->reason);
         district_set_state(d, STATE_FAILED, reason);
-        ask_standby_to_take_over(d);
+        district_ask_for_failover(d);
     }
     if (job != NULL)
         job_next(job);
@@ -114,10 +153,10 @@ district_fail(District *d, const char *why)
     g_free(d->reason);
     d->reason = g_steal_pointer(&reason);
     daemon_event(d->daemon, "failed", d->name, "%s", d->reason);
+    processes_end(d, TRUE, NULL);
+    want_failover(d);
     if (processes_count(d) == 0)
         all_gone(d);
-    else
-        processes_end(d, TRUE, NULL);
 }
 
 void
@@ -145,6 +184,7 @@ district_supersede(District *d, const char *host, uint64_t incarnation)
     d->record.superseded_incarnation = incarnation;
     d->record.role = ROLE_NONE;
     d->record.protect = FALSE;
+    d->record.failover_wanted = FALSE;
     d->record.ended_incarnation = 0;
     g_clear_pointer(&d->record.handing_to, g_free);
     d->seen = MAX(d->seen, incarnation);

@@ -191,6 +191,7 @@ step_new_incarnation(Job *job)
     }
     d->record.role = ROLE_HOME;
     d->record.stopped = FALSE;
+    d->record.failover_wanted = FALSE;
     d->record.ended_incarnation = 0;
     g_clear_pointer(&d->record.handing_to, g_free);
     d->record.superseded_incarnation = 0;

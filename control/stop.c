@@ -183,29 +183,37 @@ step_save_disks(Job *job)
 
 /* ---- The plug ---- */
 
+/* Written down before anything ends: whoever finds members half ended does not take that for a failure,
+ * which the standby would have to take over from. */
+static void
+note_stopped(District *d)
+{
+    g_autoptr(GError) error = NULL;
+
+    district_set_state(d, STATE_STOPPING, NULL);
+    d->unit_failed = FALSE;
+    d->record.stopped = TRUE;
+    d->record.failover_wanted = FALSE;
+    if (!district_save_record(d, &error))
+        g_warning("%s: a boot of this host would go on from a checkpoint: %s", d->name,
+                  error->message);
+}
+
 static void
 step_end(Job *job)
 {
     District *d = job->district;
 
     if (d->state != STATE_HANDED_OVER && d->state != STATE_SUPERSEDED)
-        district_set_state(d, STATE_STOPPING, NULL);
+        note_stopped(d);
     processes_end(d, job->force, job);
 }
 
 static void
 step_stopped(Job *job)
 {
-    District *d = job->district;
-
-    if (d->state == STATE_STOPPING) {
-        g_autoptr(GError) error = NULL;
-        d->record.stopped = TRUE;
-        if (!district_save_record(d, &error))
-            g_warning("%s: a boot of this host would go on from a checkpoint: %s", d->name,
-                      error->message);
-        district_set_state(d, STATE_STOPPED, NULL);
-    }
+    if (job->district->state == STATE_STOPPING)
+        district_set_state(job->district, STATE_STOPPED, NULL);
     job_next(job);
 }
 

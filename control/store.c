@@ -165,6 +165,7 @@ record_to_text(const Record *record)
     json_object_set_boolean_member(object, "protect", record->protect);
     json_object_set_boolean_member(object, "output_commit", record->output_commit);
     json_object_set_boolean_member(object, "stopped", record->stopped);
+    json_object_set_boolean_member(object, "failover_wanted", record->failover_wanted);
     json_object_set_boolean_member(object, "resume", record->resume);
     json_object_set_boolean_member(object, "home_stopped", record->home_stopped);
     json_object_set_int_member(object, "lineage", record->lineage);
@@ -395,6 +396,7 @@ record_from_json(JsonObject *object, Record *record)
     record->protect = json_get_bool(object, "protect", FALSE);
     record->output_commit = json_get_bool(object, "output_commit", TRUE);
     record->stopped = json_get_bool(object, "stopped", FALSE);
+    record->failover_wanted = json_get_bool(object, "failover_wanted", FALSE);
     record->resume = json_get_bool(object, "resume", FALSE);
     record->home_stopped = json_get_bool(object, "home_stopped", FALSE);
     record->lineage = (unsigned)json_get_int(object, "lineage", 0);

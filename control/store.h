@@ -27,16 +27,17 @@ typedef enum { ROLE_NONE, ROLE_HOME, ROLE_STANDBY } Role;
 
 typedef struct Record {
     Role role;
-    char *uuid;             /* made with the district; another one is another district */
-    gboolean protect;       /* home: protection is wanted, to peer */
-    gboolean output_commit; /* of the protection */
-    gboolean stopped;       /* home: on purpose, the guests had ended */
-    gboolean resume;        /* home: imported and not run since: a start goes on, and boots not */
-    gboolean home_stopped;  /* standby: the home ended its members on purpose */
-    unsigned lineage;       /* whose homes and store are this host's; 0: the definition's */
-    uint64_t clone_id;      /* a clone: checkpoint that it runs, of that lineage of clone_of */
-    unsigned copy;          /* standby: lineage of the copy; 0: it has no disks, no journals */
-    Pacing pacing;          /* of the protection */
+    char *uuid;               /* made with the district; another one is another district */
+    gboolean protect;         /* home: protection is wanted, to peer */
+    gboolean output_commit;   /* of the protection */
+    gboolean stopped;         /* home: on purpose; from before anything of it is ended */
+    gboolean failover_wanted; /* home: members were lost, and the standby is to take over */
+    gboolean resume;          /* home: imported and not run since: a start goes on, and boots not */
+    gboolean home_stopped;    /* standby: the home ended its members on purpose */
+    unsigned lineage;         /* whose homes and store are this host's; 0: the definition's */
+    uint64_t clone_id;        /* a clone: checkpoint that it runs, of that lineage of clone_of */
+    unsigned copy;            /* standby: lineage of the copy; 0: it has no disks, no journals */
+    Pacing pacing;            /* of the protection */
     uint64_t home_incarnation;       /* standby: what the home runs; older streams are refused */
     uint64_t superseded_incarnation; /* the newer life elsewhere; 0: none */
     uint64_t

@@ -52,6 +52,7 @@ test_round_trip(Fixture *f, gconstpointer data)
                  .uuid = (char *)UUID,
                  .protect = TRUE,
                  .stopped = TRUE,
+                 .failover_wanted = TRUE,
                  .resume = TRUE,
                  .home_stopped = TRUE,
                  .pacing = {.interval_us = PACING_AUTO, .max_slowdown = 7, .max_lag_us = 20000},
@@ -68,8 +69,8 @@ test_round_trip(Fixture *f, gconstpointer data)
     g_assert_true(store_load_record(f->dir, "shop", &out, NULL));
     g_assert_true(store_load_incarnation(f->dir, "shop", &incarnation, NULL));
     g_assert_cmpint(out.role, ==, ROLE_STANDBY);
-    g_assert_true(out.protect && out.stopped && out.resume && out.home_stopped &&
-                  !out.output_commit);
+    g_assert_true(out.protect && out.stopped && out.failover_wanted && out.resume &&
+                  out.home_stopped && !out.output_commit);
     g_assert_cmpuint(out.pacing.interval_us, ==, PACING_AUTO);
     g_assert_cmpuint(out.pacing.max_slowdown, ==, 7);
     g_assert_cmpuint(out.pacing.max_lag_us, ==, 20000);

@@ -535,6 +535,52 @@ test_members(void)
     pair_free(pair);
 }
 
+/* The other host has been asked to take over, and has; nobody has called the home silent. */
+static void
+check_asked(Pair *pair)
+{
+    pair_wait(pair, pair_standby(pair), "state", "running");
+    g_assert_true(pair_had_event(pair, pair_standby(pair), "home-failed"));
+    g_assert_false(pair_had_event(pair, pair_standby(pair), "failover"));
+    pair_wait(pair, pair_home(pair), "state", "superseded");
+    pair_swap(pair);
+    pair_wait_progress(pair);
+    pair_check_output(pair, pair_home(pair));
+}
+
+/* The districtd that finds out about it has no connection to the other host yet. */
+static void
+test_member_and_daemon(void)
+{
+    Pair *pair = pair_new();
+    Host *home = pair_home(pair);
+    GPid app = pair_process(pair, home, "members.1.pid");
+
+    proc_kill(&home->daemon);
+    kill(app, SIGKILL);
+    pair_daemon_start(pair, home);
+    check_asked(pair);
+    pair_free(pair);
+}
+
+/* The other host cannot be asked when it happens, and the home's next districtd has not seen it. */
+static void
+test_member_without_standby(void)
+{
+    Pair *pair = pair_new();
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+
+    proc_kill(&standby->daemon);
+    kill(pair_process(pair, home, "members.0.pid"), SIGKILL);
+    pair_wait(pair, home, "state", "failed");
+    proc_kill(&home->daemon);
+    pair_daemon_start(pair, home);
+    pair_wait(pair, home, "state", "failed");
+    pair_daemon_start(pair, standby);
+    check_asked(pair);
+    pair_free(pair);
+}
+
 /* ---- A host ---- */
 
 /* Whatever happened to the districtd of home before: all of home dies, and the other host runs. */
@@ -653,6 +699,32 @@ test_stop_loses_member(void)
     g_assert_cmpint(g_get_monotonic_time() - begun, <, 15 * G_USEC_PER_SEC);
     pair_wait(pair, standby, "state", "standby");
     g_assert_false(pair_had_event(pair, standby, "failover"));
+    pair_free(pair);
+}
+
+/* districtd is killed while it ends the members: what its successor finds is no failure. */
+static void
+test_stop_loses_daemon(void)
+{
+    Pair *pair = pair_new();
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    GPid app = pair_process(pair, home, "members.1.pid");
+    const char *stop[] = {"stop", "shop", "--timeout", "0s", NULL};
+    Proc command = {0};
+
+    kill(pair_process(pair, home, "processes.ckpt"), SIGSTOP); /* it is told to quit first */
+    pair_command_start(pair, home, &command, stop);
+    pair_wait(pair, home, "state", "stopping");
+    proc_kill(&home->daemon);
+    kill(app, SIGKILL);
+    g_assert_cmpint(proc_wait(&command, RIG_LIMIT_MS), !=, 0);
+    g_free(command.name);
+    pair_daemon_start(pair, home);
+    pair_wait(pair, home, "state", "stopped");
+    pair_wait_link(pair, home);
+    g_usleep(2 * G_USEC_PER_SEC);
+    pair_wait(pair, standby, "state", "standby");
+    g_assert_false(pair_had_event(pair, standby, "home-failed"));
     pair_free(pair);
 }
 
@@ -822,6 +894,10 @@ main(int argc, char **argv)
                     test_unfit_standby);
     g_test_add_func("/districtd/the standby takes over by itself from a killed member",
                     test_members);
+    g_test_add_func("/districtd/the standby takes over from a member killed with districtd",
+                    test_member_and_daemon);
+    g_test_add_func("/districtd/a standby that was away when a member was killed takes over",
+                    test_member_without_standby);
     g_test_add_func("/districtd/the standby takes over when home and its districtd are killed",
                     test_takeover_home_daemon);
     g_test_add_func("/districtd/a standby whose districtd was killed takes over",
@@ -829,6 +905,8 @@ main(int argc, char **argv)
     g_test_add_func("/districtd/a stop lets guests power off, and unplugs who does not", test_stop);
     g_test_add_func("/districtd/a stop that loses a member ends the others",
                     test_stop_loses_member);
+    g_test_add_func("/districtd/a stop that loses districtd is brought to its end, and no failure",
+                    test_stop_loses_daemon);
     g_test_add_func("/districtd/the standby takes over from a silent home", test_silent_home);
     g_test_add_func("/districtd/a home that is lost right after district-standby is failed over",
                     test_home_lost_after_standby);
