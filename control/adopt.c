@@ -44,23 +44,31 @@ note_members_off(District *d, GPtrArray *processes)
     }
 }
 
+static gboolean
+is_gone(const District *d, const DefinitionMember *m)
+{
+    return processes_find(d, "vmm", m->name) == NULL &&
+           !g_hash_table_contains(d->members_off, m->name);
+}
+
 /* Those that ended while districtd was away: off, if they left word. FALSE: one was lost. */
 static gboolean
 note_ended(District *d)
 {
-    gboolean all = TRUE;
+    const GPtrArray *members = d->definition->members;
 
-    for (guint i = 0; i < d->definition->members->len; i++) {
-        const DefinitionMember *m = d->definition->members->pdata[i];
-        if (processes_find(d, "vmm", m->name) != NULL ||
-            g_hash_table_contains(d->members_off, m->name))
-            continue;
-        if (process_member_ended(d, m->name))
-            district_member_off(d, m->name);
-        else
-            all = FALSE;
+    for (guint i = 0; i < members->len; i++) {
+        const DefinitionMember *m = members->pdata[i];
+        if (is_gone(d, m) && !process_member_ended(d, m->name))
+            return FALSE;
     }
-    return all;
+    /* Only now: with the last one to be off the district is stopped. */
+    for (guint i = 0; i < members->len; i++) {
+        const DefinitionMember *m = members->pdata[i];
+        if (is_gone(d, m))
+            district_member_off(d, m->name);
+    }
+    return TRUE;
 }
 
 static Found

@@ -435,8 +435,6 @@ process_exited(Child *child, int status, gpointer data)
     g_ptr_array_find(d->children, child, &index);
     g_ptr_array_steal_index(d->children, index);
     const RunProcess *p = child_process(child);
-    if (!processes_save(d, &error))
-        g_warning("%s", error->message);
     if (strcmp(p->kind, "standby") == 0)
         standby_exited(d, status);
     else if (d->ending)
@@ -449,6 +447,9 @@ process_exited(Child *child, int status, gpointer data)
         net_exited(d, status);
     else
         member_exited(d, p->member, status);
+    /* Now only: who is not listed any more is off to a districtd after this one, and not lost. */
+    if (!processes_save(d, &error))
+        g_warning("%s", error->message);
     child_free(child);
 }
 
