@@ -24,5 +24,8 @@ GQuark control_error_quark(void);
 
 /* Class name of error for the API: "InvalidArgument", "NotFound", ... */
 const char *control_error_class(const GError *error);
+/* Code of an error that another host has answered with this class (NULL: none). Of its own failures only
+ * NOT_FOUND says something here; UNREACHABLE above all is for a host that has not answered. */
+ControlError control_error_of_peer(const char *class);
 
 #endif

@@ -573,7 +573,10 @@ handle_for_district(const DistrictMethod *method, Peer *peer, JsonObject *argume
         refuse(peer, id, CONTROL_ERROR_NOT_FOUND, name, "another district has this name here");
     else if (method->role != ROLE_NONE &&
              (d->record.role != method->role || g_strcmp0(d->record.peer, peer_name(peer)) != 0))
-        refuse(peer, id, CONTROL_ERROR_STATE, name, "that is not its role here, or not yours");
+        /* Only as a home it is something to the caller. */
+        refuse(peer, id,
+               d->record.role == ROLE_HOME ? CONTROL_ERROR_STATE : CONTROL_ERROR_NOT_FOUND, name,
+               "that is not its role here, or not yours");
     else
         method->handle(peer, d, arguments, id);
 }

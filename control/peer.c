@@ -289,8 +289,9 @@ handle_answer(Peer *peer, gint64 id, JsonObject *message)
     if (call == NULL)
         return;
     if (text != NULL)
-        error =
-            g_error_new(CONTROL_ERROR, CONTROL_ERROR_FAILED, "host %s: %.1000s", peer->name, text);
+        error = g_error_new(CONTROL_ERROR,
+                            (gint)control_error_of_peer(json_get_string(message, "class", NULL)),
+                            "host %s: %.1000s", peer->name, text);
     call_finish(call, error != NULL ? NULL : json_get_object(message, "return"), error);
 }
 

@@ -157,14 +157,19 @@ on_dropped(JsonObject *answer, const GError *error, gpointer data)
 {
     Job *job = data;
 
-    /* A standby that does not know of it has nothing to drop. */
-    if (error != NULL && error->code == CONTROL_ERROR_UNREACHABLE && !job->force)
+    /* A standby that does not know of it has nothing to drop. One that refuses, as it is about to take
+     * over, may do so later: it has to find us protected then. */
+    if (error == NULL || error->code == CONTROL_ERROR_NOT_FOUND || job->force || job->finished)
+        job_next(job);
+    else if (error->code == CONTROL_ERROR_UNREACHABLE)
         job_fail_new(job, CONTROL_ERROR_UNREACHABLE,
                      "%s: host %s keeps a copy and cannot be told to drop it: connect it, or "
                      "unprotect --force",
                      job->district->name, job->host);
     else
-        job_next(job);
+        job_fail_new(job, CONTROL_ERROR_STATE,
+                     "%s: host %s keeps its copy (%s): try again, or unprotect --force",
+                     job->district->name, job->host, error->message);
     job_unref(job);
 }
 

@@ -175,6 +175,29 @@ test_disk_dropped(void)
     pair_free(pair);
 }
 
+/* A take-over that is under way may fail: then there is a copy, which its home must not have forgotten. */
+static void
+test_disk_dropped_late(void)
+{
+    Pair *pair = pair_new_disk();
+    GPid keeper = pair_process(pair, pair_standby(pair), "processes.standby");
+    const char *unprotect[] = {"unprotect", "shop", NULL};
+    g_autofree char *why = NULL;
+    Proc command = {0};
+
+    kill(keeper, SIGSTOP); /* no engine is started before it has said what disks it has */
+    pair_command_start(pair, pair_standby(pair), &command, failover);
+    pair_wait(pair, pair_standby(pair), "operation", "failover");
+    g_assert_null(pair_command(pair, pair_home(pair), &why, unprotect));
+    kill(keeper, SIGCONT);
+    g_assert_nonnull(strstr(why, "being taken over"));
+    g_assert_cmpint(proc_wait(&command, RIG_LIMIT_MS), ==, 0);
+    g_free(command.name);
+    check_moved_disk(pair);
+    pair_wait(pair, pair_standby(pair), "state", "superseded");
+    pair_free(pair);
+}
+
 /* The only copy of its disks is in its directory then. */
 static void
 test_disk_destroyed(void)
@@ -338,6 +361,8 @@ main(int argc, char **argv)
                     test_disk_failover);
     g_test_add_func("/lives/a copy that is dropped takes its disks with it and nothing else",
                     test_disk_dropped);
+    g_test_add_func("/lives/a copy that is being taken over is not dropped",
+                    test_disk_dropped_late);
     g_test_add_func("/lives/disks that came along are not destroyed unasked", test_disk_destroyed);
     g_test_add_func("/lives/what a guest that powers itself off wrote last is durable at once",
                     test_disk_power_off);
