@@ -377,8 +377,10 @@ void operation_unprotect(District *district, gboolean force, JobDone done, gpoin
 /* Bring the protection that is wanted about (again), in the background. */
 void protect_resume(District *district);
 /* On the standby: take over. incarnation 0: the next one. planned: the home has handed over. */
-void operation_takeover(District *district, uint64_t incarnation, gboolean planned,
-                        gboolean ask_home, JobDone done, gpointer data);
+void operation_takeover(District *district, uint64_t incarnation, gboolean planned, JobDone done,
+                        gpointer data);
+/* Is it about to be run here, though its state need not say so yet? */
+gboolean takeover_is_under_way(const District *district);
 /* Has the image been passed to members here, which may hold the only copy of the district? */
 gboolean takeover_has_image(const District *district);
 /* Processes of a take-over were found, and it is being looked whether the members run. */

@@ -197,8 +197,7 @@ judge_claim(Peer *peer, District *d, const Claim *claim, JsonObject *item)
     } else if (d->record.role == ROLE_HOME && is_peer) {
         note_standby(d, peer_name(peer), json_get_string(item, "reason", NULL));
     }
-    /* It has missed that a newer life is here: say so at once, not at our next change. */
-    if (claim->active && own.home && claim->incarnation < own.incarnation)
+    if (incarnation_must_answer(&own, claim))
         peer_note(peer, "claims", all_claims(peer_daemon(peer)));
 }
 
@@ -225,6 +224,9 @@ handle_who_runs(Peer *peer, District *d, JsonObject *arguments, gint64 id)
 {
     g_autoptr(JsonObject) answer = claim_to_json(d);
 
+    /* Its home is not to be ended before that is ready to run, but nor is it to be started there. */
+    if (takeover_is_under_way(d))
+        json_object_set_boolean_member(answer, "active", TRUE);
     peer_answer(peer_daemon(peer), peer_name(peer), id, answer, NULL);
 }
 
@@ -501,7 +503,7 @@ handle_activate(Peer *peer, District *d, JsonObject *arguments, gint64 id)
     if (incarnation <= (gint64)MAX(d->incarnation, d->seen))
         refuse(peer, id, CONTROL_ERROR_STATE, d->name, "that incarnation is not a new one here");
     else
-        operation_takeover(d, (uint64_t)incarnation, TRUE, FALSE, activation_done,
+        operation_takeover(d, (uint64_t)incarnation, TRUE, activation_done,
                            asked_new(peer, id, d->name));
 }
 
@@ -510,24 +512,37 @@ handle_home_failed(Peer *peer, District *d, JsonObject *arguments, gint64 id)
 {
     daemon_event(peer_daemon(peer), "home-failed", d->name, "host %s: %.200s", peer_name(peer),
                  json_get_string(arguments, "reason", "?"));
-    operation_takeover(d, 0, FALSE, FALSE, asked_done, asked_new(peer, id, d->name));
+    operation_takeover(d, 0, FALSE, asked_done, asked_new(peer, id, d->name));
 }
 
 /* ---- Requests of a standby to the home ---- */
 
+/* The claim that the peer is activating it may have come first and ended it already. */
+static gboolean
+must_yield(const District *d, const Peer *peer, uint64_t incarnation)
+{
+    const char *host = d->daemon->config->host_name;
+    Claim own = district_claim(d);
+
+    if (d->record.role == ROLE_STANDBY || g_strcmp0(d->record.peer, peer_name(peer)) != 0)
+        return FALSE;
+    return (d->record.superseded_incarnation == incarnation &&
+            g_strcmp0(d->record.superseded_by, peer_name(peer)) == 0) ||
+           incarnation_judge_takeover(&own, host, incarnation, peer_name(peer)) ==
+               VERDICT_SUPERSEDED;
+}
+
 static void
 handle_take_over(Peer *peer, District *d, JsonObject *arguments, gint64 id)
 {
-    gint64 incarnation = json_get_int(arguments, "incarnation", 0);
+    uint64_t incarnation = (uint64_t)MAX(json_get_int(arguments, "incarnation", 0), 0);
 
-    if (d->record.role == ROLE_STANDBY || g_strcmp0(d->record.peer, peer_name(peer)) != 0 ||
-        incarnation <= (gint64)d->incarnation) {
+    if (!must_yield(d, peer, incarnation)) {
         refuse(peer, id, CONTROL_ERROR_STATE, d->name,
                "a newer incarnation has its home here, or it is not protected by you");
         return;
     }
-    /* The claim that the peer is activating it may have come first and ended it already. */
-    district_supersede(d, peer_name(peer), (uint64_t)incarnation);
+    district_supersede(d, peer_name(peer), incarnation);
     answer_when_ended(asked_new(peer, id, d->name), d, NULL);
 }
 

@@ -606,5 +606,5 @@ district_watch_home(District *d)
         return;
     daemon_event(d->daemon, "failover", d->name, "host %s is silent on all paths: taking over",
                  d->record.peer);
-    operation_takeover(d, 0, FALSE, FALSE, operation_done_log, NULL);
+    operation_takeover(d, 0, FALSE, operation_done_log, NULL);
 }

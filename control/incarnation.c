@@ -28,6 +28,23 @@ incarnation_judge(const Claim *own, const char *own_host, const Claim *peer, con
     return VERDICT_KEEP;
 }
 
+Verdict
+incarnation_judge_takeover(const Claim *own, const char *own_host, uint64_t number,
+                           const char *peer_host)
+{
+    const Claim taking = {.incarnation = number, .active = TRUE};
+
+    if (number > own->incarnation)
+        return VERDICT_SUPERSEDED;
+    return incarnation_judge(own, own_host, &taking, peer_host);
+}
+
+gboolean
+incarnation_must_answer(const Claim *own, const Claim *peer)
+{
+    return peer->active && own->home && peer->incarnation <= own->incarnation;
+}
+
 gboolean
 incarnation_may_promote(const Silence *silence, int64_t now_ns, int64_t patience_ns)
 {

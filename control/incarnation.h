@@ -31,11 +31,20 @@ typedef enum {
 uint64_t incarnation_next(uint64_t own, uint64_t seen);
 
 /*
- * Our claim against a peer's. Two active claims to the same number can only come from a forced
- * start; then the host whose name sorts first keeps it, which both sides decide alike.
+ * Our claim against a peer's. Two active claims to the same number come from a forced start, or from
+ * a start and a take-over that have crossed; then the host whose name sorts first keeps it, which
+ * both sides decide alike.
  */
 Verdict incarnation_judge(const Claim *own, const char *own_host, const Claim *peer,
                           const char *peer_host);
+
+/* The same when our standby asks us to end for number: its claim to it may come before or after. */
+Verdict incarnation_judge_takeover(const Claim *own, const char *own_host, uint64_t number,
+                                   const char *peer_host);
+
+/* Must the peer, whose claim this is, hear ours at once, not at our next change? It runs what has a
+ * newer life here, or one with the same number. */
+gboolean incarnation_must_answer(const Claim *own, const Claim *peer);
 
 /* What a standby knows of its home's silence; CLOCK_MONOTONIC, ns; 0: never. */
 typedef struct Silence {

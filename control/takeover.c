@@ -25,7 +25,7 @@
 #include <fcntl.h>
 #include <string.h>
 
-#define ASK_HOME_MS 3000
+#define ASK_HOME_MS 10000
 #define CKPT_READY_MS 45000
 #define ACTIVATE_MS 30000
 #define DISKS_MS 5000
@@ -183,32 +183,49 @@ step_new_incarnation(Job *job)
     job_next(job);
 }
 
+static void ask_home(Job *job);
+
 static void
 on_home_ended(JsonObject *answer, const GError *error, gpointer data)
 {
     Job *job = data;
 
-    /* Unreachable is what a failover is for; a refusal is a newer home speaking. */
-    if (error != NULL && error->code != CONTROL_ERROR_UNREACHABLE)
-        job_fail(job, error);
-    else
+    if (error == NULL || job->finished || job->district->daemon->closing)
         job_next(job);
+    else if (error->code == CONTROL_ERROR_UNREACHABLE)
+        ask_home(job); /* there may be another path */
+    else
+        job_fail(job, error); /* a refusal is a newer home speaking */
     job_unref(job);
 }
 
+/* One that cannot be reached, or lives and does not answer in time, is what a failover is for. */
 static void
-step_end_home(Job *job)
+ask_home(Job *job)
 {
     District *d = job->district;
     Peer *peer = g_hash_table_lookup(d->daemon->peers, d->record.peer);
+    int64_t left_ms = (job->deadline_ns - clock_monotonic_ns()) / NS_PER_MS;
 
-    if (!job->force || peer == NULL || !peer_reachable(peer)) {
+    if (peer == NULL || !peer_reachable(peer) || left_ms <= 0) {
         job_next(job);
         return;
     }
     JsonObject *arguments = exchange_arguments(d);
     json_object_set_int_member(arguments, "incarnation", (gint64)job->incarnation);
-    peer_request(peer, "take-over", arguments, ASK_HOME_MS, on_home_ended, job_ref(job));
+    peer_request(peer, "take-over", arguments, (int)left_ms, on_home_ended, job_ref(job));
+}
+
+/* Whoever decided: a home that was silent then may have been heard since. */
+static void
+step_end_home(Job *job)
+{
+    if (job->planned) {
+        job_next(job);
+        return;
+    }
+    job->deadline_ns = clock_monotonic_ns() + ASK_HOME_MS * NS_PER_MS;
+    ask_home(job);
 }
 
 static void
@@ -433,16 +450,20 @@ static const JobStep takeover_steps[] = {
     step_new_incarnation, step_end_home,  step_activate,  step_become_home,     NULL};
 
 void
-operation_takeover(District *d, uint64_t incarnation, gboolean planned, gboolean ask_home,
-                   JobDone done, gpointer data)
+operation_takeover(District *d, uint64_t incarnation, gboolean planned, JobDone done, gpointer data)
 {
     Job *job = job_new(d, planned ? "activation" : "failover", takeover_steps, done, data);
     if (job == NULL)
         return;
     job->incarnation = incarnation;
     job->planned = planned;
-    job->force = ask_home;
     job_next(job);
+}
+
+gboolean
+takeover_is_under_way(const District *d)
+{
+    return d->job != NULL && d->job->steps == takeover_steps;
 }
 
 /* ---- Interrupted take-overs ---- */

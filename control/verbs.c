@@ -453,7 +453,7 @@ verb_failover(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
     District *d = original_argument(request, daemon, arguments);
 
     if (d != NULL)
-        operation_takeover(d, 0, FALSE, TRUE, api_job_done, request);
+        operation_takeover(d, 0, FALSE, api_job_done, request);
 }
 
 static void

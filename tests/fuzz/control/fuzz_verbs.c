@@ -198,10 +198,15 @@ operation_unprotect(District *d, gboolean force, JobDone done, gpointer data)
 }
 
 void
-operation_takeover(District *d, uint64_t incarnation, gboolean planned, gboolean ask_home,
-                   JobDone done, gpointer data)
+operation_takeover(District *d, uint64_t incarnation, gboolean planned, JobDone done, gpointer data)
 {
     finish(done, data);
+}
+
+gboolean
+takeover_is_under_way(const District *d)
+{
+    return FALSE;
 }
 
 gboolean

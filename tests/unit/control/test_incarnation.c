@@ -68,6 +68,48 @@ test_exactly_one(void)
     }
 }
 
+/* A start at the home and a take-over have chosen the same number: whether the home hears of it by the
+ * request or by the claim first, one of the two goes on. */
+static void
+test_crossed_takeover(void)
+{
+    const Claim home = {4, TRUE, TRUE}, taking = {4, FALSE, TRUE};
+
+    g_assert_cmpint(incarnation_judge_takeover(&home, "a", 4, "b"), ==, VERDICT_KEEP);
+    g_assert_cmpint(incarnation_judge(&home, "a", &taking, "b"), ==, VERDICT_KEEP);
+    g_assert_cmpint(incarnation_judge_takeover(&home, "b", 4, "a"), ==, VERDICT_SUPERSEDED);
+    g_assert_cmpint(incarnation_judge(&home, "b", &taking, "a"), ==, VERDICT_SUPERSEDED);
+}
+
+static void
+test_takeover(void)
+{
+    const Claim failed = {3, TRUE, FALSE}, ended = {3, FALSE, FALSE};
+
+    g_assert_cmpint(incarnation_judge_takeover(&home_running_3, "a", 4, "b"), ==,
+                    VERDICT_SUPERSEDED);
+    g_assert_cmpint(incarnation_judge_takeover(&failed, "a", 4, "b"), ==, VERDICT_SUPERSEDED);
+    g_assert_cmpint(incarnation_judge_takeover(&ended, "a", 4, "b"), ==, VERDICT_SUPERSEDED);
+    g_assert_cmpint(incarnation_judge_takeover(&home_running_3, "b", 2, "a"), ==, VERDICT_KEEP);
+    g_assert_cmpint(incarnation_judge_takeover(&failed, "b", 3, "a"), ==, VERDICT_KEEP);
+}
+
+/* Both run the same number, and one has said so long ago: it says so again, and the other one hears. */
+static void
+test_answers(void)
+{
+    const Claim a = {4, TRUE, TRUE}, b = {4, TRUE, TRUE}, b_ended = {4, FALSE, FALSE};
+    const Claim b_older = {3, TRUE, TRUE}, b_newer = {5, TRUE, TRUE};
+
+    g_assert_true(incarnation_must_answer(&a, &b));
+    g_assert_cmpint(incarnation_judge(&b, "b", &a, "a"), ==, VERDICT_SUPERSEDED);
+    g_assert_true(incarnation_must_answer(&a, &b_older));
+    /* That is the end of it. */
+    g_assert_false(incarnation_must_answer(&a, &b_ended));
+    g_assert_false(incarnation_must_answer(&b_ended, &a));
+    g_assert_false(incarnation_must_answer(&a, &b_newer));
+}
+
 static void
 test_handover(void)
 {
@@ -124,6 +166,12 @@ main(int argc, char **argv)
     g_test_add_func("/incarnation/a standby has nothing to end", test_standby_is_not_superseded);
     g_test_add_func("/incarnation/equal numbers are decided alike by both", test_tie);
     g_test_add_func("/incarnation/of two running homes exactly one goes on", test_exactly_one);
+    g_test_add_func("/incarnation/a home ends for a take-over under a newer number only",
+                    test_takeover);
+    g_test_add_func("/incarnation/a start and a take-over under one number are decided alike",
+                    test_crossed_takeover);
+    g_test_add_func("/incarnation/who runs the same number or an older one is answered",
+                    test_answers);
     g_test_add_func("/incarnation/a lost answer to a hand-over is found out", test_handover);
     g_test_add_func("/incarnation/silence on all paths promotes", test_promotion);
     g_test_add_func("/incarnation/who never heard the home does not promote itself",

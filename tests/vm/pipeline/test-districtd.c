@@ -581,6 +581,27 @@ test_member_without_standby(void)
     pair_free(pair);
 }
 
+/* A start would take the number that the other host is about to take. */
+static void
+test_start_during_takeover(void)
+{
+    Pair *pair = pair_new();
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    const char *start[] = {"start", "shop", NULL};
+    g_autofree char *why = NULL;
+
+    pair_wait_above(pair, standby, "processes.ckpt", 1);
+    GPid ckpt = pair_process(pair, standby, "processes.ckpt");
+    kill(ckpt, SIGSTOP); /* it has to be ready first */
+    kill(pair_process(pair, home, "members.0.pid"), SIGKILL);
+    pair_wait(pair, standby, "operation", "failover");
+    g_assert_null(pair_command(pair, home, &why, start));
+    kill(ckpt, SIGCONT);
+    g_assert_nonnull(strstr(why, "runs it, or is about to"));
+    check_asked(pair);
+    pair_free(pair);
+}
+
 /* ---- A host ---- */
 
 /* Whatever happened to the districtd of home before: all of home dies, and the other host runs. */
@@ -898,6 +919,8 @@ main(int argc, char **argv)
                     test_member_and_daemon);
     g_test_add_func("/districtd/a standby that was away when a member was killed takes over",
                     test_member_without_standby);
+    g_test_add_func("/districtd/a home is not started while its standby is about to take over",
+                    test_start_during_takeover);
     g_test_add_func("/districtd/the standby takes over when home and its districtd are killed",
                     test_takeover_home_daemon);
     g_test_add_func("/districtd/a standby whose districtd was killed takes over",
