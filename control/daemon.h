@@ -394,6 +394,9 @@ void operation_migrate(District *district, const char *host, JobDone done, gpoin
 /* Now and then: take back what is to be taken back, or ask the target of an unresolved hand-over. */
 void migrate_go_on(District *district);
 void migrate_resolve(District *district, const Claim *target);
+/* The target of a hand-over does not run it: write down that this is the home again, for a new life that
+ * is above what the target was given, if it is to have one. */
+gboolean migrate_own_again(District *district, gboolean new_life, GError **error);
 void operation_done_log(JsonObject *result, const GError *error, gpointer data);
 /* start.c: steps shared by operations that bring members up. */
 void step_start_processes(Job *job);

@@ -188,6 +188,21 @@ step_back_look(Job *job)
     job_call(job, job->district->ckpt, &request.base, NULL, 0, TAKE_BACK_MS, on_back_state);
 }
 
+gboolean
+migrate_own_again(District *d, gboolean new_life, GError **error)
+{
+    /* By an attempt before this one, whose district-ckpt was lost. */
+    gboolean numbered = d->record.ended_incarnation == 0 && d->state == STATE_HANDED_OVER;
+    /* Above the number that the target was given. */
+    uint64_t number = MAX(district_next_incarnation(d), d->record.ended_incarnation + 2);
+
+    if (new_life && !numbered && !district_save_incarnation(d, number, error))
+        return FALSE;
+    d->record.ended_incarnation = 0;
+    g_clear_pointer(&d->record.handing_to, g_free);
+    return district_save_record(d, error);
+}
+
 static void
 step_back_number(Job *job)
 {
@@ -196,17 +211,7 @@ step_back_number(Job *job)
 
     /* A hand-over that changed nothing, and of which the target was not told, needs no new life. */
     gboolean untouched = strcmp(job->label, "running") == 0 && d->state == STATE_RUNNING;
-    /* By an attempt before this one, whose district-ckpt was lost. */
-    gboolean numbered = d->record.ended_incarnation == 0 && d->state == STATE_HANDED_OVER;
-    /* Above the number that the target was given. */
-    uint64_t number = MAX(district_next_incarnation(d), d->record.ended_incarnation + 2);
-    if (!untouched && !numbered && !district_save_incarnation(d, number, &error)) {
-        job_fail(job, error);
-        return;
-    }
-    d->record.ended_incarnation = 0;
-    g_clear_pointer(&d->record.handing_to, g_free);
-    if (district_save_record(d, &error))
+    if (migrate_own_again(d, !untouched, &error))
         job_next(job);
     else
         job_fail(job, error);

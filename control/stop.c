@@ -192,6 +192,8 @@ note_stopped(District *d)
 
     district_set_state(d, STATE_STOPPING, NULL);
     d->unit_failed = FALSE;
+    if (d->record.stopped)
+        return;
     d->record.stopped = TRUE;
     d->record.failover_wanted = FALSE;
     if (!district_save_record(d, &error))
@@ -199,14 +201,24 @@ note_stopped(District *d)
                   error->message);
 }
 
+/* What was handed over is not ours to stop, but when its target does not run it: then the target has to
+ * hear from us, as from any home, that it is stopped. */
+static void
+end_members(District *d, gboolean at_once, Job *job)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (d->state == STATE_HANDED_OVER && d->taking_back && !migrate_own_again(d, TRUE, &error))
+        g_warning("%s", error->message);
+    if (d->state != STATE_SUPERSEDED && (d->state != STATE_HANDED_OVER || d->taking_back))
+        note_stopped(d);
+    processes_end(d, at_once, job);
+}
+
 static void
 step_end(Job *job)
 {
-    District *d = job->district;
-
-    if (d->state != STATE_HANDED_OVER && d->state != STATE_SUPERSEDED)
-        note_stopped(d);
-    processes_end(d, job->force, job);
+    end_members(job->district, job->force, job);
 }
 
 static void
@@ -225,10 +237,11 @@ static const JobStep shut_down_steps[] = {
 void
 operation_stop(District *d, gboolean force, JobDone done, gpointer data)
 {
-    /* Force also ends an operation that hangs; but not one whose members may be the only copy. */
+    /* Force also ends an operation that hangs; but not one whose members may be the only copy. Members
+     * first: an operation that is undone neither brings them back then, nor takes them for lost. */
     if (force && d->job != NULL && !takeover_has_image(d)) {
-        if (d->job->steps == shut_down_steps)
-            d->job->undo = NULL; /* it would do what is done here */
+        if (d->record.role == ROLE_HOME && processes_count(d) > 0)
+            end_members(d, TRUE, NULL);
         job_fail_new(d->job, CONTROL_ERROR_STATE, "%s: stopped by force", d->name);
     }
     Job *job = job_new(d, "stop", stop_steps, done, data);

@@ -723,6 +723,57 @@ test_stop_loses_member(void)
     pair_free(pair);
 }
 
+/* It hangs in an operation that would be undone by ending all, as after a failure. */
+static void
+test_stop_by_force(void)
+{
+    Pair *pair = pair_new();
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    const char *stop[] = {"stop", "shop", "--force", NULL};
+
+    kill(pair_process(pair, home, "processes.ckpt"), SIGSTOP);
+    proc_kill(&home->daemon);
+    pair_daemon_start(pair, home);
+    pair_wait_link(pair, home);
+    pair_wait(pair, home, "operation", "adoption");
+    pair_must(pair, home, stop);
+    pair_wait(pair, home, "state", "stopped");
+    g_assert_false(pair_had_event(pair, home, "failed"));
+    g_usleep(2 * G_USEC_PER_SEC);
+    pair_wait(pair, standby, "state", "standby");
+    g_assert_false(pair_had_event(pair, standby, "home-failed"));
+    /* Nor when the next districtd looks. */
+    proc_kill(&home->daemon);
+    pair_daemon_start(pair, home);
+    pair_wait(pair, home, "state", "stopped");
+    pair_free(pair);
+}
+
+/* The guests are paused for a hand-over that hangs: a stop does not take them back first. */
+static void
+test_stop_in_hand_over(void)
+{
+    Pair *pair = pair_new();
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    const char *migrate[] = {"migrate", "shop", "--to", standby->name, NULL};
+    const char *stop[] = {"stop", "shop", "--force", NULL};
+    GPid keeper = pair_process(pair, standby, "processes.standby");
+    Proc command = {0};
+
+    kill(keeper, SIGSTOP);
+    pair_command_start(pair, home, &command, migrate);
+    pair_wait(pair, home, "operation", "migrate");
+    g_usleep(G_USEC_PER_SEC / 2);
+    pair_must(pair, home, stop);
+    kill(keeper, SIGCONT);
+    g_assert_cmpint(proc_wait(&command, RIG_LIMIT_MS), !=, 0);
+    g_free(command.name);
+    pair_wait(pair, home, "state", "stopped");
+    g_usleep(2 * G_USEC_PER_SEC);
+    pair_wait(pair, standby, "state", "standby");
+    pair_free(pair);
+}
+
 /* districtd is killed while it ends the members: what its successor finds is no failure. */
 static void
 test_stop_loses_daemon(void)
@@ -928,6 +979,9 @@ main(int argc, char **argv)
     g_test_add_func("/districtd/a stop lets guests power off, and unplugs who does not", test_stop);
     g_test_add_func("/districtd/a stop that loses a member ends the others",
                     test_stop_loses_member);
+    g_test_add_func("/districtd/a stop by force is no failure, whatever hangs", test_stop_by_force);
+    g_test_add_func("/districtd/a stop by force ends a hand-over that hangs",
+                    test_stop_in_hand_over);
     g_test_add_func("/districtd/a stop that loses districtd is brought to its end, and no failure",
                     test_stop_loses_daemon);
     g_test_add_func("/districtd/the standby takes over from a silent home", test_silent_home);
