@@ -256,6 +256,7 @@ on_tick(gpointer data)
         if (poll)
             district_poll_status(value);
         if (ticks % 5 == 0) {
+            district_stop_if_off(value);
             autostart_tick(value);
             clone_tick(value);
             protect_resume(value);

@@ -232,6 +232,8 @@ gboolean processes_save(District *district, GError **error);
 void process_exited(Child *child, int status, gpointer data); /* fate.c: what then */
 /* The guest of member has powered itself off. The last one to do so stops the district. */
 void district_member_off(District *district, const char *member);
+/* Now and then: the same if another operation was under way then. */
+void district_stop_if_off(District *district);
 /* A unit: one member lost ends all. Members are ended, then state FAILED, then perhaps failover. */
 void district_fail(District *district, const char *why);
 /* Every HOSTLINK_BEAT_MS: does the standby have to be asked to take over from a home that failed? */

@@ -195,6 +195,17 @@ district_supersede(District *d, const char *host, uint64_t incarnation)
 
 /* ---- One process has ended ---- */
 
+static gboolean
+has_engines(const District *d)
+{
+    for (guint i = 0; i < d->definition->members->len; i++) {
+        const DefinitionMember *m = d->definition->members->pdata[i];
+        if (processes_find(d, "vmm", m->name) != NULL)
+            return TRUE;
+    }
+    return FALSE;
+}
+
 /* It goes on by itself with members that run; it waits with members that are all paused. */
 static void
 on_resumed_state(Job *job, ProtobufCMessage *message, int *fds, guint n_fds)
@@ -266,6 +277,8 @@ undo_resume(Job *job)
 void
 ckpt_resume(District *d)
 {
+    if (!has_engines(d))
+        return; /* all are off: the ticker stops it */
     Job *job = job_new(d, "recovery", resume_steps, resume_done, d);
     if (job == NULL)
         return;
@@ -348,12 +361,16 @@ district_member_off(District *d, const char *member)
 {
     g_hash_table_add(d->members_off, g_strdup(member));
     daemon_event(d->daemon, "member-off", d->name, "member %s powered itself off", member);
-    for (guint i = 0; i < d->definition->members->len; i++) {
-        const DefinitionMember *m = d->definition->members->pdata[i];
-        if (processes_find(d, "vmm", m->name) != NULL)
-            return;
-    }
-    operation_stop(d, FALSE, operation_done_log, NULL);
+    if (d->job == NULL && !has_engines(d))
+        operation_stop(d, FALSE, operation_done_log, NULL);
+}
+
+void
+district_stop_if_off(District *d)
+{
+    if (d->state == STATE_RUNNING && d->job == NULL && !d->ending && !d->unit_failed &&
+        !has_engines(d))
+        operation_stop(d, FALSE, operation_done_log, NULL);
 }
 
 /* Of an engine that we adopted there is no exit status. */

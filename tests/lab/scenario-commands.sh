@@ -70,6 +70,20 @@ start_daemon h1
 within 30 is h1 shop state superseded || true
 claim "a district can be removed, and is gone" "$(dst h1 destroy shop 2>&1 || true)" \
 	refused 'shop: no such district here' dst h1 show shop
+
+# The last guest powers itself off while a migration waits for a standby that hangs.
+protect_shop h2 h1
+on h1 kill -STOP "$(field h1 shop processes.standby)"
+within 60 is_not h2 shop protection protected || true
+dst h2 migrate shop --to h1 >/dev/null 2>&1 &
+within 20 is h2 shop operation migrate || true
+printf 'poweroff\n' | on --timeout 20 h2 timeout 5 "$BUILD/control/district" console shop/db >/dev/null 2>&1 || true
+within 40 is h2 shop members.0.off true || true
+off=$(field h2 shop state)
+on h2 kill -KILL "$(field h2 shop processes.ckpt)" # ends the migration
+within 30 is h2 shop state stopped || true
+claim "a district whose last guest is off is stopped when what is under way has ended" \
+	"$off with all guests off, then $(field h2 shop state)" is h2 shop state stopped
 claim "a verb of a later version says so" "$(dst h1 evacuate h1 2>&1 || true)" \
 	refused 'not available in this version' dst h1 evacuate h1
 claims_end commands
