@@ -575,6 +575,31 @@ static const DistrictMethod district_methods[] = {
     {NULL, ROLE_NONE, NULL},
 };
 
+/* Of one that is not loaded, files or processes may be here: who knows nothing of it must not say so. */
+static gboolean
+may_be_here(const Daemon *daemon, const char *name)
+{
+    g_autofree char *run =
+        g_build_filename(daemon->config->runtime_dir, "districts", name, "run.json", NULL);
+    g_autoptr(GPtrArray) processes = runfile_load(run, NULL);
+
+    return store_exists(daemon->config->state_dir, name) || processes == NULL ||
+           run_processes_any_alive(processes);
+}
+
+static void
+refuse_unknown(Peer *peer, gint64 id, const char *name)
+{
+    if (!units_check_name(name, NULL))
+        refuse(peer, id, CONTROL_ERROR_NOT_FOUND, "?", "not known here");
+    else if (may_be_here(peer_daemon(peer), name))
+        refuse(peer, id, CONTROL_ERROR_FAILED, name,
+               "it is here, but was not loaded: look into districtd's log there, or district "
+               "destroy --force it there");
+    else
+        refuse(peer, id, CONTROL_ERROR_NOT_FOUND, name, "not known here");
+}
+
 static void
 handle_for_district(const DistrictMethod *method, Peer *peer, JsonObject *arguments, gint64 id)
 {
@@ -582,8 +607,7 @@ handle_for_district(const DistrictMethod *method, Peer *peer, JsonObject *argume
     District *d = g_hash_table_lookup(peer_daemon(peer)->districts, name);
 
     if (d == NULL)
-        refuse(peer, id, CONTROL_ERROR_NOT_FOUND, units_check_name(name, NULL) ? name : "?",
-               "not known here");
+        refuse_unknown(peer, id, name);
     else if (!is_of(d, arguments))
         refuse(peer, id, CONTROL_ERROR_NOT_FOUND, name, "another district has this name here");
     else if (method->role != ROLE_NONE &&

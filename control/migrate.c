@@ -424,10 +424,10 @@ on_target_claim(JsonObject *answer, const GError *error, gpointer data)
     District *d = g_hash_table_lookup(question->daemon->districts, question->district);
     Claim claim = {0};
 
-    /* A target that does not know the district will not run it either. */
+    /* A target that does not know the district will not run it either. Nothing else that is refused says
+     * so: it may run there, with a districtd that could not load it. */
     if (d != NULL && d->state == STATE_HANDED_OVER &&
-        (error == NULL ? claim_from_json(answer, &claim)
-                       : error->code != CONTROL_ERROR_UNREACHABLE))
+        (error == NULL ? claim_from_json(answer, &claim) : error->code == CONTROL_ERROR_NOT_FOUND))
         migrate_resolve(d, &claim);
     g_free(question->district);
     g_free(question);

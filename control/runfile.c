@@ -64,6 +64,16 @@ run_process_alive(const RunProcess *process)
     return process_start_time(process->pid, &ticks) && ticks == process->start_time;
 }
 
+gboolean
+run_processes_any_alive(const GPtrArray *processes)
+{
+    for (guint i = 0; i < processes->len; i++) {
+        if (run_process_alive(processes->pdata[i]))
+            return TRUE;
+    }
+    return FALSE;
+}
+
 static char *
 boot_id(void)
 {

@@ -29,6 +29,8 @@ gboolean process_start_time_parse(const char *stat, uint64_t *ticks);
 /* Is that very process still there (not a zombie)? */
 gboolean run_process_alive(const RunProcess *process);
 
+gboolean run_processes_any_alive(const GPtrArray *processes);
+
 /* Save or load an array of RunProcess. Loading a file from before a reboot gives an empty array;
  * so does a missing one. A damaged file gives NULL with error set. */
 gboolean runfile_save(const char *path, GPtrArray *processes, GError **error);

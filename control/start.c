@@ -142,11 +142,11 @@ on_peer_claim(JsonObject *answer, const GError *error, gpointer data)
     };
     Claim own = district_claim(d);
 
-    if (error != NULL && error->code == CONTROL_ERROR_UNREACHABLE && !job->force)
+    if (error != NULL && error->code != CONTROL_ERROR_NOT_FOUND && !job->force)
         job_fail_new(job, CONTROL_ERROR_UNREACHABLE,
-                     "%s: host %s may have taken over and cannot be asked: connect it, or start "
-                     "--force if it is surely not running there",
-                     d->name, d->record.peer);
+                     "%s: host %s may have taken over and cannot be asked (%s): connect it, or "
+                     "start --force if it is surely not running there",
+                     d->name, d->record.peer, error->message);
     else if (error == NULL && claim.active)
         job_fail_new(job, CONTROL_ERROR_STATE, "%s: host %s runs it, or is about to", d->name,
                      d->record.peer);

@@ -190,12 +190,14 @@ on_home_ended(JsonObject *answer, const GError *error, gpointer data)
 {
     Job *job = data;
 
-    if (error == NULL || job->finished || job->district->daemon->closing)
+    /* A home that was set up anew has nothing of it to end. */
+    if (error == NULL || error->code == CONTROL_ERROR_NOT_FOUND || job->finished ||
+        job->district->daemon->closing)
         job_next(job);
     else if (error->code == CONTROL_ERROR_UNREACHABLE)
         ask_home(job); /* there may be another path */
     else
-        job_fail(job, error); /* a refusal is a newer home speaking */
+        job_fail(job, error); /* a newer home speaks, or one that cannot say what runs there */
     job_unref(job);
 }
 

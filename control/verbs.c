@@ -168,16 +168,6 @@ destroyed(JsonObject *result, const GError *error, gpointer data)
     g_free(destruction);
 }
 
-static gboolean
-any_alive(const GPtrArray *processes)
-{
-    for (guint i = 0; i < processes->len; i++) {
-        if (run_process_alive(processes->pdata[i]))
-            return TRUE;
-    }
-    return FALSE;
-}
-
 /* One that could not be loaded: nobody looks after processes that it may have. */
 static gboolean
 destroy_unloaded(Daemon *daemon, const char *name, GError **error)
@@ -188,7 +178,7 @@ destroy_unloaded(Daemon *daemon, const char *name, GError **error)
 
     if (processes == NULL)
         return FALSE;
-    if (any_alive(processes)) {
+    if (run_processes_any_alive(processes)) {
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
                     "%s: processes of it run: end those that %s lists first", name, run);
         return FALSE;

@@ -62,6 +62,19 @@ test_pid_reuse(void)
 }
 
 static void
+test_any_alive(void)
+{
+    uint64_t start = 0;
+
+    g_assert_true(process_start_time(getpid(), &start));
+    g_autoptr(GPtrArray) list = one_process(getpid(), start - 1);
+    g_assert_false(run_processes_any_alive(list));
+    g_autoptr(GPtrArray) alive = one_process(getpid(), start);
+    g_ptr_array_add(list, g_ptr_array_steal_index(alive, 0));
+    g_assert_true(run_processes_any_alive(list));
+}
+
+static void
 test_reboot(void)
 {
     g_autofree char *path =
@@ -112,6 +125,7 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/runfile/a process that was saved is found again", test_round_trip);
     g_test_add_func("/runfile/a pid in use by another process is not adopted", test_pid_reuse);
+    g_test_add_func("/runfile/of several processes one that lives is enough", test_any_alive);
     g_test_add_func("/runfile/nothing from before a reboot is adopted", test_reboot);
     g_test_add_func("/runfile/a missing file means no processes", test_missing);
     g_test_add_func("/runfile/a damaged file is an error", test_damaged);

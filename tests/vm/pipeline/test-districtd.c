@@ -631,6 +631,31 @@ lose_home(Pair *pair)
     pair_check_output(pair, pair_home(pair));
 }
 
+/* A home that cannot load its record may run what it says, one without any has nothing to end. */
+static void
+test_home_set_up_anew(void)
+{
+    Pair *pair = pair_new_with("AutoFailover=no\n", "");
+    Host *home = pair_home(pair), *standby = pair_standby(pair);
+    g_autofree char *record =
+        g_strdup_printf("%s/%s/state/districts/shop/state.json", pair->dir, home->name);
+    const char *destroy[] = {"destroy", "shop", "--force", NULL};
+    g_autofree char *why = NULL;
+
+    pair_lose_power(pair);
+    g_assert_true(g_file_set_contents(record, "{", 1, NULL));
+    pair_daemon_start(pair, home);
+    pair_wait_link(pair, standby);
+    g_assert_null(pair_command(pair, standby, &why, failover));
+    g_assert_nonnull(strstr(why, "was not loaded"));
+    pair_must(pair, home, destroy);
+    pair_must(pair, standby, failover);
+    pair_swap(pair);
+    pair_wait_progress(pair);
+    pair_check_output(pair, pair_home(pair));
+    pair_free(pair);
+}
+
 static void
 test_takeover(gboolean at_standby)
 {
@@ -976,6 +1001,8 @@ main(int argc, char **argv)
                     test_takeover_home_daemon);
     g_test_add_func("/districtd/a standby whose districtd was killed takes over",
                     test_takeover_standby_daemon);
+    g_test_add_func("/districtd/a home that was set up anew does not refuse a failover",
+                    test_home_set_up_anew);
     g_test_add_func("/districtd/a stop lets guests power off, and unplugs who does not", test_stop);
     g_test_add_func("/districtd/a stop that loses a member ends the others",
                     test_stop_loses_member);
