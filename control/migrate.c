@@ -306,11 +306,8 @@ step_end_members(Job *job)
 }
 
 static void
-on_target(JsonObject *answer, const GError *error, gpointer data)
+take_answer(Job *job, JsonObject *answer, const GError *error)
 {
-    Job *job = data;
-    District *d = job->district;
-
     if (error == NULL) {
         json_object_set_double_member(
             job->result, "decided_to_running_ms",
@@ -322,11 +319,21 @@ on_target(JsonObject *answer, const GError *error, gpointer data)
         job_fail_new(job, CONTROL_ERROR_UNREACHABLE,
                      "%s: host %s has not said whether it runs there; the members stay paused here "
                      "until it has: connect the hosts",
-                     d->name, job->host);
+                     job->district->name, job->host);
     } else {
         job->planned = FALSE;
         job_fail(job, error);
     }
+}
+
+static void
+on_target(JsonObject *answer, const GError *error, gpointer data)
+{
+    Job *job = data;
+
+    /* The district of one that has ended may be gone. */
+    if (!job->finished)
+        take_answer(job, answer, error);
     job_unref(job);
 }
 

@@ -131,9 +131,8 @@ step_check_restart(Job *job)
 }
 
 static void
-on_peer_claim(JsonObject *answer, const GError *error, gpointer data)
+take_peer_claim(Job *job, JsonObject *answer, const GError *error)
 {
-    Job *job = data;
     District *d = job->district;
     Claim claim = {
         .incarnation = (uint64_t)MAX(json_get_int(answer, "incarnation", 0), 0),
@@ -157,6 +156,16 @@ on_peer_claim(JsonObject *answer, const GError *error, gpointer data)
             d->seen = MAX(d->seen, claim.incarnation);
         job_next(job);
     }
+}
+
+static void
+on_peer_claim(JsonObject *answer, const GError *error, gpointer data)
+{
+    Job *job = data;
+
+    /* The district of one that has ended may be gone. */
+    if (!job->finished)
+        take_peer_claim(job, answer, error);
     job_unref(job);
 }
 
