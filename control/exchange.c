@@ -108,11 +108,8 @@ claim_to_json(const District *d)
 gboolean
 claim_from_json(JsonObject *item, Claim *claim)
 {
-    gint64 incarnation = json_get_int(item, "incarnation", -1);
-
-    if (incarnation < 0)
+    if (!incarnation_take(json_get_int(item, "incarnation", -1), &claim->incarnation))
         return FALSE;
-    claim->incarnation = (uint64_t)incarnation;
     claim->home = json_get_bool(item, "home", FALSE);
     claim->active = json_get_bool(item, "active", FALSE);
     return TRUE;
@@ -420,9 +417,8 @@ check_may_stand_by(const District *d, Peer *peer, uint64_t incarnation, GError *
 /* definition is taken over. NULL with error set: d is refused. */
 static District *
 take_definition(Daemon *daemon, Peer *peer, Definition *definition, JsonObject *arguments,
-                GError **error)
+                uint64_t incarnation, GError **error)
 {
-    uint64_t incarnation = (uint64_t)MAX(json_get_int(arguments, "incarnation", 0), 0);
     Record record = {.role = ROLE_STANDBY,
                      .uuid = (char *)json_get_string(arguments, "uuid", NULL),
                      .peer = (char *)peer_name(peer)};
@@ -445,12 +441,17 @@ static gboolean
 prepare_standby(Peer *peer, JsonObject *arguments, GError **error)
 {
     const char *text = json_get_string(arguments, "definition", "");
-    uint64_t incarnation = (uint64_t)MAX(json_get_int(arguments, "incarnation", 0), 0);
+    uint64_t incarnation = 0;
     Pacing pacing;
 
     if (!g_uuid_string_is_valid(json_get_string(arguments, "uuid", ""))) {
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
                     "a district without a UUID: update the older host");
+        return FALSE;
+    }
+    if (!incarnation_take(json_get_int(arguments, "incarnation", -1), &incarnation)) {
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+                    "a district of an incarnation that cannot be: update that host");
         return FALSE;
     }
     pacing_init(&pacing);
@@ -459,7 +460,8 @@ prepare_standby(Peer *peer, JsonObject *arguments, GError **error)
     Definition *definition = definition_parse(text, strlen(text), "definition", error);
     if (definition == NULL)
         return FALSE;
-    District *d = take_definition(peer_daemon(peer), peer, definition, arguments, error);
+    District *d =
+        take_definition(peer_daemon(peer), peer, definition, arguments, incarnation, error);
     return d != NULL && become_standby(d, peer, arguments, &pacing, incarnation, error);
 }
 
@@ -497,13 +499,14 @@ handle_drop_standby(Peer *peer, District *d, JsonObject *arguments, gint64 id)
 static void
 handle_activate(Peer *peer, District *d, JsonObject *arguments, gint64 id)
 {
-    gint64 incarnation = json_get_int(arguments, "incarnation", 0);
+    uint64_t incarnation = 0;
 
     /* One that comes late is below what its home has gone on as since, which it has told. */
-    if (incarnation <= (gint64)MAX(d->incarnation, d->seen))
+    if (!incarnation_take(json_get_int(arguments, "incarnation", 0), &incarnation) ||
+        incarnation <= MAX(d->incarnation, d->seen))
         refuse(peer, id, CONTROL_ERROR_STATE, d->name, "that incarnation is not a new one here");
     else
-        operation_takeover(d, (uint64_t)incarnation, TRUE, activation_done,
+        operation_takeover(d, incarnation, TRUE, activation_done,
                            asked_new(peer, id, d->name));
 }
 
@@ -535,9 +538,10 @@ must_yield(const District *d, const Peer *peer, uint64_t incarnation)
 static void
 handle_take_over(Peer *peer, District *d, JsonObject *arguments, gint64 id)
 {
-    uint64_t incarnation = (uint64_t)MAX(json_get_int(arguments, "incarnation", 0), 0);
+    uint64_t incarnation = 0;
 
-    if (!must_yield(d, peer, incarnation)) {
+    if (!incarnation_take(json_get_int(arguments, "incarnation", 0), &incarnation) ||
+        !must_yield(d, peer, incarnation)) {
         refuse(peer, id, CONTROL_ERROR_STATE, d->name,
                "a newer incarnation has its home here, or it is not protected by you");
         return;

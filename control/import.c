@@ -163,11 +163,14 @@ check_journals(const Import *import, const Definition *definition, GError **erro
 }
 
 static gboolean
-check_members(const Import *import, const Definition *definition, GError **error)
+check_all(const Import *import, const Definition *definition, GError **error)
 {
     GHashTableIter iter;
     gpointer name = NULL;
 
+    if (import->incarnation > INCARNATION_MAX)
+        return import_fail(import, CONTROL_ERROR_INVALID, error,
+                           "damaged: of an incarnation that cannot be: use an intact copy");
     g_hash_table_iter_init(&iter, import->memory);
     while (g_hash_table_iter_next(&iter, &name, NULL)) {
         if (!check_member(import, definition, name, error))
@@ -184,7 +187,7 @@ make_definition(const Import *import, GError **error)
         definition_parse(import->definition, strlen(import->definition), import->file, error);
     g_autofree char *text = NULL;
 
-    if (old == NULL || !check_members(import, old, error))
+    if (old == NULL || !check_all(import, old, error))
         return NULL;
     text = definition_renamed(old, import->name, import->isolated, error);
     return text != NULL ? definition_parse(text, strlen(text), import->file, error) : NULL;

@@ -15,6 +15,15 @@ incarnation_next(uint64_t own, uint64_t seen)
     return MAX(own, seen) + 1;
 }
 
+gboolean
+incarnation_take(gint64 said, uint64_t *incarnation)
+{
+    if (said < 0 || (uint64_t)said > INCARNATION_MAX)
+        return FALSE;
+    *incarnation = (uint64_t)said;
+    return TRUE;
+}
+
 Verdict
 incarnation_judge(const Claim *own, const char *own_host, const Claim *peer, const char *peer_host)
 {

@@ -27,8 +27,14 @@ typedef enum {
     HANDOVER_RETURN, /* the target does not have it and will not: take back */
 } HandoverVerdict;
 
+/* The highest number that is taken from elsewhere: no life gets there, and there is room above it. */
+#define INCARNATION_MAX ((uint64_t)1 << 48)
+
 /* The number of a new incarnation: above every number that was ever seen. */
 uint64_t incarnation_next(uint64_t own, uint64_t seen);
+
+/* Take a number that another host has said. FALSE: it cannot be one, and *incarnation stays. */
+gboolean incarnation_take(gint64 said, uint64_t *incarnation);
 
 /*
  * Our claim against a peer's. Two active claims to the same number come from a forced start, or from

@@ -134,14 +134,15 @@ static void
 take_peer_claim(Job *job, JsonObject *answer, const GError *error)
 {
     District *d = job->district;
-    Claim claim = {
-        .incarnation = (uint64_t)MAX(json_get_int(answer, "incarnation", 0), 0),
-        .home = json_get_bool(answer, "home", FALSE),
-        .active = json_get_bool(answer, "active", FALSE),
-    };
     Claim own = district_claim(d);
+    Claim claim = {0};
 
-    if (error != NULL && error->code != CONTROL_ERROR_NOT_FOUND && !job->force)
+    if (error == NULL && !claim_from_json(answer, &claim) && !job->force)
+        job_fail_new(job, CONTROL_ERROR_FAILED,
+                     "%s: host %s does not say what it has of it: update that host, or start "
+                     "--force if it is surely not running there",
+                     d->name, d->record.peer);
+    else if (error != NULL && error->code != CONTROL_ERROR_NOT_FOUND && !job->force)
         job_fail_new(job, CONTROL_ERROR_UNREACHABLE,
                      "%s: host %s may have taken over and cannot be asked (%s): connect it, or "
                      "start --force if it is surely not running there",

@@ -14,6 +14,19 @@ test_next(void)
 }
 
 static void
+test_impossible(void)
+{
+    uint64_t taken = 5;
+
+    g_assert_false(incarnation_take(-1, &taken));
+    g_assert_false(incarnation_take(G_MAXINT64, &taken));
+    g_assert_false(incarnation_take((gint64)INCARNATION_MAX + 1, &taken));
+    g_assert_cmpuint(taken, ==, 5);
+    g_assert_true(incarnation_take((gint64)INCARNATION_MAX, &taken));
+    g_assert_cmpuint(taken, ==, INCARNATION_MAX);
+}
+
+static void
 test_newer_wins(void)
 {
     const Claim newer = {4, TRUE, TRUE};
@@ -161,6 +174,7 @@ main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/incarnation/a new number is above all that were seen", test_next);
+    g_test_add_func("/incarnation/a number that no life can have is not taken", test_impossible);
     g_test_add_func("/incarnation/a newer home elsewhere ends the older one", test_newer_wins);
     g_test_add_func("/incarnation/a failed attempt elsewhere ends nothing", test_failed_attempt);
     g_test_add_func("/incarnation/a standby has nothing to end", test_standby_is_not_superseded);
