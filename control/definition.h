@@ -80,6 +80,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Definition, definition_free)
  */
 char *definition_clone_text(const Definition *definition, const char *name, const char *log_dir,
                             GError **error);
+/* The same for one that is imported. isolated: without Bridge=. */
+char *definition_import_text(const Definition *definition, const char *name, gboolean isolated,
+                             const char *log_dir, GError **error);
 
 /* What need not be there. */
 typedef enum {

@@ -179,18 +179,77 @@ check_all(const Import *import, const Definition *definition, GError **error)
     return check_journals(import, definition, error);
 }
 
-/* The definition that came along, under the new name. */
+/* now: what is there in place of value; NULL: it stays. */
+static void
+add_path(JsonArray *paths, const DefinitionMember *member, const char *key, const char *value,
+         const char *now)
+{
+    JsonObject *item = json_object_new();
+
+    json_object_set_string_member(item, "member", member->name);
+    json_object_set_string_member(item, "key", key);
+    json_object_set_string_member(item, "value", value);
+    if (now != NULL)
+        json_object_set_string_member(item, "now", now);
+    json_array_add_object_element(paths, item);
+}
+
+/* What the definition in the file would have had written to. */
+static JsonArray *
+replaced_paths(const Definition *old, const Definition *now)
+{
+    JsonArray *paths = json_array_new();
+
+    for (guint i = 0; i < old->members->len; i++) {
+        const DefinitionMember *was = old->members->pdata[i], *is = now->members->pdata[i];
+        if (g_strcmp0(was->console, is->console) != 0)
+            add_path(paths, was, "Console", was->console, is->console);
+        if (g_strcmp0(was->debugcon, is->debugcon) != 0)
+            add_path(paths, was, "Debugcon", was->debugcon, is->debugcon);
+    }
+    return paths;
+}
+
+/* What guests are given to read of this host. */
+static JsonArray *
+read_paths(const Definition *definition)
+{
+    JsonArray *paths = json_array_new();
+
+    for (guint i = 0; i < definition->members->len; i++) {
+        const DefinitionMember *m = definition->members->pdata[i];
+        add_path(paths, m, "Kernel", m->kernel, NULL);
+        if (m->initrd != NULL)
+            add_path(paths, m, "Initrd", m->initrd, NULL);
+        for (guint k = 0; k < m->disks->len; k++) {
+            const DefinitionDisk *disk = m->disks->pdata[k];
+            if (disk->read_only)
+                add_path(paths, m, "Disk", disk->path, NULL);
+        }
+    }
+    return paths;
+}
+
+/* The definition that came along, under the new name; result gets the paths of this host in it. */
 static Definition *
-make_definition(const Import *import, GError **error)
+make_definition(const Import *import, JsonObject *result, GError **error)
 {
     g_autoptr(Definition) old =
         definition_parse(import->definition, strlen(import->definition), import->file, error);
+    g_autofree char *logs = g_build_filename(import->daemon->config->log_dir, import->name, NULL);
     g_autofree char *text = NULL;
+    Definition *definition = NULL;
 
     if (old == NULL || !check_all(import, old, error))
         return NULL;
-    text = definition_renamed(old, import->name, import->isolated, error);
-    return text != NULL ? definition_parse(text, strlen(text), import->file, error) : NULL;
+    text = definition_import_text(old, import->name, import->isolated, logs, error);
+    if (text != NULL)
+        definition = definition_parse(text, strlen(text), import->file, error);
+    if (definition != NULL) {
+        json_object_set_array_member(result, "replaced", replaced_paths(old, definition));
+        json_object_set_array_member(result, "reads", read_paths(definition));
+    }
+    return definition;
 }
 
 static gboolean
@@ -222,9 +281,9 @@ make_district(const Import *import, District *d, GError **error)
 }
 
 static gboolean
-add_district(Import *import, GError **error)
+add_district(Import *import, JsonObject *result, GError **error)
 {
-    Definition *definition = make_definition(import, error);
+    Definition *definition = make_definition(import, result, error);
     District *d;
 
     if (definition == NULL)
@@ -247,7 +306,7 @@ on_imported(const char *out, const GError *why, gpointer data)
     g_autoptr(GError) error = why != NULL ? g_error_copy(why) : NULL;
     g_autoptr(JsonObject) result = json_object_new();
 
-    if (out == NULL || !take_answer(import, out, &error) || !add_district(import, &error)) {
+    if (out == NULL || !take_answer(import, out, &error) || !add_district(import, result, &error)) {
         import_end(import, NULL, error);
         return;
     }

@@ -328,6 +328,33 @@ import_open(const char *path, GError **error)
     return -1;
 }
 
+/* A line for each of the paths in an answer. what: the words between it and what is there now. */
+static void
+print_paths(JsonObject *result, const char *name, const char *which, const char *what)
+{
+    JsonArray *paths = json_get_array(result, which);
+
+    for (guint i = 0; paths != NULL && i < json_array_get_length(paths); i++) {
+        JsonNode *node = json_array_get_element(paths, i);
+        JsonObject *item = JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+        /* It is of the file, and so whoever made that could talk to the terminal. */
+        g_autofree char *value = g_strescape(json_get_string(item, "value", "?"), NULL);
+        printf("%s: [Member %s] %s=%s %s%s\n", name, json_get_string(item, "member", "?"),
+               json_get_string(item, "key", "?"), value, what, json_get_string(item, "now", ""));
+    }
+}
+
+static void
+print_imported(JsonObject *result)
+{
+    const char *name = json_get_string(result, "name", "?");
+
+    printf("%s imported, as it was in epoch %" G_GINT64_FORMAT ": district start %s\n", name,
+           json_get_int(result, "epoch", 0), name);
+    print_paths(result, name, "replaced", "is not written to; it is now ");
+    print_paths(result, name, "reads", "is read from this host");
+}
+
 gboolean
 cli_import(Cli *cli, int argc, char **argv, GError **error)
 {
@@ -355,9 +382,7 @@ cli_import(Cli *cli, int argc, char **argv, GError **error)
     close(fd);
     if (result == NULL)
         return FALSE;
-    const char *name = json_get_string(result, "name", "?");
     if (!cli->json)
-        printf("%s imported, as it was in epoch %" G_GINT64_FORMAT ": district start %s\n", name,
-               json_get_int(result, "epoch", 0), name);
+        print_imported(result);
     return cli_print_json(cli, result);
 }

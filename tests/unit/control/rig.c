@@ -62,3 +62,12 @@ rig_add_peer(Rig *rig, const char *name)
     g_hash_table_insert(rig->daemon.peers, (gpointer)peer_name(peer), peer);
     return peer;
 }
+
+void
+rig_fake_ckpt(Rig *rig, const char *script)
+{
+    g_autofree char *path = g_build_filename(rig->dir, "district-ckpt", NULL);
+    g_autofree char *text = g_strconcat("#!/bin/sh\n", script, NULL);
+
+    g_assert_true(g_file_set_contents_full(path, text, -1, G_FILE_SET_CONTENTS_NONE, 0700, NULL));
+}

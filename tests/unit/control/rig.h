@@ -22,5 +22,7 @@ typedef struct Rig {
 void rig_set_up(Rig *rig, gconstpointer data);
 void rig_tear_down(Rig *rig, gconstpointer data);
 Peer *rig_add_peer(Rig *rig, const char *name);
+/* What district-ckpt is for it: a script. */
+void rig_fake_ckpt(Rig *rig, const char *script);
 
 #endif

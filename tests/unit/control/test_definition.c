@@ -74,6 +74,36 @@ test_clone(void)
     g_assert_cmpstr(app->console, ==, "none");
 }
 
+/* Nothing is written where whoever made the file says; what takes part in the life of a host stays. */
+static void
+test_import(void)
+{
+    static const char text[] =
+        HEAD "Bridge=br0\nAutostart=yes\n[Member db]\nKernel=/boot/k\nMemory=64M\n"
+             "Debugcon=/etc/cron.d/x\nConsole=file:/etc/passwd\nDisk=/b.img,readonly\n"
+             "[Member app]\nKernel=/boot/k\nMemory=1M\nConsole=pty:/dev/null\n"
+             "[Member web]\nKernel=/boot/k\nMemory=1M\nConsole=pty\n";
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Definition) d = parse(text, &error);
+    g_autofree char *changed = definition_import_text(d, "two", FALSE, "/log/two", &error);
+
+    g_assert_no_error(error);
+    g_autoptr(Definition) two = parse(changed, &error);
+    g_assert_no_error(error);
+    const DefinitionMember *db = two->members->pdata[0], *app = two->members->pdata[1],
+                           *web = two->members->pdata[2];
+    g_assert_cmpstr(two->name, ==, "two");
+    g_assert_cmpstr(two->bridge, ==, "br0");
+    g_assert_true(two->autostart);
+    g_assert_cmpstr(db->debugcon, ==, "/log/two/db.debugcon");
+    g_assert_cmpstr(db->console, ==, "pty");
+    g_assert_cmpstr(db->kernel, ==, "/boot/k");
+    g_assert_cmpstr(app->console, ==, "pty");
+    g_assert_null(app->debugcon);
+    g_assert_cmpstr(web->console, ==, "pty");
+    g_assert_null(strstr(changed, "/etc"));
+}
+
 static void
 test_auto_interval(void)
 {
@@ -331,6 +361,8 @@ main(int argc, char **argv)
     g_test_add_func("/definition/the interval may be auto, within limits", test_auto_interval);
     g_test_add_func("/definition/disks, their formats and what is kept are understood", test_disks);
     g_test_add_func("/definition/a clone's is the same, but it is alone", test_clone);
+    g_test_add_func("/definition/one that is imported writes to no file that it names",
+                    test_import);
     g_test_add_func("/definition/a member may have a journal", test_journal);
     g_test_add_func("/definition/a derived mac is always the same", test_derived_mac);
     g_test_add_func("/definition/under another name the members are the same", test_renamed);

@@ -69,12 +69,10 @@ add_process(District *d)
 static void
 test_late_verification(Rig *rig, gconstpointer data)
 {
-    static const char script[] = "#!/bin/sh\necho district shop\n";
     static const JobStep steps[] = {step_verify_store, NULL};
-    g_autofree char *ckpt = g_build_filename(rig->dir, "district-ckpt", NULL);
     guint failed = 0;
 
-    g_assert_true(g_file_set_contents_full(ckpt, script, -1, G_FILE_SET_CONTENTS_NONE, 0700, NULL));
+    rig_fake_ckpt(rig, "echo district shop\n");
     pid_t pid = add_process(rig->district);
     Job *job = job_new(rig->district, "restart", steps, on_done, &failed);
     job->id = 1;

@@ -427,7 +427,7 @@ import_goes_on(Pair *pair, const char *file, guint64 told)
     const char *import[] = {"import", file, "--as", "copy", NULL};
     const char *start[] = {"start", "copy", NULL}, *stop[] = {"stop", "copy", "--force", NULL};
     Host *other = pair_standby(pair);
-    g_autofree char *log = g_build_filename(other->out, "app", NULL);
+    g_autofree char *log = g_strdup_printf("%s/%s/log/copy/app.debugcon", pair->dir, other->name);
 
     pair_must(pair, other, import);
     check_journal_of(pair, other, "copy", told);
