@@ -3,9 +3,10 @@
  * One control connection between two hosts' districtd.
  *
  * The main thread and the link's thread share: outgoing (an async queue of lines), wake (an eventfd
- * that says there are some, or that it is time to stop), stop and heard_ns (atomics). Everything
- * else belongs to the thread that made it. The thread's news travel as idle sources of the default
- * main context, in order; is_up and closed are only ever touched there.
+ * that says there are some, or that it is time to stop, or to read on), stop, heard_ns and waiting
+ * (atomics). Everything else belongs to the thread that made it. The thread's news travel as idle
+ * sources of the default main context, in order; is_up and closed are only ever touched there. A peer
+ * that says more than the main thread takes in is not read from, and has to wait.
  */
 #include "control/hostlink.h"
 #include "control/apiparse.h"
@@ -24,6 +25,9 @@
 #define RETRY_MS 250
 #define SEND_TIMEOUT_MS 2000
 #define OUTGOING_MAX 4096
+/* Most messages that wait for the main thread; a long one counts for several. */
+#define WAITING_MAX 64
+#define WAITING_BYTES 16384
 
 struct HostLink {
     gatomicrefcount refs;
@@ -38,6 +42,7 @@ struct HostLink {
     int wake;
     gint stop;
     gint64 heard_ns;
+    gint waiting;          /* at least WAITING_MAX: nothing more is taken */
     GAsyncQueue *outgoing; /* of char *, lines */
     gboolean is_up;
     gboolean closed;
@@ -50,6 +55,7 @@ typedef struct News {
     NewsKind kind;
     char *text;
     JsonObject *message;
+    gint weight; /* of waiting */
 } News;
 
 static HostLink *
@@ -79,8 +85,12 @@ static void
 news_free(gpointer data)
 {
     News *news = data;
+    HostLink *link = news->link;
+    gint before = g_atomic_int_add(&link->waiting, -news->weight);
 
-    hostlink_unref(news->link);
+    if (before >= WAITING_MAX && before - news->weight < WAITING_MAX)
+        eventfd_write(link->wake, 1);
+    hostlink_unref(link);
     g_free(news->text);
     if (news->message != NULL)
         json_object_unref(news->message);
@@ -112,15 +122,35 @@ news_deliver(gpointer data)
 }
 
 static void
-news_post(HostLink *link, NewsKind kind, const char *text, JsonObject *message)
+news_send(HostLink *link, News news)
 {
-    News *news = g_new0(News, 1);
+    News *sent = g_new(News, 1);
 
-    news->link = hostlink_ref(link);
-    news->kind = kind;
-    news->text = g_strdup(text);
-    news->message = message;
-    g_main_context_invoke_full(NULL, G_PRIORITY_DEFAULT, news_deliver, news, news_free);
+    *sent = news;
+    sent->link = hostlink_ref(link);
+    g_main_context_invoke_full(NULL, G_PRIORITY_DEFAULT, news_deliver, sent, news_free);
+}
+
+static void
+news_post(HostLink *link, NewsKind kind, const char *text)
+{
+    news_send(link, (News){.kind = kind, .text = g_strdup(text)});
+}
+
+/* bytes: of its line. */
+static void
+news_post_message(HostLink *link, JsonObject *message, gsize bytes)
+{
+    gint weight = 1 + (gint)(bytes / WAITING_BYTES);
+
+    g_atomic_int_add(&link->waiting, weight);
+    news_send(link, (News){.kind = NEWS_MESSAGE, .message = message, .weight = weight});
+}
+
+static gboolean
+is_full(HostLink *link)
+{
+    return g_atomic_int_get(&link->waiting) >= WAITING_MAX;
 }
 
 static gboolean
@@ -135,26 +165,28 @@ heard_now(HostLink *link)
     __atomic_store_n(&link->heard_ns, clock_monotonic_ns(), __ATOMIC_RELAXED);
 }
 
-/* Split what has arrived into lines; an empty line is a heartbeat. */
+/* Split what has arrived into lines, as far as they are taken; an empty line is a heartbeat. */
 static gboolean
 take_lines(HostLink *link, GByteArray *buffer, GError **error)
 {
     gsize start = 0;
     const char *newline = NULL;
+    gboolean full = FALSE;
 
-    while ((newline = memchr(buffer->data + start, '\n', buffer->len - start)) != NULL) {
+    while (start < buffer->len && !(full = is_full(link)) &&
+           (newline = memchr(buffer->data + start, '\n', buffer->len - start)) != NULL) {
         gsize len = (gsize)(newline - (char *)buffer->data) - start;
         if (len > 0) {
             JsonObject *message = json_parse_object((char *)buffer->data + start, len, error);
             if (message == NULL)
                 return FALSE;
-            news_post(link, NEWS_MESSAGE, NULL, message);
+            news_post_message(link, message, len);
         }
         start += len + 1;
     }
     if (start > 0)
         g_byte_array_remove_range(buffer, 0, (guint)start);
-    if (buffer->len <= API_LINE_MAX)
+    if (full || buffer->len <= API_LINE_MAX)
         return TRUE;
     g_set_error(error, TLS_ERROR, TLS_ERROR_PEER, "sent a line longer than %d bytes", API_LINE_MAX);
     return FALSE;
@@ -175,7 +207,7 @@ receive_some(HostLink *link, TlsChannel *channel, GByteArray *buffer, GError **e
     }
     heard_now(link);
     g_byte_array_append(buffer, chunk, (guint)n);
-    return take_lines(link, buffer, error);
+    return TRUE;
 }
 
 static gboolean
@@ -194,12 +226,26 @@ send_queued(HostLink *link, TlsChannel *channel, GError **error)
     return TRUE;
 }
 
+/* Wait for wait_ms at most; then send what is to be sent, and receive into buffer, unless it is NULL. */
+static gboolean
+talk(HostLink *link, TlsChannel *channel, GByteArray *buffer, int wait_ms, GError **error)
+{
+    gboolean pending = buffer != NULL && tls_channel_pending(channel) > 0;
+    struct pollfd fds[] = {{buffer != NULL ? tls_channel_fd(channel) : -1, POLLIN, 0},
+                           {link->wake, POLLIN, 0}};
+
+    poll(fds, 2, pending ? 0 : wait_ms);
+    if ((fds[1].revents & POLLIN) && !send_queued(link, channel, error))
+        return FALSE;
+    return (fds[0].revents == 0 && !pending) || receive_some(link, channel, buffer, error);
+}
+
 /* Talk until something goes wrong or the link is closed. */
 static gboolean
 converse(HostLink *link, TlsChannel *channel, GError **error)
 {
     g_autoptr(GByteArray) buffer = g_byte_array_new();
-    int64_t next_beat = 0;
+    int64_t next_beat = 0, deaf_ns = 0;
 
     while (!should_stop(link)) {
         int64_t now = clock_monotonic_ns();
@@ -208,15 +254,16 @@ converse(HostLink *link, TlsChannel *channel, GError **error)
                 return FALSE;
             next_beat = now + HOSTLINK_BEAT_MS * NS_PER_MS;
         }
-        struct pollfd fds[] = {{tls_channel_fd(channel), POLLIN, 0}, {link->wake, POLLIN, 0}};
+        if (!take_lines(link, buffer, error))
+            return FALSE;
+        gboolean full = is_full(link);
         int wait = (int)((next_beat - now) / NS_PER_MS) + 1;
-        poll(fds, 2, tls_channel_pending(channel) > 0 ? 0 : wait);
-        if ((fds[1].revents & POLLIN) && !send_queued(link, channel, error))
+        if (!talk(link, channel, full ? NULL : buffer, wait, error))
             return FALSE;
-        if ((fds[0].revents != 0 || tls_channel_pending(channel) > 0) &&
-            !receive_some(link, channel, buffer, error))
-            return FALSE;
-        if (clock_monotonic_ns() - hostlink_heard_ns(link) > HOSTLINK_SILENCE_MS * NS_PER_MS) {
+        now = clock_monotonic_ns();
+        if (full)
+            deaf_ns = now; /* who is not read from is not silent */
+        if (now - MAX(hostlink_heard_ns(link), deaf_ns) > HOSTLINK_SILENCE_MS * NS_PER_MS) {
             g_set_error(error, TLS_ERROR, TLS_ERROR_TIMEOUT, "silent for %d ms",
                         HOSTLINK_SILENCE_MS);
             return FALSE;
@@ -266,11 +313,11 @@ run_once(HostLink *link)
 
     if (channel != NULL) {
         heard_now(link);
-        news_post(link, NEWS_UP, tls_channel_peer_name(channel), NULL);
+        news_post(link, NEWS_UP, tls_channel_peer_name(channel));
         converse(link, channel, &error);
     }
     drop_queued(link);
-    news_post(link, NEWS_DOWN, error->message, NULL);
+    news_post(link, NEWS_DOWN, error->message);
 }
 
 static gpointer
