@@ -191,6 +191,7 @@ step_new_incarnation(Job *job)
     District *d = job->district;
     g_autoptr(GError) error = NULL;
     uint64_t number = district_next_incarnation(d);
+    const Record before = d->record;
 
     /* Above the number that the target of a hand-over was given. */
     if (d->record.ended_incarnation != 0)
@@ -203,13 +204,16 @@ step_new_incarnation(Job *job)
     d->record.stopped = FALSE;
     d->record.failover_wanted = FALSE;
     d->record.ended_incarnation = 0;
-    g_clear_pointer(&d->record.handing_to, g_free);
+    d->record.handing_to = NULL;
     d->record.superseded_incarnation = 0;
-    g_clear_pointer(&d->record.superseded_by, g_free);
+    d->record.superseded_by = NULL;
     if (!district_save_record(d, &error)) {
+        d->record = before; /* its home is not here: claimed to be, it would end elsewhere */
         job_fail(job, error);
         return;
     }
+    g_free(before.handing_to);
+    g_free(before.superseded_by);
     job_next(job);
 }
 

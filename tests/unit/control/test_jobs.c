@@ -2,6 +2,7 @@
 /* Operations on a district, whatever becomes of it meanwhile. */
 #include "rig.h"
 
+#include <glib/gstdio.h>
 #include <sys/wait.h>
 
 #define LIMIT_US (5 * G_USEC_PER_SEC)
@@ -82,6 +83,28 @@ test_late_verification(Rig *rig, gconstpointer data)
     waitpid(pid, NULL, 0);
 }
 
+/* ---- What cannot be written ---- */
+
+static void
+test_failed_start(Rig *rig, gconstpointer data)
+{
+    g_autofree char *in_the_way =
+        g_build_filename(rig->dir, "districts", "shop", "state.json.tmp", NULL);
+    District *d = rig->district;
+    guint failed = 0;
+
+    d->record.role = ROLE_NONE;
+    d->record.superseded_by = g_strdup("h2");
+    d->record.superseded_incarnation = 7;
+    g_assert_cmpint(g_mkdir(in_the_way, 0700), ==, 0);
+    operation_start(d, TRUE, on_done, &failed);
+    g_assert_cmpuint(failed, ==, 1);
+    g_assert_cmpuint(d->incarnation, ==, 8);
+    g_assert_false(district_claim(d).home);
+    g_assert_cmpstr(d->record.superseded_by, ==, "h2");
+    g_assert_cmpuint(d->record.superseded_incarnation, ==, 7);
+}
+
 #define ADD(name, function) g_test_add(name, Rig, NULL, rig_set_up, function, rig_tear_down)
 
 int
@@ -92,5 +115,6 @@ main(int argc, char **argv)
         test_late_claim);
     ADD("/jobs/a verification that ends after its district was destroyed is passed over",
         test_late_verification);
+    ADD("/jobs/a forced start that cannot be written down claims nothing", test_failed_start);
     return g_test_run();
 }
