@@ -8,6 +8,7 @@
  */
 #include "control/pki.h"
 
+#include "common/clock.h"
 #include "common/tls.h"
 
 #include <errno.h>
@@ -388,24 +389,36 @@ pki_token_redeem(const char *dir, const char *peer, const char *secret, GError *
 
 /* ---- Join: one JSON line each way ---- */
 
+static int64_t
+pki_deadline(void)
+{
+    return clock_monotonic_ns() + PKI_JOIN_MS * NS_PER_MS;
+}
+
+static int
+pki_left_ms(int64_t deadline)
+{
+    return (int)MAX((deadline - clock_monotonic_ns()) / NS_PER_MS, 0);
+}
+
 static gboolean
-pki_send_json(TlsChannel *ch, JsonBuilder *builder, GError **error)
+pki_send_json(TlsChannel *ch, JsonBuilder *builder, int64_t deadline, GError **error)
 {
     g_autoptr(JsonNode) root = json_builder_get_root(builder);
     g_autofree char *text = json_to_string(root, FALSE);
     g_autofree char *line = g_strconcat(text, "\n", NULL);
 
-    return tls_channel_send(ch, line, strlen(line), PKI_JOIN_MS, error);
+    return tls_channel_send(ch, line, strlen(line), pki_left_ms(deadline), error);
 }
 
 static JsonNode *
-pki_recv_json(TlsChannel *ch, GError **error)
+pki_recv_json(TlsChannel *ch, int64_t deadline, GError **error)
 {
     g_autoptr(GString) line = g_string_new(NULL);
     char part[4096];
 
     while (!memchr(line->str, '\n', line->len)) {
-        gssize n = tls_channel_recv_some(ch, part, sizeof(part), PKI_JOIN_MS, error);
+        gssize n = tls_channel_recv_some(ch, part, sizeof(part), pki_left_ms(deadline), error);
         if (n < 0)
             return NULL;
         g_string_append_len(line, part, n);
@@ -478,13 +491,14 @@ pki_join_serve(const char *dir, int fd, char **peer, GError **error)
 {
     g_autoptr(TlsIdentity) identity = tls_identity_load(dir, error);
     g_autoptr(PkiCa) ca = identity ? pki_ca_load(dir, error) : NULL;
+    int64_t deadline = pki_deadline(); /* for all of it: who joins is not known yet */
 
     if (!ca) {
         close(fd);
         return FALSE;
     }
-    g_autoptr(TlsChannel) ch = tls_channel_server_any(identity, fd, PKI_JOIN_MS, error);
-    g_autoptr(JsonNode) request = ch ? pki_recv_json(ch, error) : NULL;
+    g_autoptr(TlsChannel) ch = tls_channel_server_any(identity, fd, pki_left_ms(deadline), error);
+    g_autoptr(JsonNode) request = ch ? pki_recv_json(ch, deadline, error) : NULL;
     if (!request)
         return FALSE;
 
@@ -500,7 +514,7 @@ pki_join_serve(const char *dir, int fd, char **peer, GError **error)
         pki_add_string(reply, "error", refusal ? refusal->message : "refused");
     }
     json_builder_end_object(reply);
-    if (!pki_send_json(ch, reply, error))
+    if (!pki_send_json(ch, reply, deadline, error))
         return FALSE;
     if (!cert) {
         g_propagate_error(error, g_steal_pointer(&refusal));
@@ -551,7 +565,9 @@ pki_ask(const char *host, const char *peer, const char *address, uint16_t port, 
     pki_add_string(request, "secret", secret);
     pki_add_string(request, "request", csr);
     json_builder_end_object(request);
-    return pki_send_json(ch, request, error) ? pki_recv_json(ch, error) : NULL;
+    return pki_send_json(ch, request, pki_deadline(), error)
+               ? pki_recv_json(ch, pki_deadline(), error)
+               : NULL;
 }
 
 gboolean

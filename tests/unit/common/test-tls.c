@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define LIMIT_MS 5000
+#define JOIN_LIMIT_MS 20000 /* a join may take 10 s */
 
 /* A scratch directory with the certificates of host "a" (the CA) and, after a join, of "b". */
 typedef struct Fixture {
@@ -143,6 +144,49 @@ test_wrong_ca_in_token_is_noticed(Fixture *f, gconstpointer data)
     token[last] = token[last] == '0' ? '1' : '0';
     g_assert_false(join_with(f, token, &peer, &error));
     g_assert_nonnull(strstr(error->message, "not a of the CA in the token"));
+}
+
+/* Server side of a join whose client takes its time. */
+typedef struct SlowJoin {
+    const char *dir;
+    int fd;
+    gint done;
+    GError *error;
+} SlowJoin;
+
+static gpointer
+slow_join_run(gpointer data)
+{
+    SlowJoin *s = data;
+    char *peer = NULL;
+
+    g_assert_false(pki_join_serve(s->dir, s->fd, &peer, &s->error));
+    g_atomic_int_set(&s->done, 1);
+    return NULL;
+}
+
+/* A byte now and then, which is never a whole request. */
+static void
+test_slow_join_ends(Fixture *f, gconstpointer data)
+{
+    g_autoptr(TlsIdentity) identity = tls_identity_load(f->a, NULL);
+    gint64 end = g_get_monotonic_time() + JOIN_LIMIT_MS * 1000;
+    SlowJoin s = {.dir = f->a};
+    int pair[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+    s.fd = pair[1];
+    GThread *thread = g_thread_new("join", slow_join_run, &s);
+    g_autoptr(TlsChannel) client = tls_channel_client(identity, pair[0], "a", LIMIT_MS, NULL);
+    g_assert_nonnull(client);
+    while (!g_atomic_int_get(&s.done)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        tls_channel_send(client, " ", 1, LIMIT_MS, NULL);
+        g_usleep(200000);
+    }
+    g_thread_join(thread);
+    g_assert_error(s.error, TLS_ERROR, TLS_ERROR_TIMEOUT);
+    g_clear_error(&s.error);
 }
 
 /* One end of a TLS connection over a socketpair, in a thread. */
@@ -294,6 +338,7 @@ main(int argc, char **argv)
     ADD("/pki/a join gives a host its identity", test_join_gives_identity);
     ADD("/pki/a token is void after one use, right or wrong", test_token_is_void_after_use);
     ADD("/pki/a token of another CA is noticed by the joiner", test_wrong_ca_in_token_is_noticed);
+    ADD("/pki/a join that never gets done ends", test_slow_join_ends);
     ADD("/tls/data passes both ways between joined hosts", test_data_passes_both_ways);
     ADD("/tls/a certificate of another name is refused", test_other_name_is_refused);
     ADD("/tls/a certificate of another CA is refused", test_other_ca_is_refused);
