@@ -169,8 +169,9 @@ gboolean district_check_bridge(const District *district, GError **error);
 char *district_journal_path(const District *district, const DefinitionMember *member);
 /* Make its directories, durably, if it came from another host. */
 gboolean district_make_lineage(const District *district, GError **error);
-/* Remove all of a lineage that is not the one in use. */
-gboolean district_remove_lineage(const District *district, unsigned lineage, GError **error);
+/* Remove all of a lineage that is not the one in use, as store_remove_later does. */
+void district_remove_lineage(const District *district, unsigned lineage, StoreRemoved done,
+                             gpointer data);
 /* The number for one that has no directory here yet. */
 unsigned district_new_lineage(const District *district);
 /* The one in use; all that are there (of unsigned, the caller's); where checkpoints of one are. */

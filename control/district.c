@@ -353,13 +353,11 @@ district_make_lineage(const District *d, GError **error)
                              store_add_dir(disks, error));
 }
 
-gboolean
-district_remove_lineage(const District *d, unsigned lineage, GError **error)
+void
+district_remove_lineage(const District *d, unsigned lineage, StoreRemoved done, gpointer data)
 {
-    g_autofree char *dir = lineage_dir(d, lineage, NULL);
-
-    g_return_val_if_fail(lineage != 0 && lineage != district_lineage(d), FALSE);
-    return store_remove_tree(dir, error);
+    g_return_if_fail(lineage != 0 && lineage != district_lineage(d));
+    store_remove_later(lineage_dir(d, lineage, NULL), done, data);
 }
 
 unsigned

@@ -19,6 +19,7 @@ typedef struct Import {
     char *made; /* the directory */
     JobDone done;
     gpointer data;
+    GError *error; /* why it failed, or NULL */
     /* What district-ckpt says */
     char *name;
     char *district; /* in the file */
@@ -31,17 +32,12 @@ typedef struct Import {
 } Import;
 
 static void
-import_end(Import *import, JsonObject *result, const GError *error)
+import_free(Import *import)
 {
-    g_autoptr(GError) left = NULL;
-
-    if (error != NULL && import->made != NULL && !store_remove_tree(import->made, &left))
-        g_warning("%s: of the import that failed something is left: %s", import->file,
-                  left->message);
-    import->done(result, error, import->data);
     g_hash_table_unref(import->memory);
     g_hash_table_unref(import->disks);
     g_hash_table_unref(import->journals);
+    g_clear_error(&import->error);
     g_free(import->as);
     g_free(import->file);
     g_free(import->made);
@@ -49,6 +45,28 @@ import_end(Import *import, JsonObject *result, const GError *error)
     g_free(import->district);
     g_free(import->definition);
     g_free(import);
+}
+
+/* StoreRemoved */
+static void
+import_failed(gpointer data)
+{
+    Import *import = data;
+
+    import->done(NULL, import->error, import->data);
+    import_free(import);
+}
+
+static void
+import_end(Import *import, JsonObject *result, const GError *error)
+{
+    if (error != NULL && import->made != NULL) {
+        import->error = g_error_copy(error);
+        store_remove_later(g_steal_pointer(&import->made), import_failed, import);
+        return;
+    }
+    import->done(result, error, import->data);
+    import_free(import);
 }
 
 static gboolean G_GNUC_PRINTF(4, 5)

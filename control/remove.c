@@ -56,6 +56,14 @@ step_wait_gone(Job *job)
     job->poll = g_timeout_add(GONE_POLL_MS, on_poll, job);
 }
 
+/* data: the job. */
+static void
+on_copy_removed(gpointer data)
+{
+    job_next(data);
+    job_unref(data);
+}
+
 static void
 step_keep_checkpoints(Job *job)
 {
@@ -85,12 +93,13 @@ step_keep_checkpoints(Job *job)
         job_fail(job, error);
         return;
     }
-    /* What is left of it is in nobody's way: the next copy gets another number. */
-    if (copy != 0 && !district_remove_lineage(d, copy, &error))
-        g_warning("%s: of the copy that is dropped something is left: %s", d->name, error->message);
     json_object_set_boolean_member(job->result, "kept", TRUE);
     district_set_state(d, STATE_STOPPED, "kept for its checkpoints; its home is another host");
-    job_next(job);
+    /* What is left of it is in nobody's way: the next copy gets another number. */
+    if (copy != 0)
+        district_remove_lineage(d, copy, on_copy_removed, job_ref(job));
+    else
+        job_next(job);
 }
 
 static const JobStep remove_steps[] = {step_end, step_wait_gone, step_keep_checkpoints, NULL};
@@ -111,24 +120,41 @@ on_released(JsonObject *result, const GError *error, gpointer data)
     removal_end(data, NULL, NULL);
 }
 
+/* Its files are gone: what is left is what its original kept for it. */
+static void
+on_files_removed(gpointer data)
+{
+    Removal *removal = data;
+    District *original = removal->clone_of != NULL
+                             ? g_hash_table_lookup(removal->daemon->districts, removal->clone_of)
+                             : NULL;
+
+    if (original != NULL)
+        clone_release(original, on_released, removal);
+    else
+        removal_end(removal, NULL, NULL);
+}
+
 /* JobDone: only now does nothing hold on to the district. */
 static void
 on_done(JsonObject *result, const GError *why, gpointer data)
 {
     Removal *removal = data;
     Daemon *daemon = removal->daemon;
-    g_autoptr(GError) error = why != NULL ? g_error_copy(why) : NULL;
-    District *original = NULL;
+    g_autoptr(GError) error = NULL;
+    char *left = NULL;
 
-    if (error == NULL && !json_get_bool(result, "kept", FALSE) &&
-        store_destroy(daemon->config->state_dir, removal->name, &error))
-        g_hash_table_remove(daemon->districts, removal->name);
-    if (error == NULL && removal->clone_of != NULL)
-        original = g_hash_table_lookup(daemon->districts, removal->clone_of);
-    if (original != NULL)
-        clone_release(original, on_released, removal);
-    else
-        removal_end(removal, result, error);
+    if (why != NULL || json_get_bool(result, "kept", FALSE)) {
+        removal_end(removal, result, why);
+        return;
+    }
+    left = store_destroy(daemon->config->state_dir, removal->name, &error);
+    if (left == NULL) {
+        removal_end(removal, NULL, error);
+        return;
+    }
+    g_hash_table_remove(daemon->districts, removal->name);
+    store_remove_later(left, on_files_removed, removal);
 }
 
 void

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <gio/gio.h>
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -316,18 +317,69 @@ store_exists(const char *state_dir, const char *name)
     return g_file_test(dir, G_FILE_TEST_IS_DIR);
 }
 
-gboolean
+/* A name for what is being removed that nothing else has: that takes time, and may fail. */
+static char *
+doomed_dir(const char *state_dir, const char *name)
+{
+    for (unsigned n = 0;; n++) {
+        g_autofree char *file = g_strdup_printf("%s-%u", name, n);
+        g_autofree char *dir = store_passing_dir(state_dir, PREFIX_DESTROYED, file);
+        if (!g_file_test(dir, G_FILE_TEST_EXISTS))
+            return g_steal_pointer(&dir);
+    }
+}
+
+char *
 store_destroy(const char *state_dir, const char *name, GError **error)
 {
     g_autofree char *dir = store_district_dir(state_dir, name);
     g_autofree char *parent = g_path_get_dirname(dir);
-    g_autofree char *doomed = store_passing_dir(state_dir, PREFIX_DESTROYED, name);
+    g_autofree char *doomed = doomed_dir(state_dir, name);
 
-    if (!store_remove_tree(doomed, error))
-        return FALSE;
-    if (rename(dir, doomed) != 0)
-        return store_error(error, "remove", dir);
-    return sync_dir(parent, error) && store_remove_tree(doomed, error);
+    /* Not there: an attempt before this one got as far as that, and was not synced. */
+    if (rename(dir, doomed) != 0 && errno != ENOENT) {
+        store_error(error, "remove", dir);
+        return NULL;
+    }
+    return sync_dir(parent, error) ? g_steal_pointer(&doomed) : NULL;
+}
+
+typedef struct Removed {
+    StoreRemoved done;
+    gpointer data;
+} Removed;
+
+static void
+remove_thread(GTask *task, gpointer source, gpointer path, GCancellable *cancellable)
+{
+    GError *error = NULL;
+
+    if (store_remove_tree(path, &error))
+        g_task_return_boolean(task, TRUE);
+    else
+        g_task_return_error(task, error);
+}
+
+static void
+on_removed(GObject *source, GAsyncResult *result, gpointer data)
+{
+    g_autofree Removed *removed = data;
+    g_autoptr(GError) error = NULL;
+
+    if (!g_task_propagate_boolean(G_TASK(result), &error))
+        g_warning("something is left of what was removed: %s", error->message);
+    removed->done(removed->data);
+}
+
+void
+store_remove_later(char *path, StoreRemoved done, gpointer data)
+{
+    Removed *removed = g_new(Removed, 1);
+
+    *removed = (Removed){done, data};
+    g_autoptr(GTask) task = g_task_new(NULL, NULL, on_removed, removed);
+    g_task_set_task_data(task, path, g_free);
+    g_task_run_in_thread(task, remove_thread);
 }
 
 char **

@@ -12,7 +12,7 @@
  *                       district-standby's until it runs here
  * Every change is atomic and durable when the function returns: written to a temporary file,
  * synced, renamed, and the directory synced. A district is made as .new-*, or .import-* of a file, and
- * removed as .destroyed-NAME; nothing else is ever removed unasked, whatever cannot be read of it.
+ * removed as .destroyed-NAME-N; nothing else is ever removed unasked, whatever cannot be read of it.
  */
 #ifndef DISTRICT_CONTROL_STORE_H
 #define DISTRICT_CONTROL_STORE_H
@@ -61,6 +61,11 @@ gboolean store_add_dir(const char *path, GError **error);
 /* Remove path and all below it; nothing there is success. Symbolic links are not followed. */
 gboolean store_remove_tree(const char *path, GError **error);
 
+/* The same on a thread, as large files take long; takes path over. What cannot be removed is told in the
+ * log. done is called in the main loop. */
+typedef void (*StoreRemoved)(gpointer data);
+void store_remove_later(char *path, StoreRemoved done, gpointer data);
+
 /* Rename within a directory, durably. */
 gboolean store_rename(const char *from, const char *to, GError **error);
 
@@ -82,7 +87,9 @@ gboolean store_create_finish(const char *state_dir, const char *made, const char
                              GError **error);
 /* Is there a directory of that name, whole or damaged? */
 gboolean store_exists(const char *state_dir, const char *name);
-gboolean store_destroy(const char *state_dir, const char *name, GError **error);
+/* Take a district away: from here on it is not there, durably. Returns the path at which what was of
+ * it is, to be removed; caller frees, NULL with error set. */
+char *store_destroy(const char *state_dir, const char *name, GError **error);
 
 /* Names of all districts, damaged ones too, removing half-made and half-removed ones. Never NULL;
  * free with g_strfreev. */

@@ -168,8 +168,9 @@ destroyed(JsonObject *result, const GError *error, gpointer data)
     g_free(destruction);
 }
 
-/* One that could not be loaded: nobody looks after processes that it may have. */
-static gboolean
+/* One that could not be loaded: nobody looks after processes that it may have. Returns where its files
+ * are now. */
+static char *
 destroy_unloaded(Daemon *daemon, const char *name, GError **error)
 {
     g_autofree char *run =
@@ -177,16 +178,23 @@ destroy_unloaded(Daemon *daemon, const char *name, GError **error)
     g_autoptr(GPtrArray) processes = runfile_load(run, error);
 
     if (processes == NULL)
-        return FALSE;
+        return NULL;
     if (run_processes_any_alive(processes)) {
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
                     "%s: processes of it run: end those that %s lists first", name, run);
-        return FALSE;
+        return NULL;
     }
-    if (!store_destroy(daemon->config->state_dir, name, error))
-        return FALSE;
-    daemon_event(daemon, "destroyed", name, "it had not been loaded");
-    return TRUE;
+    char *left = store_destroy(daemon->config->state_dir, name, error);
+    if (left != NULL)
+        daemon_event(daemon, "destroyed", name, "it had not been loaded");
+    return left;
+}
+
+/* data: the request. */
+static void
+unloaded_removed(gpointer data)
+{
+    api_reply(data, NULL);
 }
 
 static gboolean
@@ -205,8 +213,9 @@ verb_destroy(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
     g_autoptr(GError) error = NULL;
 
     if (force && is_unloaded(daemon, name)) {
-        if (destroy_unloaded(daemon, name, &error))
-            api_reply(request, NULL);
+        char *left = destroy_unloaded(daemon, name, &error);
+        if (left != NULL)
+            store_remove_later(left, unloaded_removed, request);
         else
             api_fail(request, error);
         return;

@@ -458,8 +458,11 @@ tear_down(Daemon *daemon)
 {
     g_auto(GStrv) names = store_list(config.state_dir);
 
-    for (char **name = names; *name != NULL; name++)
-        store_destroy(config.state_dir, *name, NULL);
+    for (char **name = names; *name != NULL; name++) {
+        g_autofree char *left = store_destroy(config.state_dir, *name, NULL);
+        if (left != NULL)
+            store_remove_tree(left, NULL);
+    }
     g_hash_table_unref(daemon->districts);
     g_hash_table_unref(daemon->peers);
     g_ptr_array_unref(daemon->hosts);

@@ -105,6 +105,34 @@ test_failed_start(Rig *rig, gconstpointer data)
     g_assert_cmpuint(d->record.superseded_incarnation, ==, 7);
 }
 
+/* ---- Removal ---- */
+
+/* JobDone, as the others: once, with all files gone. */
+static void
+on_gone(JsonObject *result, const GError *error, gpointer data)
+{
+    g_assert_no_error(error);
+    ++*(guint *)data;
+}
+
+static void
+test_removed(Rig *rig, gconstpointer data)
+{
+    g_autofree char *path = g_build_filename(rig->dir, "districts", NULL);
+    gint64 end = g_get_monotonic_time() + LIMIT_US;
+    guint gone = 0;
+
+    operation_remove(rig->district, TRUE, on_gone, &gone);
+    while (gone == 0) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_main_context_iteration(NULL, FALSE);
+        g_usleep(500);
+    }
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    g_assert_null(g_dir_read_name(dir));
+    g_assert_cmpuint(g_hash_table_size(rig->daemon.districts), ==, 0);
+}
+
 #define ADD(name, function) g_test_add(name, Rig, NULL, rig_set_up, function, rig_tear_down)
 
 int
@@ -116,5 +144,6 @@ main(int argc, char **argv)
     ADD("/jobs/a verification that ends after its district was destroyed is passed over",
         test_late_verification);
     ADD("/jobs/a forced start that cannot be written down claims nothing", test_failed_start);
+    ADD("/jobs/a district is removed when all of its files are", test_removed);
     return g_test_run();
 }

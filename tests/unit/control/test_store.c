@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define LIMIT_US (5 * G_USEC_PER_SEC)
 #define UUID "0b2d3c4e-5f60-4718-8293-a4b5c6d7e8f9"
 
 typedef struct Fixture {
@@ -28,6 +29,16 @@ tear_down(Fixture *f, gconstpointer data)
 
     g_spawn_sync(NULL, argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, NULL, NULL);
     g_free(f->dir);
+}
+
+static void
+destroy(Fixture *f)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *left = store_destroy(f->dir, "shop", &error);
+
+    g_assert_no_error(error);
+    g_assert_true(store_remove_tree(left, NULL));
 }
 
 static char *
@@ -140,7 +151,7 @@ test_failed_write_keeps_old(Fixture *f, gconstpointer data)
 static void
 test_half_way(Fixture *f, gconstpointer data)
 {
-    const char *const left[] = {".new-shop", ".destroyed-shop", ".import-x2f4Gz"};
+    const char *const left[] = {".new-shop", ".destroyed-shop-0", ".import-x2f4Gz"};
 
     for (gsize i = 0; i < G_N_ELEMENTS(left); i++) {
         g_autofree char *dir = store_district_dir(f->dir, left[i]);
@@ -200,7 +211,7 @@ test_lost_state(Fixture *f, gconstpointer data)
     g_assert_false(store_create(f->dir, "shop", "[District]\n", &record, 1, &error));
     g_assert_error(error, CONTROL_ERROR, CONTROL_ERROR_EXISTS);
     g_assert_true(g_file_test(checkpoint, G_FILE_TEST_EXISTS));
-    g_assert_true(store_destroy(f->dir, "shop", NULL));
+    destroy(f);
     g_assert_false(store_exists(f->dir, "shop"));
     create(f, &record, 1);
 }
@@ -215,10 +226,65 @@ test_destroy(Fixture *f, gconstpointer data)
     create(f, &record, 3);
     g_assert_true(g_file_set_contents(outside, "x", 1, NULL));
     g_assert_cmpint(symlink(outside, link), ==, 0);
-    g_assert_true(store_destroy(f->dir, "shop", NULL));
+    destroy(f);
     g_auto(GStrv) names = store_list(f->dir);
     g_assert_cmpuint(g_strv_length(names), ==, 0);
     g_assert_true(g_file_test(outside, G_FILE_TEST_EXISTS));
+}
+
+/* Files that are still being removed are in nobody's way. */
+static void
+test_destroy_again(Fixture *f, gconstpointer data)
+{
+    const Record record = {.role = ROLE_HOME, .uuid = (char *)UUID};
+
+    create(f, &record, 3);
+    g_autofree char *first = store_destroy(f->dir, "shop", NULL);
+    g_assert_true(g_file_test(first, G_FILE_TEST_IS_DIR));
+    g_assert_false(store_exists(f->dir, "shop"));
+    create(f, &record, 3);
+    g_autofree char *second = store_destroy(f->dir, "shop", NULL);
+    g_assert_nonnull(second);
+    g_assert_true(g_file_test(second, G_FILE_TEST_IS_DIR));
+    g_assert_cmpstr(first, !=, second);
+}
+
+static void
+test_destroy_retried(Fixture *f, gconstpointer data)
+{
+    const Record record = {.role = ROLE_HOME, .uuid = (char *)UUID};
+    g_autoptr(GError) error = NULL;
+
+    create(f, &record, 3);
+    destroy(f);
+    g_autofree char *left = store_destroy(f->dir, "shop", &error);
+    g_assert_no_error(error);
+    g_assert_true(store_remove_tree(left, NULL));
+}
+
+static void
+on_removed(gpointer data)
+{
+    *(gboolean *)data = TRUE;
+}
+
+static void
+test_remove_later(Fixture *f, gconstpointer data)
+{
+    const Record record = {.role = ROLE_HOME, .uuid = (char *)UUID};
+    gint64 end = g_get_monotonic_time() + LIMIT_US;
+    gboolean removed = FALSE;
+
+    create(f, &record, 3);
+    char *left = store_destroy(f->dir, "shop", NULL);
+    g_autofree char *path = g_strdup(left);
+    store_remove_later(left, on_removed, &removed);
+    while (!removed) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_main_context_iteration(NULL, FALSE);
+        g_usleep(500);
+    }
+    g_assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
 }
 
 static void
@@ -274,6 +340,10 @@ main(int argc, char **argv)
     ADD("/store/what has been imported is there whole and takes nobody's place", test_import);
     ADD("/store/a district whose state is lost keeps its checkpoints", test_lost_state);
     ADD("/store/destroying follows no links", test_destroy);
+    ADD("/store/what is being removed is in nobody's way", test_destroy_again);
+    ADD("/store/a district can be destroyed once more after that failed half-way",
+        test_destroy_retried);
+    ADD("/store/files are removed while the loop goes on", test_remove_later);
     ADD("/store/state is for the owner only", test_private);
     ADD("/store/damaged state is refused by name", test_damaged);
     return g_test_run();
