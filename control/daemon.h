@@ -326,7 +326,8 @@ void operation_restart(District *district, const char *from, gboolean force, Job
                        gpointer data);
 /* End the members without asking their guests; force: kill, also an operation that hangs. */
 void operation_stop(District *district, gboolean force, JobDone done, gpointer data);
-/* Press their power buttons, wait up to timeout_us for them to power off, then stop. */
+/* Press their power buttons, wait up to timeout_us for them to power off (0: neither), save what is on
+ * the disks, then stop. */
 void operation_shut_down(District *district, uint64_t timeout_us, JobDone done, gpointer data);
 /* End what runs of it here and remove it; the district is gone when done is called, unless its
  * checkpoints are to be kept and it has some: then it is left with no role. */

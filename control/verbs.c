@@ -254,7 +254,7 @@ verb_stop(ApiRequest *request, Daemon *daemon, JsonObject *arguments)
         return;
     if (timeout_us < 0 || timeout_us > STOP_TIMEOUT_MAX_US)
         fail(request, CONTROL_ERROR_INVALID, "%s: timeout_us: 0 to a day", d->name);
-    else if (force || timeout_us == 0 || district_is_clone(d)) /* nothing of a clone is kept */
+    else if (force || district_is_clone(d)) /* nothing of a clone is kept */
         operation_stop(d, force, api_job_done, request);
     else
         operation_shut_down(d, (uint64_t)timeout_us, api_job_done, request);
