@@ -230,6 +230,8 @@ guint processes_count(const District *district);
 void processes_end(District *district, gboolean at_once, Job *job);
 void processes_end_standby(District *district);
 gboolean processes_save(District *district, GError **error);
+/* All engines have ended: their links lead to ptys that others may be given. */
+void processes_unlink_consoles(const District *district);
 void process_exited(Child *child, int status, gpointer data); /* fate.c: what then */
 /* The guest of member has powered itself off. The last one to do so stops the district. */
 void district_member_off(District *district, const char *member);

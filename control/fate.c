@@ -114,6 +114,7 @@ all_gone(District *d)
     if (d->ckpt_status != NULL)
         json_object_unref(d->ckpt_status);
     d->ckpt_status = NULL;
+    processes_unlink_consoles(d);
     if (d->definition->bridge != NULL) {
         g_autofree char *tap = tap_name(d->name);
         tap_remove(tap);

@@ -22,6 +22,7 @@
 #define QUIT_DISKS_TIMEOUT_MS 40000
 #define TERM_TIMEOUT_MS 2000
 #define CONFIG_TIMEOUT_MS 10000
+#define CONSOLE_LINK ".console"
 /* What an engine leaves beside its member socket when its guest is off (district-vmm(8)). */
 #define MEMBER_ENDED ".member.sock.ended"
 
@@ -59,6 +60,16 @@ processes_save(District *d, GError **error)
     for (guint i = 0; i < d->children->len; i++)
         g_ptr_array_add(list, (gpointer)child_process(d->children->pdata[i]));
     return runfile_save(path, list, error);
+}
+
+void
+processes_unlink_consoles(const District *d)
+{
+    for (guint i = 0; i < d->definition->members->len; i++) {
+        const DefinitionMember *m = d->definition->members->pdata[i];
+        g_autofree char *link = district_member_path(d, m->name, CONSOLE_LINK);
+        unlink(link);
+    }
 }
 
 static gboolean
@@ -152,7 +163,7 @@ spawn_vmm(District *d, const DefinitionMember *m, gboolean incoming, GError **er
 {
     g_autoptr(GPtrArray) argv = argv_new(d, "district-vmm", error);
     g_autofree char *log_file = g_strconcat(m->name, ".console.log", NULL);
-    g_autofree char *link = district_member_path(d, m->name, ".console");
+    g_autofree char *link = district_member_path(d, m->name, CONSOLE_LINK);
     g_autofree char *ended = district_member_path(d, m->name, MEMBER_ENDED);
 
     if (argv == NULL)

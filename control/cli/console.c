@@ -116,6 +116,18 @@ find_member(JsonObject *district, const char *name, const char *member, GError *
     return NULL;
 }
 
+/* The pty of an engine that has gone may be somebody's terminal by now. */
+static gboolean
+check_runs(const char *full, const char *name, JsonObject *member, GError **error)
+{
+    if (json_object_has_member(member, "pid"))
+        return TRUE;
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_STATE,
+                "%s: it does not run: see district show %s; console --log has what it has printed",
+                full, name);
+    return FALSE;
+}
+
 gboolean
 cli_console(Cli *cli, int argc, char **argv, GError **error)
 {
@@ -135,7 +147,7 @@ cli_console(Cli *cli, int argc, char **argv, GError **error)
     }
     g_autoptr(JsonObject) district = cli_once(cli, "show", cli_name(parts[0]), error);
     JsonObject *member = district != NULL ? find_member(district, parts[0], parts[1], error) : NULL;
-    if (member == NULL)
+    if (member == NULL || !(log || check_runs(full, parts[0], member, error)))
         return FALSE;
     return log ? print_log(json_get_string(member, "console_log", ""), error)
                : attach(full, json_get_string(member, "console", ""), error);

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* test_cli PROGRAM: what the district command makes of its arguments, and of what districtd answers. */
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define GREETING "{\"district\":{\"version\":\"0\",\"host\":\"h1\"}}\n"
+#define LIMIT_S "20"
+
+static const char *program;
+
+/* A districtd that has the same answer to everything. */
+typedef struct Fake {
+    char *dir;
+    char *path;
+    int fd;
+    const char *answer; /* one line */
+    GThread *thread;
+} Fake;
+
+static void
+put(int fd, const char *text)
+{
+    g_assert_cmpint(send(fd, text, strlen(text), MSG_NOSIGNAL), ==, (ssize_t)strlen(text));
+}
+
+/* Until fake_stop shuts the socket down. */
+static gpointer
+fake_thread(gpointer data)
+{
+    Fake *fake = data;
+    int client = -1;
+
+    while ((client = accept(fake->fd, NULL, NULL)) >= 0) {
+        char chunk[4096];
+        put(client, GREETING);
+        while (read(client, chunk, sizeof(chunk)) > 0)
+            put(client, fake->answer);
+        close(client);
+    }
+    return NULL;
+}
+
+static void
+fake_start(Fake *fake, const char *answer)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+    fake->dir = g_dir_make_tmp("cli-XXXXXX", NULL);
+    fake->path = g_build_filename(fake->dir, "sock", NULL);
+    fake->answer = answer;
+    fake->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    g_strlcpy(address.sun_path, fake->path, sizeof(address.sun_path));
+    g_assert_cmpint(bind(fake->fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(fake->fd, 8), ==, 0);
+    fake->thread = g_thread_new("fake", fake_thread, fake);
+}
+
+static void
+fake_stop(Fake *fake)
+{
+    shutdown(fake->fd, SHUT_RDWR);
+    g_thread_join(fake->thread);
+    close(fake->fd);
+    g_unlink(fake->path);
+    g_rmdir(fake->dir);
+    g_free(fake->path);
+    g_free(fake->dir);
+}
+
+typedef struct Run {
+    int status;
+    char *out;
+    char *err;
+} Run;
+
+static void
+run_clear(Run *run)
+{
+    g_free(run->out);
+    g_free(run->err);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Run, run_clear)
+
+/* With words, separated by spaces, where everything is answered by answer. Whatever takes longer than
+ * LIMIT_S ends with status 124. */
+static Run
+run_with(const char *answer, const char *locale, const char *words)
+{
+    Fake fake;
+    Run run = {0};
+    g_autoptr(GError) error = NULL;
+
+    fake_start(&fake, answer);
+    g_autofree char *set = g_strconcat("LC_ALL=", locale, NULL);
+    g_autofree char *line = g_strdup_printf("timeout " LIMIT_S " env %s %s --socket %s %s", set,
+                                            program, fake.path, words);
+    g_auto(GStrv) argv = g_strsplit(line, " ", -1);
+    g_assert_true(g_spawn_sync(NULL, argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &run.out,
+                               &run.err, &run.status, &error));
+    g_assert_no_error(error);
+    run.status = WIFEXITED(run.status) ? WEXITSTATUS(run.status) : -1;
+    fake_stop(&fake);
+    return run;
+}
+
+static void
+assert_has(const char *text, const char *part)
+{
+    if (strstr(text, part) == NULL)
+        g_error("\"%s\" is not in: %s", part, text);
+}
+
+/* ---- console ---- */
+
+#define SHOP(member)                                                                               \
+    "{\"id\":1,\"return\":{\"name\":\"shop\",\"members\":[{\"name\":\"db\"," member "}]}}\n"
+
+static void
+test_console_stopped(void)
+{
+    g_auto(Run) run = run_with(SHOP("\"console\":\"/dev/null\""), "C", "console shop/db");
+
+    g_assert_cmpint(run.status, ==, 1);
+    assert_has(run.err, "shop/db: it does not run");
+}
+
+static void
+test_console_running(void)
+{
+    g_auto(Run) run = run_with(SHOP("\"pid\":7,\"console\":\"/dev/null\""), "C", "console shop/db");
+
+    g_assert_cmpint(run.status, ==, 0);
+}
+
+int
+main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_assert_cmpint(argc, ==, 2);
+    program = argv[1];
+    g_test_add_func("/cli/the console of a member that does not run is not joined",
+                    test_console_stopped);
+    g_test_add_func("/cli/the console of a member that runs is joined", test_console_running);
+    return g_test_run();
+}
