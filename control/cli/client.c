@@ -183,6 +183,14 @@ take_answer(JsonObject *message, GError **error)
     return failure == NULL && result != NULL ? json_object_ref(result) : NULL;
 }
 
+/* A request that could not be read is answered without its id. */
+static gboolean
+answers(JsonObject *message, gint64 id)
+{
+    return json_object_has_member(message, "id") ? json_get_int(message, "id", 0) == id
+                                                 : json_object_has_member(message, "error");
+}
+
 JsonObject *
 cli_call(Client *client, const char *execute, JsonObject *arguments, GError **error)
 {
@@ -199,7 +207,7 @@ cli_call(Client *client, const char *execute, JsonObject *arguments, GError **er
         g_autoptr(JsonObject) message = client_read(client, error);
         if (message == NULL)
             return NULL;
-        if (json_get_int(message, "id", 0) == client->next_id)
+        if (answers(message, client->next_id))
             return take_answer(message, error);
         if (json_object_has_member(message, "event"))
             g_queue_push_tail(&client->events, g_steal_pointer(&message));

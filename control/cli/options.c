@@ -8,6 +8,18 @@
 
 #define BAR_WIDTH 40
 
+/* All that is given goes to districtd in JSON. */
+static gboolean
+check_text(const char *verb, const char *text, GError **error)
+{
+    if (text == NULL || g_utf8_validate(text, -1, NULL))
+        return TRUE;
+    g_autofree char *shown = g_utf8_make_valid(text, -1);
+    g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
+                "%s: \"%s\" is not UTF-8, as names, labels and paths have to be", verb, shown);
+    return FALSE;
+}
+
 gboolean
 cli_parse(int *argc, char ***argv, const char *usage, const GOptionEntry *entries, int n_words,
           char **words, GError **error)
@@ -25,8 +37,11 @@ cli_parse(int *argc, char ***argv, const char *usage, const GOptionEntry *entrie
                     (*argv)[0], usage);
         return FALSE;
     }
-    for (int i = 0; i < n_words; i++)
+    for (int i = 0; i < n_words; i++) {
         words[i] = (*argv)[i + 1];
+        if (!check_text((*argv)[0], words[i], error))
+            return FALSE;
+    }
     return TRUE;
 }
 

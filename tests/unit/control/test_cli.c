@@ -137,6 +137,27 @@ test_console_running(void)
     g_assert_cmpint(run.status, ==, 0);
 }
 
+/* ---- Words ---- */
+
+static void
+test_refused_without_id(void)
+{
+    g_auto(Run) run = run_with("{\"error\":{\"class\":\"InvalidArgument\",\"desc\":\"not so\"}}\n",
+                               "C", "show shop");
+
+    g_assert_cmpint(run.status, ==, 1);
+    assert_has(run.err, "district: not so");
+}
+
+static void
+test_word_not_utf8(void)
+{
+    g_auto(Run) run = run_with("", "C", "show caf\xe9");
+
+    g_assert_cmpint(run.status, ==, 1);
+    assert_has(run.err, "show: \"caf\uFFFD\" is not UTF-8");
+}
+
 int
 main(int argc, char **argv)
 {
@@ -146,5 +167,7 @@ main(int argc, char **argv)
     g_test_add_func("/cli/the console of a member that does not run is not joined",
                     test_console_stopped);
     g_test_add_func("/cli/the console of a member that runs is joined", test_console_running);
+    g_test_add_func("/cli/an error without an id is the answer", test_refused_without_id);
+    g_test_add_func("/cli/a word that is not UTF-8 is refused by name", test_word_not_utf8);
     return g_test_run();
 }
