@@ -27,7 +27,7 @@ default_kernel()
 	local kernels
 	mapfile -t kernels < <(printf '%s\n' /boot/vmlinuz-*-cloud-amd64 | sort -V)
 	[[ -e ${kernels[-1]} ]] ||
-		die "no kernel /boot/vmlinuz-*-cloud-amd64: run scripts/install-deps, or give --kernel"
+		die "no kernel /boot/vmlinuz-*-cloud-amd64: give another by --kernel, or run scripts/install-deps, but not on a host of districts"
 	echo "${kernels[-1]}"
 }
 
@@ -35,7 +35,7 @@ default_kernel()
 kernel_version()
 {
 	local version=${1##*/vmlinuz-}
-	[[ -r $1 ]] || die "kernel $1 cannot be read: give another by --kernel, or run scripts/install-deps"
+	[[ -r $1 ]] || die "kernel $1 cannot be read: give another by --kernel"
 	[[ -d /lib/modules/$version ]] ||
 		die "kernel $1 has no modules in /lib/modules/$version: install the package it came from"
 	echo "$version"
