@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #define MEMBER_PREFIX "Member "
-#define MEMORY_MIN (1ULL << 20)
+#define MEMORY_MIN (2ULL << 20) /* as the engine has it: MACHINE_RAM_MIN */
 #define DURABLE_EVERY_DEFAULT_US 10000000
 
 typedef gboolean (*KeyParser)(const char *value, void *field, GError **error);
@@ -147,7 +147,7 @@ parse_memory(const char *value, void *field, GError **error)
     if (!units_parse_size(value, &bytes, error))
         return FALSE;
     if (bytes < MEMORY_MIN || bytes > RAM_BYTES_MAX || bytes % PAGE_BYTES != 0)
-        return bad_value(error, "%s is out of range: give 1M to 1T in steps of 4K", value);
+        return bad_value(error, "%s is out of range: give 2M to 1T in steps of 4K", value);
     *(uint64_t *)field = bytes;
     return TRUE;
 }

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define UUID "0b2d3c4e-5f60-4718-8293-a4b5c6d7e8f9"
-#define DEFINITION "[District]\nName=%s\n[Member a]\nKernel=/dev/null\nMemory=1M\n"
+#define DEFINITION "[District]\nName=%s\n[Member a]\nKernel=/dev/null\nMemory=2M\n"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

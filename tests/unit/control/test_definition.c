@@ -110,7 +110,7 @@ test_auto_interval(void)
     g_autoptr(GError) error = NULL;
     g_autoptr(Definition) d =
         parse("[District]\nName=shop\nInterval=auto\nMaxSlowdown=50%\nMaxLag=4s\n"
-              "[Member db]\nKernel=/k\nMemory=1M\n",
+              "[Member db]\nKernel=/k\nMemory=2M\n",
               &error);
 
     g_assert_no_error(error);
@@ -192,7 +192,7 @@ static void
 test_derived_mac(void)
 {
     g_autoptr(Definition) a = parse(HEAD BODY, NULL);
-    g_autoptr(Definition) b = parse(HEAD BODY "[Member app]\nKernel=/k\nMemory=1M\n", NULL);
+    g_autoptr(Definition) b = parse(HEAD BODY "[Member app]\nKernel=/k\nMemory=2M\n", NULL);
     const DefinitionMember *db = a->members->pdata[0];
     const DefinitionMember *same = b->members->pdata[0];
     const DefinitionMember *app = b->members->pdata[1];
@@ -208,7 +208,7 @@ test_renamed(void)
 {
     static const char text[] = "# of the shop\n[District]\nName=shop\nBridge=br0\nKeep=5\n" BODY
                                "CommandLine=quiet a\\sb\nDisk=/srv/db.qcow2\n"
-                               "[Member app]\nKernel=/k\nMemory=1M\nMAC=52:54:00:00:00:07\n";
+                               "[Member app]\nKernel=/k\nMemory=2M\nMAC=52:54:00:00:00:07\n";
     g_autoptr(GError) error = NULL;
     g_autoptr(Definition) a = parse(text, &error);
     g_assert_no_error(error);
@@ -247,7 +247,7 @@ static const Wrong wrongs[] = {
     {"unknown member key", HEAD BODY "Ram=1M\n", {"[Member db]", "Ram=", "unknown key"}},
     {"unknown section", HEAD BODY "[Disk]\n", {"[Disk]", "unknown section"}},
     {"bad name", "[District]\nName=Shop\n" BODY, {"Name=", "a-z"}},
-    {"bad member name", HEAD "[Member D B]\nKernel=/k\nMemory=1M\n", {"[Member D B]", "a-z"}},
+    {"bad member name", HEAD "[Member D B]\nKernel=/k\nMemory=2M\n", {"[Member D B]", "a-z"}},
     {"interval without unit", HEAD "Interval=25\n" BODY, {"Interval=", "25ms"}},
     {"interval too long", HEAD "Interval=1min\n" BODY, {"Interval=", "range"}},
     {"interval of nothing", HEAD "Interval=0ms\n" BODY, {"Interval=", "range", "auto"}},
@@ -282,16 +282,16 @@ static const Wrong wrongs[] = {
     {"cache too small", HEAD "DeltaCache=4K\n" BODY, {"DeltaCache=", "1M to 16G, or 0"}},
     {"keep nothing", HEAD "Keep=0\n" BODY, {"Keep=", "1 to 100000"}},
     {"keep yearly", HEAD "Keep=yearly:2\n" BODY, {"Keep=", "yearly", "daily:N"}},
-    {"no kernel", HEAD "[Member db]\nMemory=1M\n", {"[Member db]", "Kernel=", "missing"}},
+    {"no kernel", HEAD "[Member db]\nMemory=2M\n", {"[Member db]", "Kernel=", "missing"}},
     {"no memory", HEAD "[Member db]\nKernel=/k\n", {"[Member db]", "Memory=", "missing"}},
-    {"relative kernel", HEAD "[Member db]\nKernel=k\nMemory=1M\n", {"Kernel=", "absolute"}},
+    {"relative kernel", HEAD "[Member db]\nKernel=k\nMemory=2M\n", {"Kernel=", "absolute"}},
     {"memory without unit", HEAD "[Member db]\nKernel=/k\nMemory=512\n", {"Memory=", "512M"}},
-    {"memory too small", HEAD "[Member db]\nKernel=/k\nMemory=4K\n", {"Memory=", "range"}},
+    {"memory too small", HEAD "[Member db]\nKernel=/k\nMemory=1M\n", {"Memory=", "2M to 1T"}},
     {"memory too large", HEAD "[Member db]\nKernel=/k\nMemory=2T\n", {"Memory=", "range"}},
     {"no cpu", HEAD BODY "CPUs=0\n", {"CPUs=", "1 to"}},
     {"bad mac", HEAD BODY "MAC=01:00:00:00:00:00\n", {"MAC=", "52:54"}},
     {"same mac",
-     HEAD BODY "MAC=52:54:00:00:00:01\n[Member b]\nKernel=/k\nMemory=1M\nMAC=52:54:00:00:00:01\n",
+     HEAD BODY "MAC=52:54:00:00:00:01\n[Member b]\nKernel=/k\nMemory=2M\nMAC=52:54:00:00:00:01\n",
      {"[Member b]", "MAC=", "member db"}},
     {"bad dirty source", HEAD BODY "DirtySource=magic\n", {"DirtySource=", "bitmap"}},
     {"bad console", HEAD BODY "Console=tty\n", {"Console=", "pty"}},
@@ -330,7 +330,7 @@ static void
 test_missing_file(void)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(Definition) d = parse(HEAD "[Member db]\nKernel=/nowhere/k\nMemory=1M\n", NULL);
+    g_autoptr(Definition) d = parse(HEAD "[Member db]\nKernel=/nowhere/k\nMemory=2M\n", NULL);
 
     g_assert_false(definition_check_files(d, 0, &error));
     g_assert_nonnull(strstr(error->message, "/nowhere/k"));
@@ -341,7 +341,7 @@ static void
 test_missing_disk(void)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(Definition) d = parse(HEAD "[Member db]\nKernel=/dev/null\nMemory=1M\n"
+    g_autoptr(Definition) d = parse(HEAD "[Member db]\nKernel=/dev/null\nMemory=2M\n"
                                          "Disk=/nowhere/a; /nowhere/b,readonly\n",
                                     NULL);
 
