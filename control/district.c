@@ -3,6 +3,7 @@
 #include "control/daemon.h"
 #include "control/rpc.h"
 #include "control/statusjson.h"
+#include "control/tap.h"
 #include "common/clock.h"
 #include "common/fdmsg.h"
 
@@ -570,6 +571,16 @@ clones_describe(const District *d)
     return array;
 }
 
+/* Its way out. */
+static void
+set_outside(JsonObject *object, const District *d)
+{
+    g_autofree char *tap = tap_name(d->name);
+
+    set_string(object, "bridge", d->definition->bridge);
+    set_string(object, "tap", d->definition->bridge != NULL ? tap : NULL);
+}
+
 JsonObject *
 district_describe(District *d)
 {
@@ -587,6 +598,7 @@ district_describe(District *d)
     json_object_set_array_member(object, "clones", clones_describe(d));
     json_object_set_object_member(object, "processes", processes);
     json_object_set_string_member(object, "host", d->daemon->config->host_name);
+    set_outside(object, d);
     json_object_set_boolean_member(object, "protect", d->record.protect);
     json_object_set_boolean_member(object, "output_commit", d->record.output_commit);
     json_object_set_boolean_member(object, "auto_failover", d->definition->auto_failover);

@@ -341,6 +341,16 @@ add_clone(GPtrArray *rows, JsonObject *d)
         add_line(rows, "Clone", json_array_get_string_element(clones, i));
 }
 
+static void
+add_outside(GPtrArray *rows, JsonObject *d)
+{
+    const char *bridge = json_get_string(d, "bridge", NULL);
+
+    if (bridge != NULL)
+        g_ptr_array_add(rows, g_strdup_printf("Outside\t%s, bridge %s",
+                                              json_get_string(d, "tap", "?"), bridge));
+}
+
 gboolean
 cli_show(Cli *cli, int argc, char **argv, GError **error)
 {
@@ -366,6 +376,7 @@ cli_show(Cli *cli, int argc, char **argv, GError **error)
     add_checkpointing(rows, json_get_object(d, "checkpointing"));
     add_pace(rows, d);
     add_standby(rows, json_get_object(d, "standby"));
+    add_outside(rows, d);
     add_members(rows, json_get_array(d, "members"));
     cli_print_table(rows);
     return TRUE;

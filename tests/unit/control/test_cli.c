@@ -137,6 +137,18 @@ test_console_running(void)
     g_assert_cmpint(run.status, ==, 0);
 }
 
+/* ---- show ---- */
+
+static void
+test_show_outside(void)
+{
+    g_auto(Run) run =
+        run_with("{\"id\":1,\"return\":{\"bridge\":\"br0\",\"tap\":\"dst-0123456789\"}}\n", "C",
+                 "show shop");
+
+    assert_has(run.out, "dst-0123456789, bridge br0");
+}
+
 /* ---- Words ---- */
 
 static void
@@ -169,5 +181,6 @@ main(int argc, char **argv)
     g_test_add_func("/cli/the console of a member that runs is joined", test_console_running);
     g_test_add_func("/cli/an error without an id is the answer", test_refused_without_id);
     g_test_add_func("/cli/a word that is not UTF-8 is refused by name", test_word_not_utf8);
+    g_test_add_func("/cli/show has the interface that leads outside", test_show_outside);
     return g_test_run();
 }
