@@ -14,10 +14,11 @@ host_add(Cli *cli, int argc, char **argv, GError **error)
     g_autofree char *second = NULL;
     g_autofree char *token = NULL;
     const GOptionEntry options[] = {
-        {"address", 0, 0, G_OPTION_ARG_STRING, &address, "Where its districtd listens",
+        {"address", 0, 0, G_OPTION_ARG_FILENAME, &address, "Where its districtd listens",
          "ADDR[:PORT]"},
-        {"second-address", 0, 0, G_OPTION_ARG_STRING, &second, "The same by another path", "ADDR"},
-        {"token", 0, 0, G_OPTION_ARG_STRING, &token, "As printed by host add on the other side",
+        {"second-address", 0, 0, G_OPTION_ARG_FILENAME, &second, "The same by another path",
+         "ADDR"},
+        {"token", 0, 0, G_OPTION_ARG_FILENAME, &token, "As printed by host add on the other side",
          "TOKEN"},
         {"joined", 0, 0, G_OPTION_ARG_NONE, &joined, "Both have certificates of one CA already",
          NULL},

@@ -101,7 +101,8 @@ cli_rollback(Cli *cli, int argc, char **argv, GError **error)
     gboolean force = FALSE;
     g_autofree char *to = NULL;
     const GOptionEntry options[] = {
-        {"to", 0, 0, G_OPTION_ARG_STRING, &to, "Checkpoint: number or label (the last one)", "ID"},
+        {"to", 0, 0, G_OPTION_ARG_FILENAME, &to, "Checkpoint: number or label (the last one)",
+         "ID"},
         {"force", 0, 0, G_OPTION_ARG_NONE, &force, "As for start", NULL},
         {0},
     };
@@ -117,7 +118,7 @@ cli_restart(Cli *cli, int argc, char **argv, GError **error)
     gboolean force = FALSE;
     g_autofree char *from = NULL;
     const GOptionEntry options[] = {
-        {"from", 0, 0, G_OPTION_ARG_STRING, &from, "Checkpoint: number or label (the last one)",
+        {"from", 0, 0, G_OPTION_ARG_FILENAME, &from, "Checkpoint: number or label (the last one)",
          "ID"},
         {"force", 0, 0, G_OPTION_ARG_NONE, &force, "As for start", NULL},
         {0},
@@ -146,15 +147,18 @@ cli_stop(Cli *cli, int argc, char **argv, GError **error)
     g_autofree char *timeout = NULL;
     uint64_t us = 0;
     const GOptionEntry options[] = {
-        {"timeout", 0, 0, G_OPTION_ARG_STRING, &timeout,
+        {"timeout", 0, 0, G_OPTION_ARG_FILENAME, &timeout,
          "How long guests may take to power off (10s)", "TIME"},
         {"force", 0, 0, G_OPTION_ARG_NONE, &force, "Kill, also an operation that hangs", NULL},
         {0},
     };
 
-    if (!cli_parse(&argc, &argv, "NAME [--timeout TIME] [--force]", options, 1, &name, error) ||
-        (timeout != NULL && !units_parse_time(timeout, &us, error)))
+    if (!cli_parse(&argc, &argv, "NAME [--timeout TIME] [--force]", options, 1, &name, error))
         return FALSE;
+    if (timeout != NULL && !units_parse_time(timeout, &us, error)) {
+        g_prefix_error(error, "stop: --timeout: ");
+        return FALSE;
+    }
     JsonObject *arguments = cli_name(name);
     json_object_set_boolean_member(arguments, "force", force);
     if (timeout != NULL)
@@ -172,7 +176,7 @@ cli_checkpoint(Cli *cli, int argc, char **argv, GError **error)
     char *name = NULL;
     g_autofree char *label = NULL;
     const GOptionEntry options[] = {
-        {"label", 0, 0, G_OPTION_ARG_STRING, &label, "A note to find it by", "TEXT"},
+        {"label", 0, 0, G_OPTION_ARG_FILENAME, &label, "A note to find it by", "TEXT"},
         {0},
     };
 
@@ -194,8 +198,8 @@ cli_clone(Cli *cli, int argc, char **argv, GError **error)
     char *name = NULL;
     g_autofree char *at = NULL, *as = NULL;
     const GOptionEntry options[] = {
-        {"at", 0, 0, G_OPTION_ARG_STRING, &at, "Checkpoint: number or label", "ID"},
-        {"as", 0, 0, G_OPTION_ARG_STRING, &as, "Name of the clone", "NEW"},
+        {"at", 0, 0, G_OPTION_ARG_FILENAME, &at, "Checkpoint: number or label", "ID"},
+        {"as", 0, 0, G_OPTION_ARG_FILENAME, &as, "Name of the clone", "NEW"},
         {0},
     };
 

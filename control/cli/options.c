@@ -20,6 +20,18 @@ check_text(const char *verb, const char *text, GError **error)
     return FALSE;
 }
 
+/* Options with texts are of the type of file names, which takes them as they are; that of strings would
+ * convert them from the locale, which "C" has no words for. */
+static gboolean
+check_options(const char *verb, const GOptionEntry *entries, GError **error)
+{
+    for (const GOptionEntry *i = entries; i != NULL && i->long_name != NULL; i++) {
+        if (i->arg == G_OPTION_ARG_FILENAME && !check_text(verb, *(char **)i->arg_data, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
 gboolean
 cli_parse(int *argc, char ***argv, const char *usage, const GOptionEntry *entries, int n_words,
           char **words, GError **error)
@@ -32,6 +44,8 @@ cli_parse(int *argc, char ***argv, const char *usage, const GOptionEntry *entrie
         g_prefix_error(error, "%s: ", (*argv)[0]);
         return FALSE;
     }
+    if (!check_options((*argv)[0], entries, error))
+        return FALSE;
     if (*argc - 1 != n_words) {
         g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID, "usage: district %s %s",
                     (*argv)[0], usage);

@@ -59,16 +59,26 @@ protect_options_clear(ProtectOptions *o)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ProtectOptions, protect_options_clear)
 
+/* error says what is wrong with its value. Returns FALSE. */
+static gboolean
+bad_option(const char *option, GError **error)
+{
+    g_prefix_error(error, "protect: %s: ", option);
+    return FALSE;
+}
+
 /* What is left out is the definition's. */
 static gboolean
 protect_pacing(const ProtectOptions *o, JsonObject *arguments, GError **error)
 {
     Pacing pacing;
 
-    if ((o->interval && !pacing_parse_interval(o->interval, &pacing.interval_us, error)) ||
-        (o->max_slowdown && !pacing_parse_slowdown(o->max_slowdown, &pacing.max_slowdown, error)) ||
-        (o->max_lag && !pacing_parse_lag(o->max_lag, &pacing.max_lag_us, error)))
-        return FALSE;
+    if (o->interval && !pacing_parse_interval(o->interval, &pacing.interval_us, error))
+        return bad_option("--interval", error);
+    if (o->max_slowdown && !pacing_parse_slowdown(o->max_slowdown, &pacing.max_slowdown, error))
+        return bad_option("--max-slowdown", error);
+    if (o->max_lag && !pacing_parse_lag(o->max_lag, &pacing.max_lag_us, error))
+        return bad_option("--max-lag", error);
     if (o->interval)
         json_object_set_int_member(arguments, "interval_us", (gint64)pacing.interval_us);
     if (o->max_slowdown)
@@ -93,8 +103,10 @@ protect_arguments(const char *name, const ProtectOptions *o, GError **error)
     if (!protect_pacing(o, arguments, error))
         return NULL;
     if (o->output_commit != NULL) {
-        if (!units_parse_bool(o->output_commit, &output_commit, error))
+        if (!units_parse_bool(o->output_commit, &output_commit, error)) {
+            bad_option("--output-commit", error);
             return NULL;
+        }
         json_object_set_boolean_member(arguments, "output_commit", output_commit);
     }
     return g_steal_pointer(&arguments);
@@ -123,13 +135,13 @@ cli_protect(Cli *cli, int argc, char **argv, GError **error)
     gboolean wait = FALSE;
     g_auto(ProtectOptions) o = {0};
     const GOptionEntry options[] = {
-        {"standby", 0, 0, G_OPTION_ARG_STRING, &o.standby, "Host that keeps the copy", "HOST"},
-        {"interval", 0, 0, G_OPTION_ARG_STRING, &o.interval, "Time between cuts", "TIME|auto"},
-        {"max-slowdown", 0, 0, G_OPTION_ARG_STRING, &o.max_slowdown,
+        {"standby", 0, 0, G_OPTION_ARG_FILENAME, &o.standby, "Host that keeps the copy", "HOST"},
+        {"interval", 0, 0, G_OPTION_ARG_FILENAME, &o.interval, "Time between cuts", "TIME|auto"},
+        {"max-slowdown", 0, 0, G_OPTION_ARG_FILENAME, &o.max_slowdown,
          "With auto: what guests may lose", "N%"},
-        {"max-lag", 0, 0, G_OPTION_ARG_STRING, &o.max_lag,
+        {"max-lag", 0, 0, G_OPTION_ARG_FILENAME, &o.max_lag,
          "With auto: how old the last committed cut may be", "TIME"},
-        {"output-commit", 0, 0, G_OPTION_ARG_STRING, &o.output_commit,
+        {"output-commit", 0, 0, G_OPTION_ARG_FILENAME, &o.output_commit,
          "Hold output until committed", "yes|no"},
         {"wait", 0, 0, G_OPTION_ARG_NONE, &wait, "Until the copy is complete", NULL},
         {0},
@@ -201,7 +213,7 @@ cli_migrate(Cli *cli, int argc, char **argv, GError **error)
     char *name = NULL;
     g_autofree char *to = NULL;
     const GOptionEntry options[] = {
-        {"to", 0, 0, G_OPTION_ARG_STRING, &to, "Where to", "HOST"},
+        {"to", 0, 0, G_OPTION_ARG_FILENAME, &to, "Where to", "HOST"},
         {0},
     };
 

@@ -284,7 +284,8 @@ cli_export(Cli *cli, int argc, char **argv, GError **error)
     g_autofree char *at = NULL;
     gboolean force = FALSE;
     const GOptionEntry options[] = {
-        {"at", 0, 0, G_OPTION_ARG_STRING, &at, "Checkpoint: number or label (the last one)", "ID"},
+        {"at", 0, 0, G_OPTION_ARG_FILENAME, &at, "Checkpoint: number or label (the last one)",
+         "ID"},
         {"force", 0, 0, G_OPTION_ARG_NONE, &force, "Replace a file that is there", NULL},
         {0},
     };
@@ -362,7 +363,8 @@ cli_import(Cli *cli, int argc, char **argv, GError **error)
     g_autofree char *as = NULL;
     gboolean isolated = FALSE;
     const GOptionEntry options[] = {
-        {"as", 0, 0, G_OPTION_ARG_STRING, &as, "Name of the new district (as in the file)", "NAME"},
+        {"as", 0, 0, G_OPTION_ARG_FILENAME, &as, "Name of the new district (as in the file)",
+         "NAME"},
         {"isolated", 0, 0, G_OPTION_ARG_NONE, &isolated, "Without Bridge=: no way out", NULL},
         {0},
     };

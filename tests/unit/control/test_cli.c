@@ -170,9 +170,39 @@ test_word_not_utf8(void)
     assert_has(run.err, "show: \"caf\uFFFD\" is not UTF-8");
 }
 
+/* What is said names the option. */
+static void
+test_bad_value(gconstpointer data)
+{
+    g_auto(GStrv) parts = g_strsplit(data, "|", 2);
+    g_auto(Run) run = run_with("", "C", parts[0]);
+
+    g_assert_cmpint(run.status, ==, 1);
+    assert_has(run.err, parts[1]);
+}
+
+static void
+test_label_in_c_locale(void)
+{
+    g_auto(Run) run =
+        run_with("{\"id\":1,\"return\":{\"id\":3}}\n", "C", "checkpoint shop --label caf\xc3\xa9");
+
+    g_assert_cmpstr(run.err, ==, "");
+    g_assert_cmpint(run.status, ==, 0);
+}
+
 int
 main(int argc, char **argv)
 {
+    static const char *const bad_values[] = {
+        "stop shop --timeout 10|stop: --timeout: \"10\"",
+        "protect shop --standby two --interval 25|protect: --interval: \"25\"",
+        "protect shop --standby two --max-slowdown 5|protect: --max-slowdown: \"5\"",
+        "protect shop --standby two --max-lag 1h|protect: --max-lag: \"1h\"",
+        "protect shop --standby two --output-commit maybe|protect: --output-commit: \"maybe\"",
+        "checkpoint shop --label caf\xe9|checkpoint: \"caf\uFFFD\" is not UTF-8",
+    };
+
     g_test_init(&argc, &argv, NULL);
     g_assert_cmpint(argc, ==, 2);
     program = argv[1];
@@ -182,5 +212,11 @@ main(int argc, char **argv)
     g_test_add_func("/cli/an error without an id is the answer", test_refused_without_id);
     g_test_add_func("/cli/a word that is not UTF-8 is refused by name", test_word_not_utf8);
     g_test_add_func("/cli/show has the interface that leads outside", test_show_outside);
+    for (gsize i = 0; i < G_N_ELEMENTS(bad_values); i++) {
+        g_autofree char *path =
+            g_strdup_printf("/cli/a bad value is refused with its option %zu", i);
+        g_test_add_data_func(path, bad_values[i], test_bad_value);
+    }
+    g_test_add_func("/cli/a label is any UTF-8 text in the locale of cron", test_label_in_c_locale);
     return g_test_run();
 }
