@@ -41,7 +41,7 @@ JsonObject *cli_once(const Cli *cli, const char *execute, JsonObject *arguments,
 JsonObject *cli_next_event(Client *client, GError **error);
 
 /* ---- options.c ---- */
-/* Parse options of a verb; then exactly n_names words must be left, which words gets. */
+/* Parse options of a verb, which argv[0] names in full ("host add"); then exactly n_names words must be left, which words gets. */
 gboolean cli_parse(int *argc, char ***argv, const char *usage, const GOptionEntry *entries,
                    int n_words, char **words, GError **error);
 /* {"name": name} */

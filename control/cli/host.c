@@ -25,7 +25,9 @@ host_add(Cli *cli, int argc, char **argv, GError **error)
         {0},
     };
 
-    if (!cli_parse(&argc, &argv, "NAME --address ADDR[:PORT] [--second-address ADDR] [--token T]",
+    if (!cli_parse(&argc, &argv,
+                   "NAME --address ADDR[:PORT] [--second-address ADDR] "
+                   "[--token T | --joined]",
                    options, 1, &name, error))
         return FALSE;
     if (address == NULL) {
@@ -102,8 +104,11 @@ cli_host(Cli *cli, int argc, char **argv, GError **error)
     };
 
     for (const CliVerb *action = actions; argc > 1 && action->name != NULL; action++) {
-        if (strcmp(action->name, argv[1]) == 0)
+        if (strcmp(action->name, argv[1]) == 0) {
+            g_autofree char *verb = g_strconcat("host ", action->name, NULL);
+            argv[1] = verb; /* for what is said of its options */
             return action->run(cli, argc - 1, argv + 1, error);
+        }
     }
     g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID,
                 "usage: district host add|list|remove ...");

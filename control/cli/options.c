@@ -37,7 +37,9 @@ cli_parse(int *argc, char ***argv, const char *usage, const GOptionEntry *entrie
           char **words, GError **error)
 {
     g_autoptr(GOptionContext) context = g_option_context_new(usage);
+    g_autofree char *command = g_strconcat("district ", (*argv)[0], NULL);
 
+    g_set_prgname(command); /* for --help */
     if (entries != NULL)
         g_option_context_add_main_entries(context, entries, NULL);
     if (!g_option_context_parse(context, argc, argv, error)) {
@@ -47,8 +49,8 @@ cli_parse(int *argc, char ***argv, const char *usage, const GOptionEntry *entrie
     if (!check_options((*argv)[0], entries, error))
         return FALSE;
     if (*argc - 1 != n_words) {
-        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID, "usage: district %s %s",
-                    (*argv)[0], usage);
+        g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID, "usage: %s%s%s", command,
+                    usage[0] != '\0' ? " " : "", usage);
         return FALSE;
     }
     for (int i = 0; i < n_words; i++) {

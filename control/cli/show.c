@@ -457,8 +457,12 @@ store_check(Cli *cli, int argc, char **argv, GError **error)
 gboolean
 cli_store(Cli *cli, int argc, char **argv, GError **error)
 {
-    if (argc > 1 && strcmp(argv[1], "check") == 0)
+    static char verb[] = "store check";
+
+    if (argc > 1 && strcmp(argv[1], "check") == 0) {
+        argv[1] = verb; /* for what is said of its options */
         return store_check(cli, argc - 1, argv + 1, error);
+    }
     g_set_error(error, CONTROL_ERROR, CONTROL_ERROR_INVALID, "usage: district store check NAME");
     return FALSE;
 }

@@ -170,15 +170,24 @@ test_word_not_utf8(void)
     assert_has(run.err, "show: \"caf\uFFFD\" is not UTF-8");
 }
 
-/* What is said names the option. */
+/* data: the words, and what is said of them. */
 static void
-test_bad_value(gconstpointer data)
+test_refused(gconstpointer data)
 {
     g_auto(GStrv) parts = g_strsplit(data, "|", 2);
     g_auto(Run) run = run_with("", "C", parts[0]);
 
     g_assert_cmpint(run.status, ==, 1);
     assert_has(run.err, parts[1]);
+}
+
+static void
+test_help(void)
+{
+    g_auto(Run) run = run_with("", "C", "host add --help");
+
+    g_assert_cmpint(run.status, ==, 0);
+    assert_has(run.out, "district host add [OPTION");
 }
 
 static void
@@ -202,6 +211,14 @@ main(int argc, char **argv)
         "protect shop --standby two --output-commit maybe|protect: --output-commit: \"maybe\"",
         "checkpoint shop --label caf\xe9|checkpoint: \"caf\uFFFD\" is not UTF-8",
     };
+    static const char *const bad_calls[] = {
+        "store check|usage: district store check NAME",
+        "host add|usage: district host add NAME",
+        "host list x|usage: district host list",
+        "host remove|usage: district host remove NAME",
+        "host list --y|host list: ",
+        "start|usage: district start NAME",
+    };
 
     g_test_init(&argc, &argv, NULL);
     g_assert_cmpint(argc, ==, 2);
@@ -215,8 +232,13 @@ main(int argc, char **argv)
     for (gsize i = 0; i < G_N_ELEMENTS(bad_values); i++) {
         g_autofree char *path =
             g_strdup_printf("/cli/a bad value is refused with its option %zu", i);
-        g_test_add_data_func(path, bad_values[i], test_bad_value);
+        g_test_add_data_func(path, bad_values[i], test_refused);
     }
+    for (gsize i = 0; i < G_N_ELEMENTS(bad_calls); i++) {
+        g_autofree char *path = g_strdup_printf("/cli/the usage has the verb in full %zu", i);
+        g_test_add_data_func(path, bad_calls[i], test_refused);
+    }
+    g_test_add_func("/cli/help has the verb in full", test_help);
     g_test_add_func("/cli/a label is any UTF-8 text in the locale of cron", test_label_in_c_locale);
     return g_test_run();
 }
