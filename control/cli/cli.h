@@ -51,7 +51,8 @@ gboolean cli_print_json(const Cli *cli, JsonObject *result);
 /* A table: columns separated by tabs in each row, padded for people. */
 void cli_print_table(GPtrArray *rows);
 gboolean cli_is_terminal(void);
-/* "[=====>    ] 42 % text" on stderr's current line; total 0 ends the line. Terminals only. */
+/* "[=====>    ] 42 % text" on stderr's current line, as far as it fits; total 0 ends the line. Terminals
+ * only. */
 void cli_progress(const char *what, guint64 done, guint64 total);
 
 /* ---- phases.c: where pauses go ---- */

@@ -4,9 +4,13 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define BAR_WIDTH 40
+/* Of a line with a bar: all but the bar and the text; and the last column, which may wrap. */
+#define BAR_REST 10
+#define COLUMNS_DEFAULT 80
 
 /* All that is given goes to districtd in JSON. */
 static gboolean
@@ -122,21 +126,28 @@ cli_is_terminal(void)
     return isatty(STDERR_FILENO);
 }
 
+static int
+terminal_columns(void)
+{
+    struct winsize size = {0};
+
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col
+                                                                           : COLUMNS_DEFAULT;
+}
+
 void
 cli_progress(const char *what, guint64 done, guint64 total)
 {
-    char bar[BAR_WIDTH + 1];
-
     if (!cli_is_terminal())
         return;
     if (total == 0) {
         fputs("\r\033[K", stderr);
         return;
     }
-    done = MIN(done, total);
-    int filled = (int)((double)done / (double)total * BAR_WIDTH);
-    memset(bar, ' ', BAR_WIDTH);
-    memset(bar, '=', (size_t)filled);
-    bar[BAR_WIDTH] = '\0';
-    fprintf(stderr, "\r\033[K%s [%s] %3.0f %%", what, bar, (double)done / (double)total * 100);
+    int room = MAX(terminal_columns() - BAR_REST, 0);
+    int width = MIN(room, BAR_WIDTH);
+    double part = (double)MIN(done, total) / (double)total;
+    g_autofree char *filled = g_strnfill((gsize)(part * width), '=');
+    g_autofree char *text = g_utf8_substring(what, 0, MIN(g_utf8_strlen(what, -1), room - width));
+    fprintf(stderr, "\r\033[K%s [%-*s] %3.0f %%", text, width, filled, part * 100);
 }

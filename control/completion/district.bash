@@ -74,7 +74,7 @@ _district()
 	console) words="$(_district_names) --log" ;;
 	clone) words="$(_district_names) --at --as" ;;
 	checkpoint) words="$(_district_names) --label" ;;
-	protect) words="$(_district_names) --standby --interval --max-slowdown --max-lag --output-commit --wait" ;;
+	protect) words="$(_district_names) --standby --interval --max-slowdown --max-lag --output-commit --wait --timeout" ;;
 	migrate) words="$(_district_names) --to" ;;
 	events) words="--follow" ;;
 	top) words="--once" ;;

@@ -2,6 +2,7 @@
 /* test_cli PROGRAM: what the district command makes of its arguments, and of what districtd answers. */
 #include <glib.h>
 #include <glib/gstdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -18,7 +19,7 @@ typedef struct Fake {
     char *dir;
     char *path;
     int fd;
-    const char *answer; /* one line */
+    const char *answer; /* one line; @ is the id of the request */
     GThread *thread;
 } Fake;
 
@@ -26,6 +27,18 @@ static void
 put(int fd, const char *text)
 {
     g_assert_cmpint(send(fd, text, strlen(text), MSG_NOSIGNAL), ==, (ssize_t)strlen(text));
+}
+
+/* answer, with the id of request for each @. */
+static void
+put_answer(int fd, const char *answer, const char *request)
+{
+    const char *member = strstr(request, "\"id\":");
+    g_autofree char *id = g_strdup_printf("%d", member ? atoi(member + strlen("\"id\":")) : 0);
+    g_auto(GStrv) parts = g_strsplit(answer, "@", -1);
+    g_autofree char *line = g_strjoinv(id, parts);
+
+    put(fd, line);
 }
 
 /* Until fake_stop shuts the socket down. */
@@ -37,9 +50,12 @@ fake_thread(gpointer data)
 
     while ((client = accept(fake->fd, NULL, NULL)) >= 0) {
         char chunk[4096];
+        ssize_t n = 0;
         put(client, GREETING);
-        while (read(client, chunk, sizeof(chunk)) > 0)
-            put(client, fake->answer);
+        while ((n = read(client, chunk, sizeof(chunk) - 1)) > 0) {
+            chunk[n] = '\0';
+            put_answer(client, fake->answer, chunk);
+        }
         close(client);
     }
     return NULL;
@@ -118,7 +134,7 @@ assert_has(const char *text, const char *part)
 /* ---- console ---- */
 
 #define SHOP(member)                                                                               \
-    "{\"id\":1,\"return\":{\"name\":\"shop\",\"members\":[{\"name\":\"db\"," member "}]}}\n"
+    "{\"id\":@,\"return\":{\"name\":\"shop\",\"members\":[{\"name\":\"db\"," member "}]}}\n"
 
 static void
 test_console_stopped(void)
@@ -143,10 +159,40 @@ static void
 test_show_outside(void)
 {
     g_auto(Run) run =
-        run_with("{\"id\":1,\"return\":{\"bridge\":\"br0\",\"tap\":\"dst-0123456789\"}}\n", "C",
+        run_with("{\"id\":@,\"return\":{\"bridge\":\"br0\",\"tap\":\"dst-0123456789\"}}\n", "C",
                  "show shop");
 
     assert_has(run.out, "dst-0123456789, bridge br0");
+}
+
+/* ---- protect --wait ---- */
+
+#define PROTECTION(what)                                                                           \
+    "{\"id\":@,\"return\":{\"state\":\"running\",\"protect\":true,\"checkpointing\":{" what "}}}"  \
+                                                                                            "\n"
+
+static void
+test_wait_refused(void)
+{
+    g_auto(Run) run =
+        run_with(PROTECTION("\"protection\":\"connecting\",\"protection_error\":\"no room there\""),
+                 "C", "protect shop --standby two --wait --timeout 500ms");
+
+    g_assert_cmpint(run.status, ==, 1);
+    g_assert_cmpstr(run.err, ==,
+                    "shop: not protected yet: no room there\n"
+                    "district: shop: not protected in time: no room there: it is tried on until "
+                    "district unprotect shop\n");
+}
+
+static void
+test_wait_protected(void)
+{
+    g_auto(Run) run = run_with(PROTECTION("\"protection\":\"protected\""), "C",
+                               "protect shop --standby two --wait --timeout 10s");
+
+    g_assert_cmpint(run.status, ==, 0);
+    g_assert_cmpstr(run.out, ==, "shop: protected\n");
 }
 
 /* ---- Words ---- */
@@ -194,7 +240,7 @@ static void
 test_label_in_c_locale(void)
 {
     g_auto(Run) run =
-        run_with("{\"id\":1,\"return\":{\"id\":3}}\n", "C", "checkpoint shop --label caf\xc3\xa9");
+        run_with("{\"id\":@,\"return\":{\"id\":3}}\n", "C", "checkpoint shop --label caf\xc3\xa9");
 
     g_assert_cmpstr(run.err, ==, "");
     g_assert_cmpint(run.status, ==, 0);
@@ -209,6 +255,8 @@ main(int argc, char **argv)
         "protect shop --standby two --max-slowdown 5|protect: --max-slowdown: \"5\"",
         "protect shop --standby two --max-lag 1h|protect: --max-lag: \"1h\"",
         "protect shop --standby two --output-commit maybe|protect: --output-commit: \"maybe\"",
+        "protect shop --standby two --timeout 5s|protect: --timeout is how long to --wait",
+        "protect shop --standby two --wait --timeout 5|protect: --timeout: \"5\"",
         "checkpoint shop --label caf\xe9|checkpoint: \"caf\uFFFD\" is not UTF-8",
     };
     static const char *const bad_calls[] = {
@@ -229,6 +277,9 @@ main(int argc, char **argv)
     g_test_add_func("/cli/an error without an id is the answer", test_refused_without_id);
     g_test_add_func("/cli/a word that is not UTF-8 is refused by name", test_word_not_utf8);
     g_test_add_func("/cli/show has the interface that leads outside", test_show_outside);
+    g_test_add_func("/cli/what keeps a district from being protected is said once, and in the end",
+                    test_wait_refused);
+    g_test_add_func("/cli/a wait for protection ends when it is there", test_wait_protected);
     for (gsize i = 0; i < G_N_ELEMENTS(bad_values); i++) {
         g_autofree char *path =
             g_strdup_printf("/cli/a bad value is refused with its option %zu", i);
