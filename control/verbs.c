@@ -680,6 +680,7 @@ static const Verb verbs[] = {
     {"start", verb_start},
     {"stop", verb_stop},
     {"restart", verb_restart},
+    {"rollback", verb_restart},
     {"list", verb_list},
     {"show", verb_show},
     {"checkpoint", verb_checkpoint},
@@ -697,7 +698,6 @@ static const Verb verbs[] = {
     {"host-add", verb_host_add},
     {"host-list", verb_host_list},
     {"host-remove", verb_host_remove},
-    {"rollback", verb_unavailable},
     {"evacuate", verb_unavailable},
     {NULL, NULL},
 };
