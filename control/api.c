@@ -2,9 +2,9 @@
 /*
  * The user API: newline-delimited JSON on RUNTIME/districtd.sock (docs/protocol.md, "User API").
  *
- * A client may have several requests under way; answers carry its id. Its output is queued without
- * bound on one answer but a client that does not read is cut off at OUTPUT_MAX, so that no client
- * can hold up another one or fill memory. Descriptors that come along (SCM_RIGHTS) are for the next
+ * A client may have several requests under way; answers carry its id. Its output is queued;
+ * an answer longer than OUTPUT_MAX is an error instead, and a client that leaves as much unread is cut
+ * off, so that no client can hold up another one or fill memory. Descriptors that come along (SCM_RIGHTS) are for the next
  * request that is whole.
  */
 #include "control/apiparse.h"
@@ -106,13 +106,10 @@ on_writable(gint fd, GIOCondition condition, gpointer data)
 }
 
 static void
-client_send(Client *client, JsonObject *message)
+client_send_line(Client *client, const char *line)
 {
-    g_autofree char *line = NULL;
-
     if (client->server == NULL)
         return;
-    line = json_to_line(message);
     if (client->out->len + strlen(line) > OUTPUT_MAX) {
         client_close(client);
         return;
@@ -123,14 +120,55 @@ client_send(Client *client, JsonObject *message)
             g_unix_fd_add(client->fd, G_IO_OUT | G_IO_HUP | G_IO_ERR, on_writable, client);
 }
 
+static void
+client_send(Client *client, JsonObject *message)
+{
+    g_autofree char *line = json_to_line(message);
+
+    client_send_line(client, line);
+}
+
 /* ---- Answers ---- */
+
+static JsonObject *
+failure_new(const GError *error)
+{
+    JsonObject *message = json_object_new();
+    JsonObject *what = json_object_new();
+
+    json_object_set_string_member(what, "class", control_error_class(error));
+    json_object_set_string_member(what, "desc", error->message);
+    json_object_set_object_member(message, "error", what);
+    return message;
+}
+
+/* The line that says so; one that is longer than any client is sent says that instead. */
+static char *
+answer_line(JsonObject *message)
+{
+    JsonNode *id = json_object_get_member(message, "id");
+    char *line = json_to_line(message);
+
+    if (strlen(line) <= OUTPUT_MAX)
+        return line;
+    g_free(line);
+    g_autoptr(GError) error =
+        g_error_new(CONTROL_ERROR, CONTROL_ERROR_FAILED,
+                    "the answer has more than %d MiB, which is more than any client is sent",
+                    OUTPUT_MAX / 1024 / 1024);
+    g_autoptr(JsonObject) failure = failure_new(error);
+    if (id != NULL)
+        json_object_set_member(failure, "id", json_node_copy(id));
+    return json_to_line(failure);
+}
 
 static void
 request_end(ApiRequest *request, JsonObject *message)
 {
     if (request->id != NULL)
         json_object_set_member(message, "id", g_steal_pointer(&request->id));
-    client_send(request->client, message);
+    g_autofree char *line = answer_line(message);
+    client_send_line(request->client, line);
     for (guint i = 0; i < FDS_MAX; i++) {
         if (request->fds[i] >= 0)
             close(request->fds[i]);
@@ -152,12 +190,8 @@ api_reply(ApiRequest *request, JsonObject *result)
 void
 api_fail(ApiRequest *request, const GError *error)
 {
-    g_autoptr(JsonObject) message = json_object_new();
-    JsonObject *what = json_object_new();
+    g_autoptr(JsonObject) message = failure_new(error);
 
-    json_object_set_string_member(what, "class", control_error_class(error));
-    json_object_set_string_member(what, "desc", error->message);
-    json_object_set_object_member(message, "error", what);
     request_end(request, message);
 }
 

@@ -6,7 +6,7 @@
 #include <glib.h>
 #include <json-glib/json-glib.h>
 
-/* Longest line in either direction, bytes with the newline. */
+/* Longest request, bytes with the newline. Answers may be longer: see api.c. */
 #define API_LINE_MAX (1024 * 1024)
 
 typedef struct ApiCall {
