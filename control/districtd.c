@@ -21,12 +21,21 @@
 #include "control/pki.h"
 #include "common/log.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <glib-unix.h>
+#include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
+
+/* How long whoever starts it waits until it has taken over what runs and can be talked to. */
+#define READY_LIMIT_MS 60000
+#define READY "ready"
 
 static gboolean
 on_signal(gpointer data)
@@ -47,8 +56,73 @@ raise_fd_limit(void)
     }
 }
 
+/* ---- In the background ---- */
+
+/* Tell the parent, which is all ears; fd -1: there is none. At most PIPE_BUF bytes come in one piece. */
+static void
+tell_parent(int fd, const char *text)
+{
+    if (fd < 0)
+        return;
+    if (write(fd, text, MIN(strlen(text), PIPE_BUF)) < 0)
+        g_message("whoever started districtd has gone");
+    close(fd);
+}
+
+/* The parent: until the child is ready, or says why not. Returns the exit status. */
 static int
-run(Config *config)
+await_child(int fd, const char *log)
+{
+    struct pollfd end = {.fd = fd, .events = POLLIN};
+    char said[PIPE_BUF + 1] = "";
+    int n = TEMP_FAILURE_RETRY(poll(&end, 1, READY_LIMIT_MS));
+
+    if (n > 0 && TEMP_FAILURE_RETRY(read(fd, said, PIPE_BUF)) > 0) {
+        if (strcmp(said, READY) == 0)
+            return EXIT_SUCCESS;
+        fprintf(stderr, "districtd: %s\n", said);
+    } else {
+        fprintf(stderr, "districtd: %s: look into %s\n",
+                n == 0 ? "not ready yet, it goes on" : "it has ended", log);
+    }
+    return EXIT_FAILURE;
+}
+
+static gboolean
+log_to(const char *log)
+{
+    return setsid() >= 0 && freopen("/dev/null", "r", stdin) != NULL &&
+           freopen(log, "a", stdout) != NULL && freopen(log, "a", stderr) != NULL;
+}
+
+/* Returns the exit status of the parent, when all is said; in the child -1, with the end of a pipe to the
+ * parent in *tell_fd. */
+static int
+go_to_background(const Config *config, int *tell_fd)
+{
+    g_autofree char *log = g_build_filename(config->log_dir, "districtd.log", NULL);
+    g_autofree char *problem =
+        g_strdup_printf("%s: cannot write: check LogDir= in districtd.conf", log);
+    int ends[2];
+    pid_t pid = -1;
+
+    if (g_mkdir_with_parents(config->log_dir, 0700) != 0 || pipe2(ends, O_CLOEXEC) != 0 ||
+        (pid = fork()) < 0) {
+        fprintf(stderr, "districtd: %s\n", problem);
+        return EXIT_FAILURE;
+    }
+    close(ends[pid > 0 ? 1 : 0]);
+    if (pid > 0)
+        return await_child(ends[0], log);
+    *tell_fd = ends[1];
+    if (log_to(log))
+        return -1;
+    tell_parent(*tell_fd, problem);
+    return EXIT_FAILURE;
+}
+
+static int
+run(Config *config, int tell_fd)
 {
     g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
     g_autoptr(GError) error = NULL;
@@ -56,29 +130,17 @@ run(Config *config)
 
     if (daemon == NULL) {
         g_warning("%s", error->message);
+        tell_parent(tell_fd, error->message);
         return EXIT_FAILURE;
     }
     g_unix_signal_add(SIGTERM, on_signal, loop);
     g_unix_signal_add(SIGINT, on_signal, loop);
     g_message("host %s ready, port %u", config->host_name, config->port);
+    tell_parent(tell_fd, READY);
     g_main_loop_run(loop);
     g_message("ending; districts go on");
     daemon_free(daemon);
     return EXIT_SUCCESS;
-}
-
-static gboolean
-go_to_background(const Config *config)
-{
-    g_autofree char *log = g_build_filename(config->log_dir, "districtd.log", NULL);
-
-    if (g_mkdir_with_parents(config->log_dir, 0700) != 0 || daemon(1, 1) != 0 ||
-        freopen("/dev/null", "r", stdin) == NULL || freopen(log, "a", stdout) == NULL ||
-        freopen(log, "a", stderr) == NULL) {
-        fprintf(stderr, "districtd: %s: cannot write: check LogDir= in districtd.conf\n", log);
-        return FALSE;
-    }
-    return TRUE;
 }
 
 int
@@ -112,10 +174,12 @@ main(int argc, char **argv)
         fprintf(stderr, "districtd: %s\n", error->message);
         return EXIT_FAILURE;
     }
-    if (!foreground && !go_to_background(config))
-        return EXIT_FAILURE;
+    int tell_fd = -1;
+    int status = foreground ? -1 : go_to_background(config, &tell_fd);
+    if (status >= 0)
+        return status;
     signal(SIGPIPE, SIG_IGN);
     raise_fd_limit();
     log_init("districtd", config->host_name);
-    return run(config);
+    return run(config, tell_fd);
 }
