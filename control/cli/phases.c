@@ -3,9 +3,12 @@
 #include "control/cli/cli.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* Room for a time: six characters and a space. */
 #define TIME_WIDTH 7
+/* Room for a name; a longer one has a line of its own. */
+#define NAME_WIDTH 11
 #define US_MAX 999999.5
 #define US_TENTHS_BELOW 99.95
 
@@ -61,7 +64,7 @@ print_line(const char *name, JsonObject *recent, const char *which)
 {
     g_autoptr(GString) line = g_string_new(NULL);
 
-    g_string_append_printf(line, "%-11.11s %s", name, which);
+    g_string_append_printf(line, "%-*s %s", NAME_WIDTH, name, which);
     add_time(line, json_get_object(recent, "pause_ns"), which);
     for (gsize i = 0; i < G_N_ELEMENTS(phases); i++)
         add_time(line, json_get_object(recent, phases[i].key), which);
@@ -86,7 +89,11 @@ cli_print_recent(JsonObject *district, gboolean heads)
         return FALSE;
     if (heads)
         print_heads();
-    print_line(json_get_string(district, "name", "?"), recent, "p50");
+    const char *name = json_get_string(district, "name", "?");
+    gboolean fits = strlen(name) <= NAME_WIDTH;
+    if (!fits)
+        puts(name);
+    print_line(fits ? name : "", recent, "p50");
     print_line("", recent, "p99");
     return TRUE;
 }

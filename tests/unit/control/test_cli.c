@@ -165,11 +165,34 @@ test_show_outside(void)
     assert_has(run.out, "dst-0123456789, bridge br0");
 }
 
+/* ---- top ---- */
+
+/* To list, and to show. */
+#define PAUSED(name)                                                                               \
+    "{\"id\":@,\"return\":{\"districts\":[{\"name\":\"" name "\",\"lag_ns\":1}],"                  \
+    "\"checkpointing\":{\"recent\":{\"pause_ns\":{\"count\":1,\"p50\":1000}}}}}\n"
+
+static void
+test_top_long_name(void)
+{
+    g_auto(Run) run = run_with(PAUSED("orders-of-the-north"), "C", "top --once");
+
+    assert_has(run.out, "\norders-of-the-north\n            p50    1.0");
+}
+
+static void
+test_top_short_name(void)
+{
+    g_auto(Run) run = run_with(PAUSED("orders-east"), "C", "top --once");
+
+    assert_has(run.out, "\norders-east p50    1.0");
+}
+
 /* ---- protect --wait ---- */
 
 #define PROTECTION(what)                                                                           \
     "{\"id\":@,\"return\":{\"state\":\"running\",\"protect\":true,\"checkpointing\":{" what "}}}"  \
-                                                                                            "\n"
+    "\n"
 
 static void
 test_wait_refused(void)
@@ -277,6 +300,9 @@ main(int argc, char **argv)
     g_test_add_func("/cli/an error without an id is the answer", test_refused_without_id);
     g_test_add_func("/cli/a word that is not UTF-8 is refused by name", test_word_not_utf8);
     g_test_add_func("/cli/show has the interface that leads outside", test_show_outside);
+    g_test_add_func("/cli/top has a name that is too long for its column on a line of its own",
+                    test_top_long_name);
+    g_test_add_func("/cli/top has any other name beside its times", test_top_short_name);
     g_test_add_func("/cli/what keeps a district from being protected is said once, and in the end",
                     test_wait_refused);
     g_test_add_func("/cli/a wait for protection ends when it is there", test_wait_protected);
