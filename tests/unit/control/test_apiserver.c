@@ -79,32 +79,104 @@ add_event(Daemon *daemon, gsize bytes)
     api_server_event(daemon->api, event);
 }
 
+/* A daemon with nothing but an API. */
+typedef struct Fixture {
+    char *dir;
+    Config config;
+    Daemon daemon;
+} Fixture;
+
 static void
-test_too_long(void)
+set_up(Fixture *f, gconstpointer data)
 {
-    g_autofree char *dir = g_dir_make_tmp("api-XXXXXX", NULL);
-    Config config = {.runtime_dir = dir, .host_name = (char *)"h1"};
-    Daemon daemon = {.config = &config};
     g_autoptr(GError) error = NULL;
 
-    daemon.api = api_server_new(&daemon, &error);
+    f->dir = g_dir_make_tmp("api-XXXXXX", NULL);
+    f->config = (Config){
+        .runtime_dir = f->dir, .state_dir = f->dir, .log_dir = f->dir, .host_name = (char *)"h1"};
+    f->daemon.config = &f->config;
+    f->daemon.districts =
+        g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)district_free);
+    f->daemon.api = api_server_new(&f->daemon, &error);
     g_assert_no_error(error);
-    for (int i = 0; i < 9; i++)
-        add_event(&daemon, 1024 * 1024);
-    GString *answer = ask(&daemon, "{\"execute\":\"events\",\"id\":7}\n");
+}
+
+static void
+tear_down(Fixture *f, gconstpointer data)
+{
+    api_server_free(f->daemon.api);
+    f->daemon.api = NULL;
+    g_hash_table_unref(f->daemon.districts);
+    g_rmdir(f->dir);
+    g_free(f->dir);
+}
+
+/* The error that line is answered with. */
+static JsonObject *
+ask_refused(Fixture *f, const char *line)
+{
+    g_autoptr(GError) error = NULL;
+    GString *answer = ask(&f->daemon, line);
     g_autoptr(JsonObject) message = json_parse_object(answer->str, answer->len, &error);
+
     g_assert_no_error(error);
+    g_string_free(answer, TRUE);
     g_assert_cmpint(json_get_int(message, "id", 0), ==, 7);
     g_assert_nonnull(json_get_object(message, "error"));
-    g_string_free(answer, TRUE);
-    api_server_free(daemon.api);
-    g_rmdir(dir);
+    return json_object_ref(json_get_object(message, "error"));
+}
+
+static void
+test_too_long(Fixture *f, gconstpointer data)
+{
+    for (int i = 0; i < 9; i++)
+        add_event(&f->daemon, 1024 * 1024);
+    g_autoptr(JsonObject) refused = ask_refused(f, "{\"execute\":\"events\",\"id\":7}\n");
+    g_assert_cmpstr(json_get_string(refused, "class", ""), ==, "Failed");
+}
+
+static void
+test_stop_without_room(Fixture *f, gconstpointer data)
+{
+    static const char text[] =
+        "[District]\nName=shop\n[Member db]\nKernel=/k\nMemory=64M\nDisk=/d.img\n";
+    g_autoptr(GError) error = NULL;
+    Definition *definition = definition_parse(text, strlen(text), "shop.district", &error);
+
+    g_assert_no_error(error);
+    District *d = district_new(&f->daemon, definition);
+    d->record.role = ROLE_HOME;
+    d->state = STATE_RUNNING;
+    d->ckpt_status = json_object_new();
+    json_object_set_string_member(d->ckpt_status, "durable_error", "no room");
+    g_hash_table_insert(f->daemon.districts, d->name, d);
+    g_autoptr(JsonObject) refused = ask_refused(
+        f, "{\"execute\":\"stop\",\"arguments\":{\"name\":\"shop\",\"timeout_us\":0},\"id\":7}\n");
+    g_assert_nonnull(strstr(json_get_string(refused, "desc", ""), "cannot be saved: no room"));
+    g_assert_cmpint(d->state, ==, STATE_RUNNING);
+}
+
+static void
+test_rollback(Fixture *f, gconstpointer data)
+{
+    g_autoptr(JsonObject) refused =
+        ask_refused(f, "{\"execute\":\"rollback\",\"arguments\":{\"name\":\"shop\"},\"id\":7}\n");
+    g_assert_cmpstr(json_get_string(refused, "class", ""), ==, "NotFound");
+}
+
+static void
+add(const char *path, void (*test)(Fixture *f, gconstpointer data))
+{
+    g_test_add(path, Fixture, NULL, set_up, test, tear_down);
 }
 
 int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/api/an answer that is too long for any client is an error", test_too_long);
+    add("/api/an answer that is too long for any client is an error", test_too_long);
+    add("/api/a district whose disks cannot be saved is not stopped without its buttons either",
+        test_stop_without_room);
+    add("/api/rollback is a verb", test_rollback);
     return g_test_run();
 }
