@@ -59,7 +59,8 @@ static JsonObject *
 client_read(Client *client, GError **error)
 {
     for (;;) {
-        const guint8 *newline = memchr(client->in->data, '\n', client->in->len);
+        const guint8 *newline =
+            client->in->len > 0 ? memchr(client->in->data, '\n', client->in->len) : NULL;
         if (newline != NULL) {
             gsize len = (gsize)(newline - client->in->data);
             JsonObject *object = json_parse_object((char *)client->in->data, len, error);
