@@ -407,6 +407,8 @@ check_may_stand_by(const District *d, Peer *peer, uint64_t incarnation, GError *
         why = "its processes here have not ended yet: try again";
     else if (d->record.role == ROLE_STANDBY && g_strcmp0(d->record.peer, peer_name(peer)) != 0)
         why = "it is the standby of another host already: drop that first";
+    else if (d->record.role == ROLE_HOME && g_strcmp0(d->record.peer, peer_name(peer)) != 0)
+        why = "its home is here, and its standby another host, or none: destroy it here first";
     else if (d->incarnation > incarnation && d->record.role == ROLE_HOME)
         why = "a newer incarnation has its home here";
     if (why != NULL)

@@ -55,6 +55,38 @@ test_impossible_take_over(Rig *rig, gconstpointer data)
     g_assert_cmpint(rig->district->record.role, ==, ROLE_HOME);
 }
 
+/* ---- Who may make a standby of a home ---- */
+
+/* With more memory than it has, so that it can be seen whose definition is there. */
+#define PREPARE_SHOP                                                                               \
+    "{\"district\":\"shop\",\"uuid\":\"" RIG_UUID "\",\"incarnation\":9,\"definition\":"           \
+    "\"[District]\\nName=shop\\n[Member db]\\nKernel=/dev/null\\nMemory=2M\\n\"}"
+
+static uint64_t
+memory_of(const District *d)
+{
+    return ((const DefinitionMember *)d->definition->members->pdata[0])->memory;
+}
+
+static void
+test_home_is_seized(Rig *rig, gconstpointer data)
+{
+    rig->district->record.peer = g_strdup("h2");
+    say(rig_add_peer(rig, "h3"), "prepare-standby", PREPARE_SHOP);
+    g_assert_cmpint(rig->district->record.role, ==, ROLE_HOME);
+    g_assert_cmpstr(rig->district->record.peer, ==, "h2");
+    g_assert_cmpuint(memory_of(rig->district), ==, 1 << 20);
+}
+
+static void
+test_home_changes(Rig *rig, gconstpointer data)
+{
+    rig->district->record.peer = g_strdup("h2");
+    say(rig_add_peer(rig, "h2"), "prepare-standby", PREPARE_SHOP);
+    g_assert_cmpint(rig->district->record.role, ==, ROLE_STANDBY);
+    g_assert_cmpuint(memory_of(rig->district), ==, 2 << 20);
+}
+
 #define ADD(name, function) g_test_add(name, Rig, NULL, rig_set_up, function, rig_tear_down)
 
 int
@@ -65,5 +97,7 @@ main(int argc, char **argv)
     ADD("/exchange/a claim to a number that cannot be is passed over", test_impossible_claim);
     ADD("/exchange/nobody stands by for a number that cannot be", test_impossible_standby);
     ADD("/exchange/a home is not ended for a number that cannot be", test_impossible_take_over);
+    ADD("/exchange/a home becomes nobody's standby but its own standby's", test_home_is_seized);
+    ADD("/exchange/a home may become the standby of what was its standby", test_home_changes);
     return g_test_run();
 }
