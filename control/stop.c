@@ -14,6 +14,7 @@
 
 #define BUTTON_TIMEOUT_MS 5000
 #define OFF_POLL_MS 50
+#define STATE_TIMEOUT_MS 10000
 #define SAVE_TIMEOUT_MS 30000
 
 static void
@@ -155,17 +156,59 @@ step_check_store(Job *job)
         job_next(job);
 }
 
-/* data: the job. A district-ckpt that refuses has no disks to save any more. */
+typedef struct Unsaved {
+    Job *job;
+    char *why;
+} Unsaved;
+
+/* data: an Unsaved. A district-ckpt whose members are all off, or have failed, has nothing to save any
+ * more. */
+static void
+on_unsaved_state(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error,
+                 gpointer data)
+{
+    Unsaved *unsaved = data;
+    const District__CkptReply *reply =
+        message != NULL ? ((const District__CkptMessage *)message)->reply : NULL;
+
+    if (unsaved->job->finished ||
+        (reply != NULL && reply->status != NULL && strcmp(reply->status->state, "running") != 0))
+        job_next(unsaved->job);
+    else
+        refuse_to_stop(unsaved->job, unsaved->why);
+    job_unref(unsaved->job);
+    g_free(unsaved->why);
+    g_free(unsaved);
+}
+
+static void
+ask_why_unsaved(Job *job, const char *why)
+{
+    District__CkptRequest request = DISTRICT__CKPT_REQUEST__INIT;
+    District__CkptStatusRequest status = DISTRICT__CKPT_STATUS_REQUEST__INIT;
+    Unsaved *unsaved = g_new(Unsaved, 1);
+
+    *unsaved = (Unsaved){job_ref(job), g_strdup(why)};
+    request.op_case = DISTRICT__CKPT_REQUEST__OP_STATUS;
+    request.status = &status;
+    rpc_call(job->district->ckpt, &request.base, NULL, 0, STATE_TIMEOUT_MS, on_unsaved_state,
+             unsaved);
+}
+
+/* data: the job. */
 static void
 on_disks_saved(ProtobufCMessage *message, int *fds, guint n_fds, const GError *error, gpointer data)
 {
     Job *job = data;
-    const char *why = store_error(job->district);
 
-    if (g_error_matches(error, CONTROL_ERROR, CONTROL_ERROR_UNREACHABLE) && !job->finished)
-        refuse_to_stop(job, why[0] != '\0' ? why : "no checkpoint got done in time, try again");
-    else
+    if (error == NULL || job->finished || job->district->ckpt == NULL) {
         job_next(job);
+    } else if (!g_error_matches(error, CONTROL_ERROR, CONTROL_ERROR_UNREACHABLE)) {
+        ask_why_unsaved(job, error->message);
+    } else {
+        const char *why = store_error(job->district);
+        refuse_to_stop(job, why[0] != '\0' ? why : "no checkpoint got done in time, try again");
+    }
     job_unref(job);
 }
 
