@@ -508,8 +508,7 @@ handle_activate(Peer *peer, District *d, JsonObject *arguments, gint64 id)
         incarnation <= MAX(d->incarnation, d->seen))
         refuse(peer, id, CONTROL_ERROR_STATE, d->name, "that incarnation is not a new one here");
     else
-        operation_takeover(d, incarnation, TRUE, activation_done,
-                           asked_new(peer, id, d->name));
+        operation_takeover(d, incarnation, TRUE, activation_done, asked_new(peer, id, d->name));
 }
 
 static void
