@@ -9,7 +9,7 @@
 #include "control/daemon.h"
 
 #define RIG_UUID "0b2d3c4e-5f60-4718-8293-a4b5c6d7e8f9"
-#define RIG_DEFINITION "[District]\nName=shop\n[Member db]\nKernel=/dev/null\nMemory=1M\n"
+#define RIG_DEFINITION "[District]\nName=shop\n[Member db]\nKernel=/dev/null\nMemory=2M\n"
 
 typedef struct Rig {
     char *dir; /* also where programs are looked for */

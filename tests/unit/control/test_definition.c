@@ -81,8 +81,8 @@ test_import(void)
     static const char text[] =
         HEAD "Bridge=br0\nAutostart=yes\n[Member db]\nKernel=/boot/k\nMemory=64M\n"
              "Debugcon=/etc/cron.d/x\nConsole=file:/etc/passwd\nDisk=/b.img,readonly\n"
-             "[Member app]\nKernel=/boot/k\nMemory=1M\nConsole=pty:/dev/null\n"
-             "[Member web]\nKernel=/boot/k\nMemory=1M\nConsole=pty\n";
+             "[Member app]\nKernel=/boot/k\nMemory=2M\nConsole=pty:/dev/null\n"
+             "[Member web]\nKernel=/boot/k\nMemory=2M\nConsole=pty\n";
     g_autoptr(GError) error = NULL;
     g_autoptr(Definition) d = parse(text, &error);
     g_autofree char *changed = definition_import_text(d, "two", FALSE, "/log/two", &error);

@@ -41,7 +41,7 @@ test_impossible_standby(Rig *rig, gconstpointer data)
 {
     say(rig_add_peer(rig, "h2"), "prepare-standby",
         "{\"district\":\"bank\",\"uuid\":\"" OTHER_UUID "\",\"incarnation\":" IMPOSSIBLE
-        ",\"definition\":\"[District]\\nName=bank\\n[Member db]\\nKernel=/dev/null\\nMemory=1M\\n\""
+        ",\"definition\":\"[District]\\nName=bank\\n[Member db]\\nKernel=/dev/null\\nMemory=2M\\n\""
         "}");
     g_assert_cmpuint(g_hash_table_size(rig->daemon.districts), ==, 1);
 }
@@ -60,7 +60,7 @@ test_impossible_take_over(Rig *rig, gconstpointer data)
 /* With more memory than it has, so that it can be seen whose definition is there. */
 #define PREPARE_SHOP                                                                               \
     "{\"district\":\"shop\",\"uuid\":\"" RIG_UUID "\",\"incarnation\":9,\"definition\":"           \
-    "\"[District]\\nName=shop\\n[Member db]\\nKernel=/dev/null\\nMemory=2M\\n\"}"
+    "\"[District]\\nName=shop\\n[Member db]\\nKernel=/dev/null\\nMemory=4M\\n\"}"
 
 static uint64_t
 memory_of(const District *d)
@@ -75,7 +75,7 @@ test_home_is_seized(Rig *rig, gconstpointer data)
     say(rig_add_peer(rig, "h3"), "prepare-standby", PREPARE_SHOP);
     g_assert_cmpint(rig->district->record.role, ==, ROLE_HOME);
     g_assert_cmpstr(rig->district->record.peer, ==, "h2");
-    g_assert_cmpuint(memory_of(rig->district), ==, 1 << 20);
+    g_assert_cmpuint(memory_of(rig->district), ==, 2 << 20);
 }
 
 static void
@@ -84,7 +84,7 @@ test_home_changes(Rig *rig, gconstpointer data)
     rig->district->record.peer = g_strdup("h2");
     say(rig_add_peer(rig, "h2"), "prepare-standby", PREPARE_SHOP);
     g_assert_cmpint(rig->district->record.role, ==, ROLE_STANDBY);
-    g_assert_cmpuint(memory_of(rig->district), ==, 2 << 20);
+    g_assert_cmpuint(memory_of(rig->district), ==, 4 << 20);
 }
 
 #define ADD(name, function) g_test_add(name, Rig, NULL, rig_set_up, function, rig_tear_down)

@@ -9,8 +9,8 @@
 #define LIMIT_US (5 * G_USEC_PER_SEC)
 #define SAYS(incarnation)                                                                          \
     "cat <<END\ndistrict bank\nname bank\nepoch 7\nincarnation " incarnation                       \
-    "\nmember db 1048576\ndisks db 0\ndefinition\n"                                                \
-    "[District]\nName=bank\n[Member db]\nKernel=/boot/k\nInitrd=/boot/i\nMemory=1M\n"              \
+    "\nmember db 2097152\ndisks db 0\ndefinition\n"                                                \
+    "[District]\nName=bank\n[Member db]\nKernel=/boot/k\nInitrd=/boot/i\nMemory=2M\n"              \
     "Debugcon=/etc/cron.d/x\nConsole=file:/etc/passwd\nDisk=/b.img,readonly\nEND\n"
 
 typedef struct Answer {
