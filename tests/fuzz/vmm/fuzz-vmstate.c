@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A saved state from a hostile file or peer: parsing it and deciding whether it may be loaded. */
 #include "vmm/cpuid.h"
+#include "vmm/devices/state.h"
 #include "vmm/state.h"
 #include "vmm/vcpu.h"
 #include "vmm/vcpu_state.h"
