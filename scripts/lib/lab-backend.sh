@@ -203,7 +203,8 @@ qmp()
 	while ((returns < 2)) && read -r -t 10 answer <&"$in"; do
 		[[ $answer == *'"return"'* || $answer == *'"error"'* ]] && returns=$((returns + 1))
 	done
-	kill "$pid" 2>/dev/null || true
+	# It has nothing to finish, and its handler of other signals may hang.
+	kill -KILL "$pid" 2>/dev/null || true
 	wait "$pid" 2>/dev/null || true
 	echo "$answer"
 	[[ $returns == 2 && $answer == *'"return"'* ]]
