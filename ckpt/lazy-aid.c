@@ -19,6 +19,8 @@
 #define ASK_TIMEOUT_MS 1000
 /* Bytes per second that nobody waits for: these are for the loader that comes next. */
 #define LOAD_RATE 1
+/* The loader has so long to end: it may wait for a disk that hangs. */
+#define END_LIMIT_MS 10000
 
 struct LazyAid {
     Inbox *inbox; /* nobody reads it */
@@ -128,6 +130,10 @@ lazy_aid_end(LazyAid *aid)
         return;
     if (aid->loader && loader_failure(aid->loader))
         g_warning("%s", loader_failure(aid->loader));
+    if (!loader_stop(aid->loader, END_LIMIT_MS)) {
+        g_warning("memory before HELLO: the disk of the store does not answer");
+        return;
+    }
     loader_free(aid->loader);
     ckpt_store_close(aid->store);
     if (aid->inbox)
