@@ -22,8 +22,7 @@ typedef struct MemberDisk {
     unsigned number;
     uint64_t size; /* bytes */
     uint64_t n_blocks;
-    char *
-        home; /* as MemberDisk.home of the protocol; of a member that is off as disk/home.h, or "" */
+    char *home; /* as MemberDisk.home of the protocol; if it is off, as disk/home.h has it, or "" */
     char *image; /* as MemberDisk.image; NULL: its engine says none */
     bool overlay;
     bool read_only;

@@ -2,10 +2,10 @@
 /*
  * The user API: newline-delimited JSON on RUNTIME/districtd.sock (docs/protocol.md, "User API").
  *
- * A client may have several requests under way; answers carry its id. Its output is queued;
- * an answer longer than OUTPUT_MAX is an error instead, and a client that leaves as much unread is cut
- * off, so that no client can hold up another one or fill memory. Descriptors that come along (SCM_RIGHTS) are for the next
- * request that is whole.
+ * A client may have several requests under way; answers carry its id. Its output is queued; an answer
+ * longer than OUTPUT_MAX is an error instead, and a client that leaves as much unread is cut off, so
+ * that no client can hold up another one or fill memory. Descriptors that come along (SCM_RIGHTS) are
+ * for the next request that is whole.
  */
 #include "control/apiparse.h"
 #include "control/daemon.h"

@@ -37,7 +37,8 @@ gboolean home_flush(Home *home, GError **error);
 
 /*
  * The first range at or after from that may have other content than zeros: [*start, *end). *start
- * is the size of the home if there is none.
+ * is the size of the home if there is none. What has been written since the home was opened need not
+ * be told: answers for a GiB ahead are kept.
  */
 gboolean home_next_data(Home *home, uint64_t from, uint64_t *start, uint64_t *end, GError **error);
 

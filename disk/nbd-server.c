@@ -5,8 +5,8 @@
  * It is started with the image's format and path as options of the block layer, never as a plain
  * file name: QEMU would take "json:..." or "ssh:..." in a name for something else, and would guess
  * the format from content that a guest may have written. It gets SIGTERM when the thread that has
- * started it ends, whatever ends it, and then closes the image in order. Its socket has a name that stays the same
- * over an execve of this process: who else is connected to a disk finds it there again.
+ * started it ends, whatever ends it, and then closes the image in order. Its socket has a name that
+ * stays the same over an execve of this process: who else is connected to a disk finds it again.
  */
 #include "disk/nbd-server.h"
 #include "disk/nbd-wait.h"

@@ -22,8 +22,9 @@
  * end and however late, is answered with the RST that RFC 9293 §3.10.7.1 prescribes for a
  * connection that does not exist. That is also what answers the answers to the probes. A SYN opens
  * the pair of addresses for a new connection, unless it is the dead one's own, sent again: the other
- * end may have answered it in the life that is undone, and would not do so anew. A connection that the table does not know cannot be
- * reset before it speaks; then it is answered in the same way (boundary.c).
+ * end may have answered it in the life that is undone, and would not do so anew. A connection that
+ * the table does not know cannot be reset before it speaks; then it is answered in the same way
+ * (boundary.c).
  */
 #include "netproxy/switch-priv.h"
 
